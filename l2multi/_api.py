@@ -1,0 +1,534 @@
+"""The public functions: validate once, select a backend, call it. Nothing is computed here."""
+
+import contextlib
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from l2multi import _contract, _registry
+from l2multi._contract import Axis, NonFinite, Zero
+
+
+class _Call(NamedTuple):
+    """A validated call: what its backend is given, and the way back to the caller."""
+
+    x: Any
+    axes: tuple[int, ...]
+    backend: _registry.Backend
+    result: np.dtype[Any]
+    norm: np.dtype[Any]
+    widest: np.dtype[Any]  # for norms that decide: never overflows where it can be helped
+    back: Callable[[Any], Any] | None  # None where backend and caller share a library
+    library: str
+    name: str
+    why: str
+
+
+def _adopt(x: Any) -> tuple[Any, str]:
+    """`x` as an array, and the library that owns it."""
+    if isinstance(x, (list, tuple, bool, int, float, complex, np.generic, np.ndarray)):
+        try:
+            return np.asarray(x), "numpy"
+        except ValueError as error:
+            raise ValueError(f"x: this {type(x).__name__} is not an array ({error})") from None
+    library = _registry.library_of(x)
+    if library is None:
+        raise TypeError(
+            f"x: type {type(x).__module__}.{type(x).__qualname__} is not supported; accepted "
+            f"are {_registry.ACCEPTED_ARRAYS}, lists, tuples and numbers"
+        )
+    return x, library
+
+
+def _enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -> _Call:
+    """Validate what `normalize` and `norm` have in common, and select the backend."""
+    library = "numpy"
+    if type(x) is not np.ndarray:
+        x, library = _adopt(x)
+    rule = _contract.rule(x.dtype)
+    result, norm, widest = rule.result, rule.norm, rule.wide
+    axes = (x.ndim - 1,) if axis == -1 and x.ndim else _contract.normalize_axes(axis, x.ndim)
+    if library != "numpy" and result != rule.native:
+        result = norm = _registry.home(library).default_float()
+    if dtype is not None:
+        complex_ = not of_norm and _contract.is_complex(result)
+        asked = _contract.floating(dtype, complex_=complex_)
+        result, norm = (result, asked) if of_norm else (asked, norm)
+    name = _registry.named(backend)
+    back = None
+    home = library
+    if name is not None and (library := _registry.row(name).library) != home:
+        _registry.load(name)
+        owner, served = x, library
+        x = _registry.carry(x, home, library)
+
+        def back(y: Any) -> Any:
+            return _registry.carry(y, served, home, like=owner)
+
+    row, module, why = _registry.select(x, library, norm if of_norm else result, name)
+    if library != "numpy":
+        widest = norm
+    return _Call(x, axes, module, result, norm, widest, back, home, row.name, why)
+
+
+def _refuse(call: _Call, zero: str, nonfinite: str) -> None:
+    """Raise where a policy says so, before anything is written."""
+    if call.backend.traced(call.x):
+        raise TypeError(
+            'zero="raise" and nonfinite="raise" need values; under tracing (jit, grad, vmap) '
+            'there are none: use zero="keep" or "nan" and nonfinite="propagate"'
+        )
+    norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
+    _contract.refuse(
+        np.asarray(norms),
+        lambda: np.asarray(call.backend.finite(call.x, call.axes)),
+        zero,
+        nonfinite,
+        empty=any(call.x.shape[d] == 0 for d in call.axes),
+    )
+
+
+def _check_out(call: _Call, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Refuse an unfit `out`; whether the backend may write to it while it reads `x`."""
+    if call.library != "numpy":
+        raise TypeError(f"out: {call.library} arrays are immutable, so out= cannot be used")
+    _contract.check_out(out, shape, dtype)
+    if call.back is not None:
+        return False
+    same = out is call.x or (
+        out.shape == call.x.shape
+        and out.strides == call.x.strides
+        and out.dtype == call.x.dtype
+        and out.ctypes.data == call.x.ctypes.data
+    )
+    return same or not np.may_share_memory(out, call.x)
+
+
+def normalize(
+    x: Any,
+    axis: Axis = -1,
+    *,
+    eps: float = 0.0,
+    zero: Zero = "keep",
+    nonfinite: NonFinite = "propagate",
+    out: Any = None,
+    dtype: Any = None,
+    return_norm: bool = False,
+    backend: str | None = None,
+) -> Any:
+    """Scale vectors to unit Euclidean length: ``x / max(norm(x), eps)``.
+
+    A vector is the set of elements along `axis`. Any finite nonzero vector, from the smallest
+    subnormal to the largest number its dtype holds, becomes a unit vector.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., n)
+        The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Any
+        strides; read-only arrays and memory maps too. It is not modified unless it is `out`.
+        Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes over which a vector extends; None means all.
+    eps : float, default 0.0
+        A lower bound of the divisor, as PyTorch's ``eps``, in the unit of `x`.
+    zero : {"keep", "nan", "raise"}, default "keep"
+        What becomes of a zero vector: it stays as it is, becomes NaN, or raises. An empty vector
+        is not a zero vector, and `eps` does not matter here.
+    nonfinite : {"propagate", "raise"}, default "propagate"
+        What becomes of a vector with an inf or a NaN. Under "propagate" a NaN makes its whole
+        vector NaN; in a vector with an inf and no NaN, infs become NaN and the rest 0 with its
+        sign. Other vectors are untouched.
+    out : numpy.ndarray, optional
+        Where to write, of the result's shape and dtype. ``out=x`` works in place; any other
+        overlap gives the result of no overlap. Not for JAX arrays, which are immutable.
+    dtype : dtype, optional
+        The floating dtype of the result, complex for complex input. The arithmetic is as wide as
+        input or output, whichever is wider, and rounded once.
+    return_norm : bool, default False
+        Whether to return ``norm(x, axis)`` too, the same bits.
+    backend : {"numpy", "numba", "jax"}, optional
+        The backend to use; by default the context manager `l2multi.backend`, then the environment
+        variable ``L2MULTI_BACKEND``, then the best for the input.
+
+    Returns
+    -------
+    array, shape (..., n)
+        The unit vectors, of the library, device and shape of `x`. Floating and complex dtypes
+        are kept, float16, bfloat16 and float8 among them; integers and bool become float64
+        (JAX: its default float).
+    array, shape (...)
+        With `return_norm`, the norms before `eps`.
+
+    Raises
+    ------
+    ZeroVectorError, NonFiniteError
+        A policy says "raise"; nothing has been written.
+    numpy.exceptions.AxisError
+        `axis` is out of range, or `x` has no axes.
+    TypeError
+        A type or dtype that is not supported, by anyone or by the backend named; an `out` of the
+        wrong dtype; a policy of "raise" under JAX tracing.
+    ValueError
+        A negative `eps`, an unknown choice, an `out` of the wrong shape or read-only.
+    ImportError
+        The backend named is not installed.
+
+    Notes
+    -----
+    Accuracy on NumPy and Numba: 0.51 ulp per element for float32 and narrower, 4 ulp for
+    float64; the same vector has the same bits in either, whatever its batch, layout and the
+    number of threads. On JAX, 4 ulp; XLA may flush subnormal input to zero. The order of the
+    summation is specified in ``l2multi/_summation.py``. Float64 sums that leave the safe range
+    are repeated on input scaled by a power of two, as in Blue, ACM Trans. Math. Softw. 4 (1978),
+    doi:10.1145/355769.355771.
+
+    Examples
+    --------
+    >>> import l2multi as l2
+    >>> l2.normalize([3e200, 4e200])
+    array([0.6, 0.8])
+    >>> l2.normalize([[3.0, 4.0], [0.0, 0.0]], return_norm=True)
+    (array([[0.6, 0.8],
+           [0. , 0. ]]), array([5., 0.]))
+    >>> l2.normalize([[3.0, 1.0], [4.0, 0.0]], axis=0)
+    array([[0.6, 1. ],
+           [0.8, 0. ]])
+    """
+    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+        return _normalize_masked(
+            x, axis, out, return_norm,
+            eps=eps, zero=zero, nonfinite=nonfinite, dtype=dtype, backend=backend,
+        )  # fmt: skip
+    if type(eps) is not float or not eps >= 0.0:
+        eps = _contract.check_eps(eps)
+    if zero != "keep":
+        _contract.check_choice("zero", zero, _contract.ZERO)
+    if nonfinite != "propagate":
+        _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
+    call = _enter(x, axis, dtype, backend, False)
+    direct = out is None or _check_out(call, out, call.x.shape, call.result)
+    if zero == "raise" or nonfinite == "raise":
+        _refuse(call, zero, nonfinite)
+    y, norms = call.backend.normalize(
+        call.x,
+        call.axes,
+        eps=eps,
+        zero_nan=zero == "nan",
+        out=out if direct else None,
+        dtype=call.result,
+        norm_dtype=call.norm if return_norm else None,
+    )
+    if call.back is not None:
+        y, norms = call.back(y), None if norms is None else call.back(norms)
+    if not direct:
+        out[...] = y
+        y = out
+    return (y, norms) if return_norm else y
+
+
+def norm(
+    x: Any,
+    axis: Axis = -1,
+    *,
+    keepdims: bool = False,
+    nonfinite: NonFinite = "propagate",
+    out: Any = None,
+    dtype: Any = None,
+    backend: str | None = None,
+) -> Any:
+    """Measure the Euclidean length of vectors: ``sqrt(sum(|x|**2))``.
+
+    No sum overflows or underflows: the norm is right wherever its dtype can hold it, and inf
+    where it is larger.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., n)
+        The vectors, as for `normalize`.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes over which a vector extends; None means all.
+    keepdims : bool, default False
+        Whether the axes stay, with length one.
+    nonfinite : {"propagate", "raise"}, default "propagate"
+        Under "propagate" the norm of a vector with a NaN is NaN, and of one with an inf and no
+        NaN it is inf.
+    out : numpy.ndarray, optional
+        Where to write, of the result's shape and dtype. Not for JAX arrays.
+    dtype : dtype, optional
+        The real floating dtype of the result.
+    backend : {"numpy", "numba", "jax"}, optional
+        As for `normalize`.
+
+    Returns
+    -------
+    array, shape (...)
+        The norms, in the unit of `x`: float32 for float32, complex64 and anything narrower,
+        float64 for float64, complex128, integers and bool (JAX: its default float for integers),
+        longdouble for longdouble. The norm of an empty vector is 0.
+
+    Raises
+    ------
+    NonFiniteError, numpy.exceptions.AxisError, TypeError, ValueError, ImportError
+        As for `normalize`.
+
+    Notes
+    -----
+    Accuracy on NumPy and Numba: 0.51 ulp in float32, 2.5 ulp in float64; on JAX, 4 ulp.
+
+    Examples
+    --------
+    >>> import l2multi as l2
+    >>> float(l2.norm([3e200, 4e200]))
+    5e+200
+    >>> l2.norm([[3.0, 4.0], [5.0, 12.0]], keepdims=True)
+    array([[ 5.],
+           [13.]])
+    """
+    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+        return _norm_masked(
+            x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend
+        )
+    if nonfinite != "propagate":
+        _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
+    call = _enter(x, axis, dtype, backend, True)
+    direct = True
+    if out is not None:
+        shape = _contract.batch_shape(call.x.shape, call.axes, keepdims)
+        direct = _check_out(call, out, shape, call.norm)
+    if nonfinite == "raise":
+        _refuse(call, "keep", nonfinite)
+    norms = call.backend.norm(
+        call.x, call.axes, keepdims=keepdims, out=out if direct else None, dtype=call.norm
+    )
+    if call.back is not None:
+        norms = call.back(norms)
+    if not direct:
+        out[...] = norms
+        return out
+    return norms
+
+
+def is_normalized(
+    x: Any, axis: Axis = -1, *, tol: float | None = None, backend: str | None = None
+) -> Any:
+    """Tell which vectors have unit length: ``|norm(x) - 1| <= tol``.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., n)
+        The vectors, as for `normalize`.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes over which a vector extends; None means all.
+    tol : float, optional
+        How far the norm may be from 1; by default 4 ulp of 1 in the dtype of `x`, and 1 ulp of 1
+        for dtypes narrower than float32, whose norms are computed without rounding to them.
+    backend : {"numpy", "numba", "jax"}, optional
+        As for `normalize`.
+
+    Returns
+    -------
+    bool array, shape (...)
+        One bool per vector; False for a vector with a NaN or an inf, and for a zero or an empty
+        one.
+
+    Raises
+    ------
+    numpy.exceptions.AxisError, TypeError, ValueError, ImportError
+        As for `normalize`; ValueError for a negative `tol`.
+
+    Examples
+    --------
+    >>> import l2multi as l2
+    >>> l2.is_normalized([[0.6, 0.8], [3.0, 4.0]])
+    array([ True, False])
+    """
+    if tol is not None:
+        tol = _contract.check_tol(tol)
+    if isinstance(x, np.ma.MaskedArray):
+        data, mask = _fill(x, axis)
+        full = _full_mask(mask, axis, keepdims=False)
+        return np.ma.MaskedArray(is_normalized(data, axis, tol=tol, backend=backend), full)[()]
+    call = _enter(x, axis, None, backend, True)
+    if tol is None:
+        tol = _contract.default_tol(call.x.dtype)
+    norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
+    close = abs(norms - 1) <= tol
+    return close if call.back is None else call.back(close)
+
+
+def _full_mask(mask: np.ndarray[Any, Any], axis: Axis, keepdims: bool) -> Any:
+    """Which vectors are masked in full; an empty one is not."""
+    axes = _contract.normalize_axes(axis, mask.ndim)
+    empty = any(mask.shape[d] == 0 for d in axes)
+    return mask.all(axis=axes, keepdims=keepdims) & (not empty)
+
+
+def _fill(x: Any, axis: Axis) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A copy whose masked entries do not count, and the mask.
+
+    A vector masked in full is filled with ones: it is not a zero vector, nothing of it shows.
+    """
+    _contract.rule(x.dtype)
+    mask = np.ma.getmaskarray(x)
+    data = np.array(x.data)
+    np.copyto(data, np.zeros((), data.dtype), where=mask)
+    np.copyto(data, np.ones((), data.dtype), where=_full_mask(mask, axis, keepdims=True))
+    return data, mask
+
+
+def _normalize_masked(
+    x: Any, axis: Axis, out: Any, return_norm: bool, **keywords: Any
+) -> Any:
+    """`normalize` of a masked array."""
+    data, mask = _fill(x, axis)
+    if out is not None:
+        result = _enter(data, axis, keywords["dtype"], keywords["backend"], False).result
+        _contract.check_out(out, data.shape, result, masked=True)
+    y, norms = normalize(data, axis, return_norm=True, **keywords)
+    if out is None:
+        out = np.ma.MaskedArray(y, mask.copy())
+    else:
+        out.data[...] = y
+        out.mask = mask
+    full = _full_mask(mask, axis, keepdims=False)
+    return (out, np.ma.MaskedArray(norms, full)[()]) if return_norm else out
+
+
+def _norm_masked(x: Any, axis: Axis, out: Any, **keywords: Any) -> Any:
+    """`norm` of a masked array."""
+    data, mask = _fill(x, axis)
+    full = _full_mask(mask, axis, keywords["keepdims"])
+    if out is not None:
+        dtype = _enter(data, axis, keywords["dtype"], keywords["backend"], True).norm
+        _contract.check_out(out, full.shape, dtype, masked=True)
+    norms = norm(data, axis, **keywords)
+    if out is None:
+        return np.ma.MaskedArray(norms, full)[()]
+    out.data[...] = norms
+    out.mask = full
+    return out
+
+
+def backend(name: str) -> contextlib.AbstractContextManager[None]:
+    """Use the backend of this name inside a ``with`` block, in this thread and asyncio task.
+
+    Parameters
+    ----------
+    name : {"numpy", "numba", "jax"}
+        The backend; an argument ``backend=`` of a call goes before it.
+
+    Returns
+    -------
+    context manager
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
+
+    Examples
+    --------
+    >>> import l2multi as l2
+    >>> with l2.backend("numpy"):
+    ...     l2.normalize([3.0, 4.0])
+    array([0.6, 0.8])
+    """
+    _registry.row(name)
+    return _chosen(name)
+
+
+@contextlib.contextmanager
+def _chosen(name: str) -> Iterator[None]:
+    token = _registry.chosen.set(name)
+    try:
+        yield
+    finally:
+        _registry.chosen.reset(token)
+
+
+class Explanation(NamedTuple):
+    """What a call would use, and why; see `explain`."""
+
+    backend: str
+    kernel: str
+    threads: int
+    why: str
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"backend {self.backend!r}, kernel {self.kernel}, {threads}: {self.why}"
+
+
+def explain(
+    x: Any,
+    axis: Axis = -1,
+    *,
+    eps: float = 0.0,
+    zero: Zero = "keep",
+    nonfinite: NonFinite = "propagate",
+    keepdims: bool = False,
+    out: Any = None,
+    dtype: Any = None,
+    return_norm: bool = False,
+    backend: str | None = None,
+) -> Explanation:
+    """Say which backend, kernel and number of threads the same call would use, and why.
+
+    Runs nothing on the data. Takes what `normalize` and `norm` take; what such a call would
+    refuse for its type, dtype, axis or backend is refused here too.
+
+    Returns
+    -------
+    Explanation
+        A named tuple of `backend`, `kernel`, `threads` and `why`; its ``str`` is a sentence.
+
+    Raises
+    ------
+    numpy.exceptions.AxisError, TypeError, ValueError, ImportError
+        As for `normalize`.
+
+    Examples
+    --------
+    >>> import l2multi as l2
+    >>> l2.explain([3.0, 4.0], backend="numpy").threads
+    1
+    """
+    _contract.check_eps(eps)
+    _contract.check_choice("zero", zero, _contract.ZERO)
+    _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
+    call = _enter(x, axis, dtype, backend, False)
+    kernel, threads = call.backend.kernel(call.x, call.axes, call.result)
+    return Explanation(call.name, kernel, threads, call.why)
+
+
+def show_versions() -> None:
+    """Print what is installed and which backends are usable, and why one is not.
+
+    Examples
+    --------
+    >>> import l2multi as l2
+    >>> l2.show_versions()  # doctest: +ELLIPSIS
+    l2multi ...
+    """
+    lines = {"l2multi": sys.modules["l2multi"].__version__, "python": platform.python_version()}
+    lines["platform"] = f"{platform.system()} {platform.machine()}"
+    for name in ("numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes"):
+        try:
+            lines[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            lines[name] = "not installed"
+    for name in _registry.NAMES:
+        try:
+            _registry.load(name)
+        except ImportError as error:
+            lines[f"backend {name}"] = f"not usable: {error}"
+        else:
+            lines[f"backend {name}"] = "usable"
+    lines[f"${_registry.ENVIRONMENT}"] = _registry.named_in_environment() or "not set"
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")

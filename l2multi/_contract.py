@@ -1,0 +1,237 @@
+"""What every backend shares: dtype rules, axes, policies and errors. Imports no backend."""
+
+import math
+import operator
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.exceptions import AxisError
+
+Axis = int | Sequence[int] | None
+Zero = Literal["keep", "nan", "raise"]
+NonFinite = Literal["propagate", "raise"]
+
+ZERO = ("keep", "nan", "raise")
+NONFINITE = ("propagate", "raise")
+
+# float8_e8m0fnu is left out on purpose: it has no zero and no sign, so it cannot hold a vector.
+ML_FLOATS = (
+    "bfloat16",
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+)
+ML_INTEGERS = ("int2", "uint2", "int4", "uint4")
+
+ACCEPTED_DTYPES = (
+    "float16, float32, float64, longdouble, complex64, complex128, clongdouble, "
+    "integers, bool, and bfloat16 and float8 from ml_dtypes"
+)
+
+
+class ZeroVectorError(ValueError):
+    """A zero vector was met under ``zero="raise"``; nothing has been written."""
+
+
+class NonFiniteError(ValueError):
+    """A vector with an inf or a NaN was met under ``nonfinite="raise"``; nothing has been written."""
+
+
+class Rule(NamedTuple):
+    """What one input dtype leads to: native input, result, norm, and the real dtype of the sums."""
+
+    native: np.dtype[Any]
+    result: np.dtype[Any]
+    norm: np.dtype[Any]
+    wide: np.dtype[Any]
+
+
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+_LONG, _CLONG = np.dtype(np.longdouble), np.dtype(np.clongdouble)
+_C64, _C128 = np.dtype(np.complex64), np.dtype(np.complex128)
+
+# Load-once cache.
+_rules: dict[np.dtype[Any], Rule] = {}
+
+
+def ml_dtypes_in(names: Sequence[str]) -> tuple[np.dtype[Any], ...]:
+    """The dtypes of these names, none while nobody has imported ml_dtypes."""
+    ml = sys.modules.get("ml_dtypes")
+    types = (getattr(ml, name, None) for name in names)
+    return tuple(np.dtype(t) for t in types if t is not None)
+
+
+def _make_rule(dtype: np.dtype[Any]) -> Rule | None:
+    native = dtype.newbyteorder("=")
+    if native.kind in "biu" or native in ml_dtypes_in(ML_INTEGERS):
+        return Rule(native, _F64, _F64, _F64)
+    if native == np.float16 or native in ml_dtypes_in(ML_FLOATS):
+        return Rule(native, native, _F32, _F64)
+    # longdouble first: where it is float64 in disguise the rules agree.
+    for result, norm, wide in (
+        (_F32, _F32, _F64),
+        (_F64, _F64, _F64),
+        (_LONG, _LONG, _LONG),
+        (_C64, _F32, _F64),
+        (_C128, _F64, _F64),
+        (_CLONG, _LONG, _LONG),
+    ):
+        if native == result:
+            return Rule(native, result, norm, wide)
+    return None
+
+
+def rule(dtype: np.dtype[Any]) -> Rule:
+    """The row of the dtype table for an input of `dtype`."""
+    found = _rules.get(dtype)
+    if found is None:
+        made = _make_rule(dtype)
+        if made is None:
+            raise TypeError(f"x: dtype {dtype} is not supported; accepted are {ACCEPTED_DTYPES}")
+        found = _rules[dtype] = made
+    return found
+
+
+def is_complex(dtype: np.dtype[Any]) -> bool:
+    """Whether an element of `dtype` has two parts."""
+    return dtype.kind == "c"
+
+
+def floating(dtype: Any, *, complex_: bool) -> np.dtype[Any]:
+    """The dtype asked for by ``dtype=``: floating, complex exactly where `complex_` says so."""
+    try:
+        asked = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype: {dtype!r} is not a dtype ({error})") from None
+    found = _make_rule(asked)
+    wanted = "a complex" if complex_ else "a real"
+    if found is None or found.result != found.native or is_complex(asked) != complex_:
+        raise TypeError(f"dtype: expected {wanted} floating dtype here, got {asked}")
+    return found.native
+
+
+def wider(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
+    """The wider of two dtypes of sums, float64 or longdouble."""
+    return a if a.itemsize >= b.itemsize else b
+
+
+def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """`axis` as ascending non-negative ints; ascending, so that a tuple in any order is one call."""
+    if axis is None:
+        return tuple(range(ndim))
+    if isinstance(axis, (str, bytes)) or (not isinstance(axis, Sequence) and _no_index(axis)):
+        raise TypeError(f"axis: expected an int, a tuple of ints or None, got {axis!r}")
+    axes = []
+    for one in axis if isinstance(axis, Sequence) else (axis,):
+        if _no_index(one):
+            raise TypeError(f"axis: expected an int, a tuple of ints or None, got {axis!r}")
+        index = operator.index(one)
+        if not -ndim <= index < ndim:
+            raise AxisError(index, ndim, "axis")
+        axes.append(index % ndim)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis: an axis is named twice in {axis!r}")
+    return tuple(sorted(axes))
+
+
+def _no_index(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__")
+
+
+def batch_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
+    """The shape of the norms."""
+    if keepdims:
+        return tuple(1 if d in axes else n for d, n in enumerate(shape))
+    return tuple(n for d, n in enumerate(shape) if d not in axes)
+
+
+def check_eps(eps: Any) -> float:
+    """`eps` as a non-negative float."""
+    try:
+        value = float(eps)
+    except (TypeError, ValueError):
+        raise TypeError(f"eps: expected a non-negative number, got {eps!r}") from None
+    if not value >= 0.0:
+        raise ValueError(f"eps: expected a non-negative number, got {eps!r}")
+    return value
+
+
+def check_tol(tol: Any) -> float:
+    """`tol` as a non-negative float."""
+    try:
+        value = float(tol)
+    except (TypeError, ValueError):
+        raise TypeError(f"tol: expected a non-negative number or None, got {tol!r}") from None
+    if not value >= 0.0:
+        raise ValueError(f"tol: expected a non-negative number or None, got {tol!r}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a keyword that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], masked: bool = False) -> None:
+    """Refuse an `out` that cannot take the result, before anything is written."""
+    kind = np.ma.MaskedArray if masked else np.ndarray
+    if not isinstance(out, kind) or (isinstance(out, np.ma.MaskedArray) and not masked):
+        expected = "numpy.ma.MaskedArray" if masked else "numpy.ndarray"
+        raise TypeError(f"out: expected a {expected}, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out: expected a writable array, got a read-only one")
+    if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
+        raise ValueError("out: expected one memory location per element, got a broadcast array")
+
+
+def default_tol(dtype: np.dtype[Any]) -> float:
+    """Four ulp of 1 for float32 and wider, whose sums round; one for the narrow types."""
+    found = rule(dtype)
+    if found.result == np.float16:
+        return float(np.finfo(np.float16).eps)
+    if found.result in ml_dtypes_in(ML_FLOATS):
+        return float(sys.modules["ml_dtypes"].finfo(found.result).eps)
+    return 4 * float(np.finfo(found.norm).eps)
+
+
+def refuse(
+    norms: np.ndarray[Any, Any],
+    finite: Callable[[], np.ndarray[Any, Any]],
+    zero: str,
+    nonfinite: str,
+    empty: bool,
+) -> None:
+    """Raise what ``zero="raise"`` and ``nonfinite="raise"`` ask for.
+
+    `norms` are as wide as the sums. A norm of inf may belong to a finite vector, so `finite`,
+    one bool a vector, is asked for only where there is one.
+    """
+    if nonfinite == "raise":
+        bad = ~np.isfinite(norms)
+        if bad.any():
+            bad = bad & ~finite()
+        if bad.any():
+            raise NonFiniteError(_where("x: inf or NaN in", bad))
+    if zero == "raise" and not empty:
+        bad = norms == 0
+        if bad.any():
+            raise ZeroVectorError(_where("x: zero norm in", bad))
+
+
+def _where(what: str, bad: np.ndarray[Any, Any]) -> str:
+    count = int(np.count_nonzero(bad))
+    first = tuple(map(int, np.unravel_index(int(np.argmax(bad)), bad.shape)))
+    total = math.prod(bad.shape)
+    position = first[0] if len(first) == 1 else first
+    return f"{what} {count} of {total} vectors, the first at position {position} of the batch"

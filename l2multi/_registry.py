@@ -1,0 +1,186 @@
+"""The table of backends, and which of them serves a call. The only file that knows all names.
+
+A backend is one module with these names, on arrays of its own library (see `Backend`):
+`normalize`, `norm`, `finite`, `traced`, `unsupported` and `kernel`. One of a library other than
+NumPy has `to_numpy`, `from_numpy` and `default_float` too: by these its arrays reach the NumPy
+backends, and NumPy arrays reach it.
+"""
+
+import importlib
+import os
+import sys
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+
+ENVIRONMENT = "L2MULTI_BACKEND"
+
+
+class Row(NamedTuple):
+    """One backend: its name, its module, the array library it works on and what installs it."""
+
+    name: str
+    module: str
+    library: str
+    needs: str
+    install: str
+
+
+# The order is that of preference among the backends of one library.
+ROWS = (
+    Row("numba", "l2multi.backends.numba", "numpy", "numba", "pip install numba"),
+    Row("numpy", "l2multi.backends.numpy", "numpy", "numpy", "pip install numpy"),
+    Row("jax", "l2multi.backends.jax", "jax", "jax", "pip install 'l2multi[jax]'"),
+)
+NAMES = tuple(row.name for row in ROWS)
+
+# The class whose instances belong to a library, by its name in the library's module.
+ARRAYS = {"jax": "Array"}
+ACCEPTED_ARRAYS = ", ".join(["numpy.ndarray", *(f"{k}.{v}" for k, v in ARRAYS.items())])
+
+
+class Backend(Protocol):
+    """What a backend's module offers. Inputs are validated; axes ascend and are not negative."""
+
+    def normalize(
+        self,
+        x: Any,
+        axes: tuple[int, ...],
+        *,
+        eps: float,
+        zero_nan: bool,
+        out: Any,
+        dtype: np.dtype[Any],
+        norm_dtype: np.dtype[Any] | None,
+    ) -> tuple[Any, Any]:
+        """The unit vectors of `dtype` (in `out` if given) and, where `norm_dtype` is given,
+        the norms before `eps`, axes removed; else None."""
+
+    def norm(
+        self, x: Any, axes: tuple[int, ...], *, keepdims: bool, out: Any, dtype: np.dtype[Any]
+    ) -> Any:
+        """The norms of `dtype`."""
+
+    def finite(self, x: Any, axes: tuple[int, ...]) -> Any:
+        """Whether each vector is free of inf and NaN."""
+
+    def unsupported(self, x: Any, result: np.dtype[Any]) -> str | None:
+        """Why this backend cannot turn `x` into `result`, or None if it can."""
+
+    def traced(self, x: Any) -> bool:
+        """Whether `x` stands for values not known yet."""
+
+    def kernel(self, x: Any, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
+        """For `explain`: the name of the kernel a call would use, and its number of threads."""
+
+    def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
+        """`x` as a NumPy array, without a copy where it lies in this machine's memory."""
+
+    def from_numpy(self, x: np.ndarray[Any, Any], like: Any = None) -> Any:
+        """`x` as an array of this library, on the device of `like`."""
+
+    def default_float(self) -> np.dtype[Any]:
+        """What integers become."""
+
+
+# Load-once caches: a loaded module, or the reason why it does not load.
+_loaded: dict[str, Backend] = {}
+_failed: dict[str, str] = {}
+
+chosen: ContextVar[str | None] = ContextVar("l2multi_backend", default=None)
+
+# os.environ.get costs a microsecond (a KeyError and a decoding) where its dictionary costs 50 ns.
+_environ: Any = getattr(os.environ, "_data", None)
+_encode: Any = getattr(os.environ, "encodekey", None)
+_key: Any = None if _encode is None else _encode(ENVIRONMENT)
+
+
+def row(name: str) -> Row:
+    """The row of a known name."""
+    for one in ROWS:
+        if one.name == name:
+            return one
+    raise ValueError(f"backend: unknown name {name!r}; known are {', '.join(map(repr, NAMES))}")
+
+
+def load(name: str) -> Backend:
+    """The backend of this name, or an ImportError that says what to install."""
+    found = _loaded.get(name)
+    if found is not None:
+        return found
+    one = row(name)
+    if name not in _failed:
+        try:
+            module = importlib.import_module(one.module)
+        except Exception as error:  # a broken library fails in whatever way it likes
+            _failed[name] = f"{type(error).__name__}: {error}"
+        else:
+            return _loaded.setdefault(name, cast(Backend, module))
+    raise ImportError(f"backend {name!r} cannot be loaded ({_failed[name]}); try: {one.install}")
+
+
+def named_in_environment() -> str | None:
+    """The value of ``L2MULTI_BACKEND``; empty counts as unset."""
+    if _environ is not None and _key not in _environ:
+        return None
+    return os.environ.get(ENVIRONMENT) or None
+
+
+def named(argument: str | None) -> str | None:
+    """The backend asked for by argument, context manager or environment, in this order."""
+    name = argument
+    if name is None:
+        name = chosen.get()
+        if name is None:
+            name = named_in_environment()
+            if name is None:
+                return None
+    row(name)
+    return name
+
+
+def library_of(x: Any) -> str | None:
+    """The library that owns `x`. A library nobody has imported cannot own anything."""
+    for library, array in ARRAYS.items():
+        cls = getattr(sys.modules.get(library), array, None)
+        if cls is not None and isinstance(x, cls):
+            return library
+    return None
+
+
+def home(library: str) -> Backend:
+    """The backend that speaks for a library other than NumPy."""
+    return load(next(one.name for one in ROWS if one.library == library))
+
+
+def carry(x: Any, source: str, target: str, like: Any = None) -> Any:
+    """`x` of one library as an array of another, on the device of `like`."""
+    host = x if source == "numpy" else home(source).to_numpy(x)
+    return host if target == "numpy" else home(target).from_numpy(host, like)
+
+
+def select(
+    x: Any, library: str, result: np.dtype[Any], name: str | None
+) -> tuple[Row, Backend, str]:
+    """The backend for `x`, and why: the one named, or the first that can."""
+    if name is not None:
+        found = load(name)
+        why = found.unsupported(x, result)
+        if why is not None:
+            raise TypeError(f"backend {name!r} cannot serve this input: {why}")
+        return row(name), found, "asked for by name"
+    passed = []
+    for one in ROWS:
+        if one.library == library:
+            try:
+                found = load(one.name)
+            except ImportError:
+                why = f"it cannot be loaded: {_failed[one.name]}"
+            else:
+                why = found.unsupported(x, result)
+            if why is None:
+                reason = f"first of the {library} backends that can serve it"
+                return one, found, "; ".join([reason, *passed])
+            passed.append(f"not {one.name}: {why}")
+    raise TypeError(f"x: no backend can serve it ({'; '.join(passed)})")

@@ -1,0 +1,214 @@
+"""The readable form of the algorithm that `l2multi._summation` specifies, in NumPy.
+
+Works through the input in parts of `PART` elements, so that it never holds a float64 copy of more
+than that: its scratch memory is a few MiB whatever the size of the input.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from l2multi import _contract
+from l2multi._summation import LANES, RowTree, rescue, sum_lanes, sum_rows
+
+Array = np.ndarray[Any, Any]
+
+# A power of two of rows, as the tree over rows asks of every part but the last. 512 KiB of
+# float64 stay in the L2 cache.
+PART = 2**12 * LANES
+
+
+def normalize(
+    x: Array,
+    axes: tuple[int, ...],
+    *,
+    eps: float,
+    zero_nan: bool,
+    out: Array | None,
+    dtype: np.dtype[Any],
+    norm_dtype: np.dtype[Any] | None,
+) -> tuple[Array, Any]:
+    """The unit vectors, and the norms where asked for."""
+    y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
+    own = _contract.rule(x.dtype).wide
+    wide = _contract.wider(own, _contract.rule(dtype).wide)
+    norms = None
+    if norm_dtype is not None:
+        # A wider output must not change the norms: they are then measured apart.
+        norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
+        if wide != own:
+            norm(x, axes, keepdims=False, out=norms, dtype=norm_dtype)
+    _run(x, axes, wide, y, norms if wide == own else None, eps, zero_nan)
+    return y, None if norms is None else norms[()]
+
+
+def norm(
+    x: Array, axes: tuple[int, ...], *, keepdims: bool, out: Array | None, dtype: np.dtype[Any]
+) -> Any:
+    """The norms."""
+    rule = _contract.rule(x.dtype)
+    wide = _contract.wider(rule.wide, _contract.rule(dtype).wide)
+    shape = _contract.batch_shape(x.shape, axes, keepdims)
+    norms = np.empty(shape, dtype) if out is None else out
+    kept = tuple(d for d in range(x.ndim) if d not in axes)
+    _run(x, axes, wide, None, norms.transpose((*kept, *axes)) if keepdims else norms, 0.0, False)
+    return norms[()] if out is None else norms
+
+
+def finite(x: Array, axes: tuple[int, ...]) -> Any:
+    """Whether each vector is free of inf and NaN."""
+    return np.isfinite(x).all(axis=axes)
+
+
+def traced(x: Array) -> bool:
+    """NumPy arrays have values."""
+    return False
+
+
+def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
+    """NumPy takes all that the dtype table has."""
+    return None
+
+
+def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
+    """The name of the algorithm and its number of threads."""
+    return "vectorized NumPy in parts", 1
+
+
+def real_parts(a: Array) -> Array:
+    """A view of complex elements as pairs along a new last axis; real ones as they are."""
+    return a[..., None].view(a.real.dtype) if _contract.is_complex(a.dtype) else a
+
+
+def _run(
+    x: Array,
+    axes: tuple[int, ...],
+    wide: np.dtype[Any],
+    y: Array | None,
+    norms: Array | None,
+    eps: float,
+    zero_nan: bool,
+) -> None:
+    """Fill `y` and `norms`, some vectors at a time, or a long vector in parts."""
+    kept = tuple(d for d in range(x.ndim) if d not in axes)
+    batch = tuple(x.shape[d] for d in kept)
+    source = real_parts(x)
+    order = (*kept, *axes, *range(x.ndim, source.ndim))
+    source = source.transpose(order)
+    target = None if y is None else real_parts(y).transpose(order)
+    n = math.prod(source.shape[len(kept) :])
+    if n == 0 and norms is not None:
+        norms[...] = 0
+    if source.size == 0:
+        return
+    risky = _contract.rule(x.dtype).norm != np.float32 and x.dtype.kind in "fc"
+    narrow = y is not None and all(_contract.rule(a.dtype).norm == np.float32 for a in (x, y))
+    slices = [slice(lo, min(lo + PART, n)) for lo in range(0, n, PART)]
+    with np.errstate(all="ignore"):
+        for chunk in _chunks(batch, max(1, PART // n)):
+            read = _reader(source[chunk], n, wide)
+            root, up, down = _root(lambda read=read: map(read, slices), wide, risky)
+            length = root / up / down
+            length[np.isnan(length)] = np.nan
+            if norms is not None:
+                norms[chunk] = length.reshape(norms[chunk].shape)
+            if target is None:
+                continue
+            small = length <= eps
+            root[small], up[small], down[small] = eps, 1, 1
+            root[length == 0] = np.nan if zero_nan else 1
+            canonical = not np.isfinite(root).all()
+            for part in slices:
+                values = read(part)
+                if narrow:
+                    values *= 1 / root
+                else:
+                    values *= up
+                    values /= root
+                    values *= down
+                if canonical:
+                    values[np.isnan(values)] = np.nan
+                _write(target[chunk], part, n, _round(values, target.dtype))
+
+
+def _chunks(batch: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
+    """Indices that cut a batch into blocks of at most `most` vectors, whole last axes at a time."""
+    split, block = len(batch), 1
+    while split and block * batch[split - 1] <= most:
+        split -= 1
+        block *= batch[split]
+    if split == 0:
+        yield (...,)
+        return
+    step = most // block
+    for lead in np.ndindex(batch[: split - 1]):
+        for lo in range(0, batch[split - 1], step):
+            yield (*lead, slice(lo, lo + step), ...)
+
+
+def _flat(vector: Array) -> Any:
+    """One vector as something that slices in C order: a view, or a flat iterator."""
+    line = vector.squeeze()
+    if line.ndim == 1:
+        return line
+    return line.reshape(-1) if line.flags.c_contiguous else line.flat
+
+
+def _reader(vectors: Array, n: int, wide: np.dtype[Any]) -> Callable[[slice], Array]:
+    """A function that copies one part of each vector, as rows of `wide`."""
+    if n <= PART:
+        return lambda part: vectors.astype(wide, order="C").reshape(-1, n)
+    flat = _flat(vectors)
+    return lambda part: flat[part].astype(wide).reshape(1, -1)
+
+
+def _write(vectors: Array, part: slice, n: int, values: Array) -> None:
+    """Put back what was read, normalized."""
+    if n <= PART:
+        vectors[...] = values.reshape(vectors.shape)
+    else:
+        _flat(vectors)[part] = values[0]
+
+
+def _sum_squares(parts: Iterable[Array]) -> Array:
+    """The sum of squares of each row, given in parts."""
+    tree = RowTree()
+    for part in parts:
+        m, n = part.shape
+        rows = -(-n // LANES)
+        squares = np.zeros((m, rows * LANES), part.dtype)
+        np.multiply(part, part, out=squares[:, :n])
+        tree.add(sum_rows(squares.reshape(m, rows, LANES)))
+    return sum_lanes(tree.total())
+
+
+def _root(
+    parts: Callable[[], Iterable[Array]], wide: np.dtype[Any], risky: bool
+) -> tuple[Array, Array, Array]:
+    """The square root of the sum of squares of ``x * up * down``, and these, as columns."""
+    total = _sum_squares(parts())
+    up, down = np.ones((2, total.size), wide)
+    if risky:
+        safe = rescue(wide)
+        for lost, scale, factor in (
+            (total < safe.lowest, up, safe.up),
+            (total == np.inf, down, safe.down),
+        ):
+            if lost.any():
+                total[lost] = _sum_squares(part[lost] * factor for part in parts())
+                scale[lost] = factor
+    return np.sqrt(total)[:, None], up[:, None], down[:, None]
+
+
+def _round(values: Array, dtype: np.dtype[Any]) -> Array:
+    """`values` rounded once to `dtype`; to the narrow types by way of float32 rounded to odd."""
+    if dtype.kind == "f" and dtype.itemsize >= 4:
+        return values.astype(dtype)
+    single = values.astype(np.float32)
+    wide = single.astype(values.dtype)
+    bits = single.view(np.int32)
+    bits -= np.abs(wide) > np.abs(values)
+    bits |= (wide != values) & ~np.isnan(values)
+    return single.astype(dtype)
