@@ -67,7 +67,7 @@ def _enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -
         x = _registry.carry(x, home, library)
 
         def back(y: Any) -> Any:
-            return _registry.carry(y, served, home, like=owner)
+            return _registry.carry(y, served, home, back_to=owner)
 
     row, module, why = _registry.select(x, library, norm if of_norm else result, name)
     if library != "numpy":
@@ -380,9 +380,7 @@ def _fill(x: Any, axis: Axis) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     return data, mask
 
 
-def _normalize_masked(
-    x: Any, axis: Axis, out: Any, return_norm: bool, **keywords: Any
-) -> Any:
+def _normalize_masked(x: Any, axis: Axis, out: Any, return_norm: bool, **keywords: Any) -> Any:
     """`normalize` of a masked array."""
     data, mask = _fill(x, axis)
     if out is not None:

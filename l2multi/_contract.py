@@ -40,7 +40,7 @@ class ZeroVectorError(ValueError):
 
 
 class NonFiniteError(ValueError):
-    """A vector with an inf or a NaN was met under ``nonfinite="raise"``; nothing has been written."""
+    """A vector with inf or NaN was met under ``nonfinite="raise"``; nothing has been written."""
 
 
 class Rule(NamedTuple):
@@ -122,7 +122,7 @@ def wider(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """`axis` as ascending non-negative ints; ascending, so that a tuple in any order is one call."""
+    """`axis` as ascending non-negative ints, so that a tuple in any order is one call."""
     if axis is None:
         return tuple(range(ndim))
     if isinstance(axis, (str, bytes)) or (not isinstance(axis, Sequence) and _no_index(axis)):

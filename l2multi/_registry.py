@@ -74,8 +74,9 @@ class Backend(Protocol):
     def kernel(self, x: Any, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
         """For `explain`: the name of the kernel a call would use, and its number of threads."""
 
-    def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
-        """`x` as a NumPy array, without a copy where it lies in this machine's memory."""
+    def to_numpy(self, x: Any, *, copy: bool) -> np.ndarray[Any, Any]:
+        """`x` as a NumPy array: a new one that its owner may write to, or a view of host memory
+        (a TypeError that says why where there can be none)."""
 
     def from_numpy(self, x: np.ndarray[Any, Any], like: Any = None) -> Any:
         """`x` as an array of this library, on the device of `like`."""
@@ -154,10 +155,11 @@ def home(library: str) -> Backend:
     return load(next(one.name for one in ROWS if one.library == library))
 
 
-def carry(x: Any, source: str, target: str, like: Any = None) -> Any:
-    """`x` of one library as an array of another, on the device of `like`."""
-    host = x if source == "numpy" else home(source).to_numpy(x)
-    return host if target == "numpy" else home(target).from_numpy(host, like)
+def carry(x: Any, source: str, target: str, *, back_to: Any = None) -> Any:
+    """An argument `x` of one library as an array of another; or a result, back to where the
+    argument `back_to` came from."""
+    host = x if source == "numpy" else home(source).to_numpy(x, copy=back_to is not None)
+    return host if target == "numpy" else home(target).from_numpy(host, back_to)
 
 
 def select(
@@ -170,7 +172,7 @@ def select(
         if why is not None:
             raise TypeError(f"backend {name!r} cannot serve this input: {why}")
         return row(name), found, "asked for by name"
-    passed = []
+    passed: list[str] = []
     for one in ROWS:
         if one.library == library:
             try:

@@ -85,7 +85,7 @@ def sum_lanes(lanes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 class RowTree:
-    """Step 3 over the parts of a long vector, each ``2**k`` rows but the last; one part at a time."""
+    """Step 3 over the parts of a long vector, one at a time, each ``2**k`` rows but the last."""
 
     def __init__(self) -> None:
         self._done: list[tuple[int, np.ndarray[Any, Any]]] = []

@@ -109,7 +109,7 @@ def _run(
     with np.errstate(all="ignore"):
         for chunk in _chunks(batch, max(1, PART // n)):
             read = _reader(source[chunk], n, wide)
-            root, up, down = _root(lambda read=read: map(read, slices), wide, risky)
+            root, up, down = _root(read, slices, wide, risky)
             length = root / up / down
             length[np.isnan(length)] = np.nan
             if norms is not None:
@@ -185,10 +185,10 @@ def _sum_squares(parts: Iterable[Array]) -> Array:
 
 
 def _root(
-    parts: Callable[[], Iterable[Array]], wide: np.dtype[Any], risky: bool
+    read: Callable[[slice], Array], slices: list[slice], wide: np.dtype[Any], risky: bool
 ) -> tuple[Array, Array, Array]:
     """The square root of the sum of squares of ``x * up * down``, and these, as columns."""
-    total = _sum_squares(parts())
+    total = _sum_squares(map(read, slices))
     up, down = np.ones((2, total.size), wide)
     if risky:
         safe = rescue(wide)
@@ -197,7 +197,7 @@ def _root(
             (total == np.inf, down, safe.down),
         ):
             if lost.any():
-                total[lost] = _sum_squares(part[lost] * factor for part in parts())
+                total[lost] = _sum_squares(read(part)[lost] * factor for part in slices)
                 scale[lost] = factor
     return np.sqrt(total)[:, None], up[:, None], down[:, None]
 

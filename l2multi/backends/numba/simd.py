@@ -1,0 +1,460 @@
+"""The few LLVM primitives the kernels are written in: sixteen float64 lanes as one value.
+
+A vector type of LLVM's own is used instead of a loop that the vectorizer may or may not
+recognise: the machine code is wide at every optimization level, and the order of the additions is
+the one written down. LLVM cuts the sixteen lanes into registers of what width the machine has.
+Loads and stores ask for no alignment, which costs nothing on machines of this century.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, register_model
+
+from l2multi._summation import LANES
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+
+Value = Any  # llvmlite is not typed
+Convert = Callable[[Any, Value, Value], Value]
+
+
+BLOCK = 8  # rows summed in registers at a time
+
+
+def _vector(element: Any) -> Any:
+    return ir.VectorType(element, LANES)
+
+
+class _Vector(types.Type):  # type: ignore[misc]  # numba is not typed
+    """A Numba type whose values are one LLVM vector of LANES elements."""
+
+    def __init__(self, name: str, element: Any) -> None:
+        self.element = element
+        super().__init__(name=name)
+
+
+lanes = _Vector("l2multi.lanes", DOUBLE)
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, fe_type: _Vector) -> None:
+        super().__init__(manager, fe_type, _vector(fe_type.element))
+
+
+def _intrinsic(result: Any, *arguments: Any) -> Callable[[Callable[..., Value]], Any]:
+    """Make a Numba intrinsic of ``build(builder, *values)`` with a fixed signature."""
+
+    def decorate(build: Callable[..., Value]) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Value:
+            value = build(builder, *values)
+            return context.get_dummy_value() if value is None else value
+
+        def typing(*types: Any) -> Any:
+            return result(*arguments), codegen
+
+        # Numba folds arguments by name, so that *types will not do.
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        names = ("context", *(f"a{i}" for i in range(len(arguments))))
+        typing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(name, kind) for name in names]
+        )
+        return intrinsic(typing)
+
+    return decorate
+
+
+def _constant(element: Any, values: Any) -> Value:
+    return ir.Constant(_vector(element), list(values))
+
+
+_IOTA = range(LANES)
+
+
+def _splat(builder: Any, value: Value) -> Value:
+    undefined = ir.Constant(_vector(value.type), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, undefined, _constant(I32, [0] * LANES))
+
+
+def _call(builder: Any, name: str, result: Any, *arguments: Value) -> Value:
+    kind = ir.FunctionType(result, [a.type for a in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _mask(builder: Any, count: Value) -> Value:
+    """The first `count` lanes."""
+    return builder.icmp_signed(">", _splat(builder, count), _constant(I64, _IOTA))
+
+
+_SUFFIX = {I8: "i8", I16: "i16", I32: "i32", I64: "i64", FLOAT: "f32", DOUBLE: "f64"}
+
+
+def _gather(builder: Any, element: Any, where: Value, mask: Value) -> Value:
+    pointers = builder.inttoptr(where, _vector(element.as_pointer()))
+    name = f"llvm.masked.gather.v{LANES}{_SUFFIX[element]}.v{LANES}p0"
+    zero = ir.Constant(_vector(element), None)
+    return _call(builder, name, _vector(element), pointers, ir.Constant(I32, 1), mask, zero)
+
+
+def _table(builder: Any, element: Any, table: Value, index: Value) -> Value:
+    """Elements of a table by an integer index per lane."""
+    size = int(element.width if isinstance(element, ir.IntType) else 32) // 8
+    offset = builder.mul(builder.zext(index, _vector(I64)), _constant(I64, [size] * LANES))
+    where = builder.add(_splat(builder, table), offset)
+    return _gather(builder, element, where, _constant(I1, [1] * LANES))
+
+
+def _odd_float_bits(builder: Any, v: Value) -> Value:
+    """float64 to the bits of float32, rounded to odd: see `l2multi._summation`, Rounding."""
+    single = builder.fptrunc(v, _vector(FLOAT))
+    wide = builder.fpext(single, _vector(DOUBLE))
+    bits = builder.bitcast(single, _vector(I32))
+    name = f"llvm.fabs.v{LANES}f64"
+    over = builder.fcmp_ordered(
+        ">", _call(builder, name, wide.type, wide), _call(builder, name, v.type, v)
+    )
+    bits = builder.sub(bits, builder.zext(over, _vector(I32)))
+    return builder.or_(bits, builder.zext(builder.fcmp_ordered("!=", wide, v), _vector(I32)))
+
+
+def _shift(builder: Any, bits: Value, by: int) -> Value:
+    return builder.lshr(bits, _constant(I32, [by] * LANES))
+
+
+def _decode_float(builder: Any, v: Value, table: Value) -> Value:
+    return builder.fpext(v, _vector(DOUBLE))
+
+
+def _encode_float(builder: Any, v: Value, table: Value) -> Value:
+    return builder.fptrunc(v, _vector(FLOAT))
+
+
+def _decode_half(builder: Any, v: Value, table: Value) -> Value:
+    single = builder.fpext(builder.bitcast(v, _vector(HALF)), _vector(FLOAT))
+    return builder.fpext(single, _vector(DOUBLE))
+
+
+def _encode_half(builder: Any, v: Value, table: Value) -> Value:
+    single = builder.bitcast(_odd_float_bits(builder, v), _vector(FLOAT))
+    return builder.bitcast(builder.fptrunc(single, _vector(HALF)), _vector(I16))
+
+
+def _decode_bfloat(builder: Any, v: Value, table: Value) -> Value:
+    bits = builder.shl(builder.zext(v, _vector(I32)), _constant(I32, [16] * LANES))
+    return builder.fpext(builder.bitcast(bits, _vector(FLOAT)), _vector(DOUBLE))
+
+
+def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
+    """To nearest, ties to even; a NaN is canonical by now and does not overflow."""
+    bits = _odd_float_bits(builder, v)
+    even = builder.and_(_shift(builder, bits, 16), _constant(I32, [1] * LANES))
+    bits = builder.add(bits, builder.add(even, _constant(I32, [0x7FFF] * LANES)))
+    return builder.trunc(_shift(builder, bits, 16), _vector(I16))
+
+
+def _decode_byte(builder: Any, v: Value, table: Value) -> Value:
+    return builder.fpext(_table(builder, FLOAT, table, v), _vector(DOUBLE))
+
+
+def _encode_byte(builder: Any, v: Value, table: Value) -> Value:
+    """By a table over the upper 16 bits, rounded to odd: two bits more than any float8 has."""
+    bits = _odd_float_bits(builder, v)
+    rest = builder.and_(bits, _constant(I32, [0xFFFF] * LANES))
+    sticky = builder.icmp_unsigned("!=", rest, _constant(I32, [0] * LANES))
+    upper = builder.or_(_shift(builder, bits, 16), builder.zext(sticky, _vector(I32)))
+    return _table(builder, I8, table, upper)
+
+
+def _decode_signed(builder: Any, v: Value, table: Value) -> Value:
+    return builder.sitofp(v, _vector(DOUBLE))
+
+
+def _decode_unsigned(builder: Any, v: Value, table: Value) -> Value:
+    return builder.uitofp(v, _vector(DOUBLE))
+
+
+def _decode_bool(builder: Any, v: Value, table: Value) -> Value:
+    true = builder.icmp_unsigned("!=", v, _constant(I8, [0] * LANES))
+    return builder.uitofp(true, _vector(DOUBLE))
+
+
+def _same(builder: Any, v: Value, table: Value) -> Value:
+    return v
+
+
+class Kind(NamedTuple):
+    """How elements of a dtype lie in memory and become float64 lanes, and lanes elements."""
+
+    storage: str  # the dtype of a NumPy view that Numba can type
+    element: Any
+    size: int
+    decode: Convert
+    encode: Convert | None = None
+    narrow: bool = False  # narrower than float64: no rescue; a product in place of the quotient
+    risky: bool = False  # squares may leave the range of float64
+
+
+def _kinds() -> dict[str, Kind]:
+    kinds = {
+        "float64": Kind("f8", DOUBLE, 8, _same, _same, risky=True),
+        "float32": Kind("f4", FLOAT, 4, _decode_float, _encode_float, narrow=True),
+        "float16": Kind("u2", I16, 2, _decode_half, _encode_half, narrow=True),
+        "bfloat16": Kind("u2", I16, 2, _decode_bfloat, _encode_bfloat, narrow=True),
+        "byte": Kind("u1", I8, 1, _decode_byte, _encode_byte, narrow=True),
+        "small": Kind("u1", I8, 1, _decode_byte),
+        "bool": Kind("u1", I8, 1, _decode_bool),
+    }
+    for size, element in ((1, I8), (2, I16), (4, I32), (8, I64)):
+        kinds[f"int{8 * size}"] = Kind(f"u{size}", element, size, _decode_signed)
+        kinds[f"uint{8 * size}"] = Kind(f"u{size}", element, size, _decode_unsigned)
+    return kinds
+
+
+KINDS = _kinds()
+
+
+def _masked_load(builder: Any, kind: Kind, address: Value, count: Value) -> Value:
+    vector = _vector(kind.element)
+    pointer = builder.inttoptr(address, vector.as_pointer())
+    mask, zero = _mask(builder, count), ir.Constant(vector, None)
+    name = f"llvm.masked.load.v{LANES}{_SUFFIX[kind.element]}.p0"
+    return _call(builder, name, vector, pointer, ir.Constant(I32, 1), mask, zero)
+
+
+def loads(kind: Kind) -> tuple[Any, Any]:
+    """Loads ``(address, table)`` and ``(address, count, table)``."""
+    vector = _vector(kind.element)
+
+    @_intrinsic(lanes, types.intp, types.intp)
+    def whole(builder: Any, address: Value, table: Value) -> Value:
+        v = builder.load(builder.inttoptr(address, vector.as_pointer()))
+        v.align = 1
+        return kind.decode(builder, v, table)
+
+    @_intrinsic(lanes, types.intp, types.intp, types.intp)
+    def part(builder: Any, address: Value, count: Value, table: Value) -> Value:
+        return kind.decode(builder, _masked_load(builder, kind, address, count), table)
+
+    return whole, part
+
+
+def stores(kind: Kind) -> tuple[Any, Any]:
+    """Stores with the lanes as first argument, then as the loads."""
+    vector = _vector(kind.element)
+    encode = kind.encode
+    assert encode is not None
+
+    @_intrinsic(types.void, lanes, types.intp, types.intp)
+    def whole(builder: Any, v: Value, address: Value, table: Value) -> None:
+        pointer = builder.inttoptr(address, vector.as_pointer())
+        builder.store(encode(builder, v, table), pointer).align = 1
+
+    @_intrinsic(types.void, lanes, types.intp, types.intp, types.intp)
+    def part(builder: Any, v: Value, address: Value, count: Value, table: Value) -> None:
+        pointer = builder.inttoptr(address, vector.as_pointer())
+        name = f"llvm.masked.store.v{LANES}{_SUFFIX[kind.element]}.p0"
+        v, align = encode(builder, v, table), ir.Constant(I32, 1)
+        _call(builder, name, ir.VoidType(), v, pointer, align, _mask(builder, count))
+
+    return whole, part
+
+
+def _tree(builder: Any, values: list[Value]) -> Value:
+    """The tree over rows."""
+    if len(values) == 1:
+        return values[0]
+    half = len(values) // 2
+    return builder.fadd(_tree(builder, values[:half]), _tree(builder, values[half:]))
+
+
+def _square(builder: Any, kind: Kind, raw: Value, table: Value, scale: Value | None) -> Value:
+    v = kind.decode(builder, raw, table)
+    if scale is not None:
+        v = builder.fmul(v, scale)
+    return builder.fmul(v, v)
+
+
+def sum_squares(kind: Kind, scaled: bool) -> Any:
+    """An intrinsic: the sum over BLOCK rows, `stride` bytes apart, of the squares of lanes times
+    `scale`; ``(address, stride, scale, table)``. `scale` is ignored unless `scaled`."""
+    vector = _vector(kind.element)
+
+    @_intrinsic(lanes, types.intp, types.intp, lanes, types.intp)
+    def whole(builder: Any, address: Value, stride: Value, scale: Value, table: Value) -> Value:
+        squares = []
+        for row in range(BLOCK):
+            where = builder.add(address, builder.mul(stride, ir.Constant(I64, row)))
+            raw = builder.load(builder.inttoptr(where, vector.as_pointer()))
+            raw.align = 1
+            squares.append(_square(builder, kind, raw, table, scale if scaled else None))
+        return _tree(builder, squares)
+
+    return whole
+
+
+def sum_squares_of_some(kind: Kind, scaled: bool, rows: int) -> Any:
+    """As `sum_squares`, over the first `rows` rows, of which row k has
+    ``min(count - k * fewer, most)`` elements: ``(address, stride, count, fewer, most, scale,
+    table)``."""
+    vector = _vector(kind.element)
+    integers = [types.intp] * 5
+
+    @_intrinsic(lanes, *integers, lanes, types.intp)
+    def part(
+        builder: Any,
+        address: Value,
+        stride: Value,
+        count: Value,
+        fewer: Value,
+        most: Value,
+        scale: Value,
+        table: Value,
+    ) -> Value:
+        squares = []
+        for row in range(rows):
+            k = ir.Constant(I64, row)
+            where = builder.add(address, builder.mul(stride, k))
+            left = builder.sub(count, builder.mul(fewer, k))
+            left = builder.select(builder.icmp_signed("<", left, most), left, most)
+            raw = _masked_load(builder, kind, where, left)
+            squares.append(_square(builder, kind, raw, table, scale if scaled else None))
+        return _tree(builder, squares)
+
+    return part
+
+
+@_intrinsic(lanes, lanes, lanes)
+def add(builder: Any, a: Value, b: Value) -> Value:
+    """a + b; LLVM fuses no product into it, for neither carries a fast-math flag."""
+    return builder.fadd(a, b)
+
+
+@_intrinsic(lanes, lanes, lanes)
+def mul(builder: Any, a: Value, b: Value) -> Value:
+    """a * b."""
+    return builder.fmul(a, b)
+
+
+@_intrinsic(lanes, lanes, lanes)
+def div(builder: Any, a: Value, b: Value) -> Value:
+    """a / b."""
+    return builder.fdiv(a, b)
+
+
+@_intrinsic(lanes, types.float64)
+def splat(builder: Any, value: Value) -> Value:
+    """The same number in all lanes."""
+    return _splat(builder, value)
+
+
+@_intrinsic(lanes, lanes)
+def canonical(builder: Any, v: Value) -> Value:
+    """The same lanes, each NaN the canonical quiet one."""
+    nan = _constant(DOUBLE, [float("nan")] * LANES)
+    return builder.select(builder.fcmp_unordered("uno", v, v), nan, v)
+
+
+@_intrinsic(types.float64, lanes)
+def sum_lanes(builder: Any, v: Value) -> Value:
+    """The tree over lanes: the upper half to the lower half, until one is left."""
+    half = LANES // 2
+    while half:
+        lower, upper = (_constant_indices(range(k * half, (k + 1) * half)) for k in (0, 1))
+        v = builder.fadd(builder.shuffle_vector(v, v, lower), builder.shuffle_vector(v, v, upper))
+        half //= 2
+    return builder.extract_element(v, ir.Constant(I32, 0))
+
+
+def _constant_indices(indices: range) -> Value:
+    return ir.Constant(ir.VectorType(I32, len(indices)), list(indices))
+
+
+def stack(count: int) -> Any:
+    """An intrinsic: the address of room for `count` lanes on the machine's stack, not zeroed.
+
+    Numba's own helper zeroes it at each call, which took 90 ns of a short vector's 100.
+    """
+
+    @_intrinsic(types.intp)
+    def reserve(builder: Any) -> Value:
+        with builder.goto_entry_block():
+            room = builder.alloca(_vector(DOUBLE), size=ir.Constant(I32, count))
+        return builder.ptrtoint(room, I64)
+
+    return reserve
+
+
+def _slot(builder: Any, address: Value, index: Value, kind: Any, size: int) -> Value:
+    offset = builder.mul(index, ir.Constant(I64, size))
+    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+
+
+@_intrinsic(types.void, types.intp, types.intp, lanes)
+def put(builder: Any, address: Value, index: Value, v: Value) -> None:
+    """Keep lanes in a slot of a stack."""
+    builder.store(v, _slot(builder, address, index, _vector(DOUBLE), 8 * LANES)).align = 8
+
+
+@_intrinsic(lanes, types.intp, types.intp)
+def get(builder: Any, address: Value, index: Value) -> Value:
+    """The lanes in a slot of a stack."""
+    v = builder.load(_slot(builder, address, index, _vector(DOUBLE), 8 * LANES))
+    v.align = 8
+    return v
+
+
+@_intrinsic(types.void, types.intp, types.intp, types.float64)
+def put_double(builder: Any, address: Value, index: Value, value: Value) -> None:
+    """Write a float64."""
+    builder.store(value, _slot(builder, address, index, DOUBLE, 8)).align = 1
+
+
+@_intrinsic(types.float64, types.intp, types.intp)
+def get_double(builder: Any, address: Value, index: Value) -> Value:
+    """Read a float64."""
+    v = builder.load(_slot(builder, address, index, DOUBLE, 8))
+    v.align = 1
+    return v
+
+
+@_intrinsic(types.void, types.intp, types.float64)
+def put_float(builder: Any, address: Value, value: Value) -> None:
+    """Write a float64 as float32."""
+    pointer = builder.inttoptr(address, FLOAT.as_pointer())
+    builder.store(builder.fptrunc(value, FLOAT), pointer).align = 1
+
+
+def move(size: int) -> Any:
+    """An intrinsic: copy one element of `size` bytes, ``(from, to, swap)``; the bytes in the other
+    order if `swap` is not 0."""
+    element = ir.IntType(8 * size)
+
+    @_intrinsic(types.void, types.intp, types.intp, types.intp)
+    def copy(builder: Any, source: Value, target: Value, swap: Value) -> None:
+        v = builder.load(builder.inttoptr(source, element.as_pointer()))
+        v.align = 1
+        if size > 1:
+            other = _call(builder, f"llvm.bswap.i{8 * size}", element, v)
+            v = builder.select(builder.icmp_signed("!=", swap, ir.Constant(I64, 0)), other, v)
+        builder.store(v, builder.inttoptr(target, element.as_pointer())).align = 1
+
+    return copy
+
+
+def decode_table(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The float32 value of each byte, for a dtype of one byte."""
+    return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+
+
+def encode_table(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The byte nearest to each float32 whose lower 16 bits are zero."""
+    bits = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
+    with np.errstate(all="ignore"):
+        return bits.view(np.float32).astype(dtype).view(np.uint8)
