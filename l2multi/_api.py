@@ -204,7 +204,7 @@ def normalize(
             eps=eps, zero=zero, nonfinite=nonfinite, dtype=dtype, backend=backend,
         )  # fmt: skip
     if type(eps) is not float or not eps >= 0.0:
-        eps = _contract.check_eps(eps)
+        eps = _contract.check_size("eps", eps)
     if zero != "keep":
         _contract.check_choice("zero", zero, _contract.ZERO)
     if nonfinite != "propagate":
@@ -347,7 +347,7 @@ def is_normalized(
     array([ True, False])
     """
     if tol is not None:
-        tol = _contract.check_tol(tol)
+        tol = _contract.check_size("tol", tol)
     if isinstance(x, np.ma.MaskedArray):
         data, mask = _fill(x, axis)
         full = _full_mask(mask, axis, keepdims=False)
@@ -495,7 +495,7 @@ def explain(
     >>> l2.explain([3.0, 4.0], backend="numpy").threads
     1
     """
-    _contract.check_eps(eps)
+    _contract.check_size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     call = _enter(x, axis, dtype, backend, False)

@@ -151,26 +151,15 @@ def batch_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -
     return tuple(n for d, n in enumerate(shape) if d not in axes)
 
 
-def check_eps(eps: Any) -> float:
-    """`eps` as a non-negative float."""
+def check_size(name: str, value: Any) -> float:
+    """A non-negative keyword as a float. A string is none, whatever float() makes of it."""
     try:
-        value = float(eps)
+        number = float("" if isinstance(value, (str, bytes)) else value)
     except (TypeError, ValueError):
-        raise TypeError(f"eps: expected a non-negative number, got {eps!r}") from None
-    if not value >= 0.0:
-        raise ValueError(f"eps: expected a non-negative number, got {eps!r}")
-    return value
-
-
-def check_tol(tol: Any) -> float:
-    """`tol` as a non-negative float."""
-    try:
-        value = float(tol)
-    except (TypeError, ValueError):
-        raise TypeError(f"tol: expected a non-negative number or None, got {tol!r}") from None
-    if not value >= 0.0:
-        raise ValueError(f"tol: expected a non-negative number or None, got {tol!r}")
-    return value
+        raise TypeError(f"{name}: expected a non-negative number, got {value!r}") from None
+    if not number >= 0.0:
+        raise ValueError(f"{name}: expected a non-negative number, got {value!r}")
+    return number
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -130,7 +130,7 @@ def _run(
                     values *= down
                 if canonical:
                     values[np.isnan(values)] = np.nan
-                _write(target[chunk], part, n, _round(values, target.dtype))
+                _write(target[chunk], part, n, round_to(values, target.dtype))
 
 
 def _chunks(batch: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
@@ -202,7 +202,7 @@ def _root(
     return np.sqrt(total)[:, None], up[:, None], down[:, None]
 
 
-def _round(values: Array, dtype: np.dtype[Any]) -> Array:
+def round_to(values: Array, dtype: np.dtype[Any]) -> Array:
     """`values` rounded once to `dtype`; to the narrow types by way of float32 rounded to odd."""
     if dtype.kind == "f" and dtype.itemsize >= 4:
         return values.astype(dtype)

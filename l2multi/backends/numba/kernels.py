@@ -195,3 +195,261 @@ def one_row(source: Kind, target: Kind | None) -> Any:
             scale(x, y, n, root, up, down, plain, table_x, table_y)
 
     return row
+
+
+def one_packed(source: Kind, target: Kind | None) -> Any:
+    """A function that does all there is to do to one vector, however it lies in memory."""
+    add_blocks, finish = row_sum(source, False)
+    add_scaled, finish_scaled = row_sum(source, True) if source.risky else (add_blocks, finish)
+    risky, writes = source.risky, target is not None
+    scale = row_scale(source, target) if target is not None else None
+    size, written = source.size, target.size if target is not None else 0
+    copy_in, copy_out = copied[size], copied[written or 1]
+    reserve, reserve_buffer = simd.stack(LEVELS), simd.stack(BUFFER // LANES)
+
+    @device
+    def pack(x, first, count, inner, parts, swap, buffer):
+        """Copy elements from `first` on to a buffer; `parts` is 2 for complex ones."""
+        run = inner[inner.shape[0] - 1, 0]
+        step = inner[inner.shape[0] - 1, 1]
+        while count > 0:
+            start = x + offset(inner, 1, first)
+            most = min(run - first % run, count)
+            for k in range(most):
+                for part in range(parts):
+                    copy_in(start + k * step + part * size, buffer, swap)
+                    buffer += size
+            first += most
+            count -= most
+
+    @device
+    def unpack(buffer, y, first, count, inner, parts):
+        """Copy elements back, from a buffer."""
+        run = inner[inner.shape[0] - 1, 0]
+        step = inner[inner.shape[0] - 1, 2]
+        while count > 0:
+            start = y + offset(inner, 2, first)
+            most = min(run - first % run, count)
+            for k in range(most):
+                for part in range(parts):
+                    copy_out(buffer, start + k * step + part * written, 0)
+                    buffer += written
+            first += most
+            count -= most
+
+    @device
+    def sum_(x, n, inner, parts, swap, factor, table, stack, buffer):
+        blocks, taken = 0, 0
+        most = BUFFER // parts
+        while n - taken >= most:
+            pack(x, taken, most, inner, parts, swap, buffer)
+            if factor == 1.0:
+                add_blocks(buffer, blocks, BUFFER // ROWS, splat(factor), table, stack)
+            else:
+                add_scaled(buffer, blocks, BUFFER // ROWS, splat(factor), table, stack)
+            blocks += BUFFER // ROWS
+            taken += most
+        left = (n - taken) * parts
+        pack(x, taken, n - taken, inner, parts, swap, buffer)
+        more = left // ROWS
+        tail = buffer + more * ROWS * size
+        if factor == 1.0:
+            add_blocks(buffer, blocks, more, splat(factor), table, stack)
+            total = finish(tail, blocks + more, left - more * ROWS, splat(factor), table, stack)
+        else:
+            add_scaled(buffer, blocks, more, splat(factor), table, stack)
+            total = finish_scaled(
+                tail, blocks + more, left - more * ROWS, splat(factor), table, stack
+            )
+        return simd.sum_lanes(total)
+
+    @device
+    def packed(
+        x, y, n, inner, parts, swap, norm, norm_size, eps, zero_root, table_x, table_y
+    ):
+        stack, buffer, result = reserve(), reserve_buffer(), reserve_buffer()
+        total = sum_(x, n, inner, parts, swap, 1.0, table_x, stack, buffer)
+        up = down = 1.0
+        if risky:
+            if total < LOWEST:
+                up = UP
+                total = sum_(x, n, inner, parts, swap, UP, table_x, stack, buffer)
+            elif total == INF:
+                down = DOWN
+                total = sum_(x, n, inner, parts, swap, DOWN, table_x, stack, buffer)
+        length, root, up, down, plain = settle(math.sqrt(total), up, down, eps, zero_root)
+        put_norm(norm, norm_size, length)
+        if writes:
+            most = BUFFER // parts
+            for first in range(0, n, most):
+                count = min(most, n - first)
+                if n >= most:
+                    pack(x, first, count, inner, parts, swap, buffer)
+                scale(
+                    buffer, result, count * parts, root, up, down, plain, table_x, table_y
+                )
+                unpack(result, y, first, count, inner, parts)
+
+    return packed
+
+
+def column_sum(source: Kind, scaled: bool) -> Any:
+    """A function: the sums of squares of the vectors of a tile."""
+    whole = simd.sum_squares(source, scaled)
+    one, some = (simd.sum_squares_of_some(source, scaled, k) for k in (1, BLOCK))
+
+    @device
+    def sum_(x, n, stride, columns, scale, table, stack):
+        """Each of the LANES of a vector has a slot of its own at each level of the stack."""
+        blocks = n // ROWS
+        for block in range(blocks):
+            for lane in range(LANES):
+                if columns == LANES:
+                    total = whole(x, LANES * stride, scale, table)
+                else:
+                    total = some(x, LANES * stride, columns, 0, columns, scale, table)
+                x += stride
+                level, rest = 0, block
+                while rest & 1:
+                    total = add(get(stack, level * LANES + lane), total)
+                    rest >>= 1
+                    level += 1
+                put(stack, level * LANES + lane, total)
+            x += (ROWS - LANES) * stride
+        left = n - blocks * ROWS
+        for lane in range(LANES):
+            if left <= lane:
+                total = splat(0.0)
+            elif left <= LANES:
+                total = one(x + lane * stride, 0, columns, 0, columns, scale, table)
+            else:
+                total = splat(0.0)
+                rows = (left - lane + LANES - 1) // LANES
+                half = rows
+                # The tree over a few rows, by a stack of its own above all levels in use.
+                top = LEVELS * LANES
+                for row in range(rows):
+                    where = x + (lane + row * LANES) * stride
+                    total = one(where, 0, columns, 0, columns, scale, table)
+                    level, rest = 0, row
+                    while rest & 1:
+                        total = add(get(stack, top + level), total)
+                        rest >>= 1
+                        level += 1
+                    put(stack, top + level, total)
+                total = splat(0.0)
+                level = 0
+                while half:
+                    if half & 1:
+                        total = add(get(stack, top + level), total)
+                    half >>= 1
+                    level += 1
+            level, rest = 0, blocks
+            while rest:
+                if rest & 1:
+                    total = add(get(stack, level * LANES + lane), total)
+                rest >>= 1
+                level += 1
+            put(stack, LEVELS * LANES + BLOCK + lane, total)
+        half = LANES // 2
+        first = LEVELS * LANES + BLOCK
+        while half:
+            for lane in range(first, first + half):
+                put(stack, lane, add(get(stack, lane), get(stack, lane + half)))
+            half >>= 1
+        return get(stack, first)
+
+    return sum_
+
+
+def one_tile(source: Kind, target: Kind | None) -> Any:
+    """A function that does all there is to do to a tile: vectors that are neighbours."""
+    sum_ = column_sum(source, False)
+    sum_scaled = column_sum(source, True) if source.risky else sum_
+    risky, writes = source.risky, target is not None
+    load, load_some = simd.loads(source)
+    store, store_some = simd.stores(target) if target is not None else (None, None)
+    product = target is not None and source.narrow and target.narrow
+    reserve = simd.stack(LEVELS * LANES + BLOCK + LANES)
+    small = simd.stack(1)
+
+    @device
+    def careful(x, y, n, read, write, columns, roots, ups, downs, table_x, table_y):
+        for _ in range(n):
+            v = load_some(x, columns, table_x)
+            v = mul(div(mul(v, get(ups, 0)), get(roots, 0)), get(downs, 0))
+            store_some(canonical(v), y, columns, table_y)
+            x += read
+            y += write
+
+    @device
+    def careful_product(x, y, n, read, write, columns, roots, table_x, table_y):
+        factor = div(splat(1.0), get(roots, 0))
+        for _ in range(n):
+            v = mul(load_some(x, columns, table_x), factor)
+            store_some(canonical(v), y, columns, table_y)
+            x += read
+            y += write
+
+    @device
+    def tile(
+        x, y, n, read, write, columns, norm, norm_step, norm_size,
+        eps, zero_root, table_x, table_y,
+    ):  # fmt: skip
+        stack, sums, ups, downs, roots = reserve(), small(), small(), small(), small()
+        put(sums, 0, sum_(x, n, read, columns, splat(1.0), table_x, stack))
+        put(ups, 0, splat(1.0))
+        put(downs, 0, splat(1.0))
+        if risky:
+            lost = False
+            for c in range(columns):
+                total = simd.get_double(sums, c)
+                if total < LOWEST:
+                    simd.put_double(ups, c, UP)
+                    lost = True
+                elif total == INF:
+                    simd.put_double(downs, c, DOWN)
+                    lost = True
+            if lost:
+                factor = mul(get(ups, 0), get(downs, 0))
+                put(sums, 0, sum_scaled(x, n, read, columns, factor, table_x, stack))
+        all_plain = True
+        put(roots, 0, splat(1.0))
+        for c in range(columns):
+            root = math.sqrt(simd.get_double(sums, c))
+            up, down = simd.get_double(ups, c), simd.get_double(downs, c)
+            length, root, up, down, plain = settle(root, up, down, eps, zero_root)
+            if norm != 0:
+                put_norm(norm + c * norm_step, norm_size, length)
+            simd.put_double(roots, c, root)
+            simd.put_double(ups, c, up)
+            simd.put_double(downs, c, down)
+            all_plain = all_plain and plain
+        if writes:
+            if not all_plain:
+                if product:
+                    careful_product(x, y, n, read, write, columns, roots, table_x, table_y)
+                else:
+                    careful(
+                        x, y, n, read, write, columns, roots, ups, downs, table_x, table_y
+                    )
+                return
+            divisor = get(roots, 0)
+            if product:
+                divisor = div(splat(1.0), divisor)
+            if columns == LANES:
+                for _ in range(n):
+                    v = load(x, table_x)
+                    v = mul(v, divisor) if product else div(v, divisor)
+                    store(v, y, table_y)
+                    x += read
+                    y += write
+            else:
+                for _ in range(n):
+                    v = load_some(x, columns, table_x)
+                    v = mul(v, divisor) if product else div(v, divisor)
+                    store_some(v, y, columns, table_y)
+                    x += read
+                    y += write
+
+    return tile

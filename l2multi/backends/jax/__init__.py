@@ -1,0 +1,107 @@
+"""The JAX backend: the pure functions of `functions` behind the names every backend has."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2multi import _contract
+from l2multi.backends.jax import functions
+from l2multi.backends.jax.functions import Axes, finite
+
+__all__ = [
+    "default_float",
+    "finite",
+    "from_numpy",
+    "kernel",
+    "norm",
+    "normalize",
+    "to_numpy",
+    "traced",
+    "unsupported",
+]
+
+
+def normalize(
+    x: jax.Array,
+    axes: Axes,
+    *,
+    eps: float,
+    zero_nan: bool,
+    out: None,
+    dtype: np.dtype[Any],
+    norm_dtype: np.dtype[Any] | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The unit vectors, and the norms where asked for."""
+    return functions.normalize(x, axes, eps, zero_nan, dtype, norm_dtype)
+
+
+def norm(
+    x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]
+) -> jax.Array:
+    """The norms."""
+    return functions.norm(x, axes, keepdims, dtype)
+
+
+def traced(x: jax.Array) -> bool:
+    """Whether `x` stands for values not known yet."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def unsupported(x: jax.Array, result: np.dtype[Any]) -> str | None:
+    """JAX has no longdouble, and 64 bits only with x64."""
+    return _unfit(result)
+
+
+def kernel(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> tuple[str, int]:
+    """XLA, with a thread per CPU this process may use, or one that feeds the device."""
+    if traced(x):
+        return "XLA, as part of the traced function", 1
+    platform = _platform(x)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"XLA on {platform}", (cpus or 1) if platform == "cpu" else 1
+
+
+def _platform(x: jax.Array) -> str:
+    return next(iter(x.devices())).platform
+
+
+def to_numpy(x: jax.Array, *, copy: bool) -> np.ndarray[Any, Any]:
+    """`x` as a new NumPy array, or a read-only view of the CPU's memory."""
+    if traced(x):
+        raise TypeError("x: a traced JAX array has no values that NumPy could see")
+    if copy:
+        return np.array(x)
+    if not x.is_fully_addressable or len(x.devices()) != 1 or _platform(x) != "cpu":
+        raise TypeError(
+            f"x: this JAX array lives on {x.sharding}; a NumPy backend takes one in the memory "
+            "of a single CPU device, and nothing is moved unasked"
+        )
+    return np.asarray(x)
+
+
+def from_numpy(x: Any, like: jax.Array | None = None) -> jax.Array:
+    """`x` as a JAX array: the caller's is copied, for JAX must not see later writes to it; a
+    result of ours goes to the device of `like`, without a copy where it is 64-byte aligned."""
+    why = _unfit(x.dtype)
+    if why is not None:
+        raise TypeError(f"x: JAX cannot hold dtype {x.dtype}: {why}")
+    if like is not None:
+        return jax.device_put(x, like.sharding)
+    return jnp.array(x.astype(x.dtype.newbyteorder("="), copy=False))
+
+
+def default_float() -> np.dtype[Any]:
+    """What integers become: float32, or float64 with x64."""
+    return functions.canonical(np.dtype(np.float64))
+
+
+def _unfit(dtype: np.dtype[Any]) -> str | None:
+    native = dtype.newbyteorder("=")
+    if _contract.rule(native).norm == np.longdouble != np.float64:
+        return "JAX has no longdouble"
+    if functions.canonical(native) != native:
+        return f"{native} needs x64, e.g. inside `with jax.enable_x64(True)`"
+    return None

@@ -1,0 +1,174 @@
+"""Pure functions on JAX arrays: traceable, differentiable to any order, right at every magnitude.
+
+A vector is first multiplied by the power of two that takes its largest element into [1, 2), so
+that no square overflows and none that matters underflows. The powers are made from exponent bits:
+``jnp.ldexp`` and ``exp2`` are not exact on XLA's CPU backend. The bits are clipped so that neither
+a power nor its inverse is subnormal, which XLA's CPU backend would flush to zero.
+
+The sum itself is left to XLA, which does not add in order (its CPU backend cuts long rows into
+windows of 32, its GPU backend into a tree): at most 2.1 ulp of the norm for any length up to 10**6
+over random, sorted and equal values, where four are promised.
+
+A tangent divides something else by the same length, so the one primitive is `_over`: its
+derivative is made of itself, and second derivatives come out as safe as first ones.
+"""
+
+import functools
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from l2multi import _contract
+
+Axes = tuple[int, ...]
+# A real array, or the real and the imaginary part of a complex one: the core is real, so that
+# complex derivatives are JAX's own.
+Parts = tuple[jax.Array, ...]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def normalize(
+    x: jax.Array,
+    axes: Axes,
+    eps: float,
+    zero_nan: bool,
+    dtype: np.dtype[Any],
+    norm_dtype: np.dtype[Any] | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The unit vectors of `dtype` and, where `norm_dtype` is given, the norms before `eps`."""
+    parts = _parts(x, dtype)
+    unit = _unit(axes, eps, parts)
+    if zero_nan:
+        zero = _norm(axes, parts) == 0
+        unit = tuple(jnp.where(zero, jnp.nan, u) for u in unit)
+    y = unit[0] if len(unit) == 1 else lax.complex(*unit)
+    norms = None if norm_dtype is None else norm(x, axes, False, norm_dtype)
+    return y.astype(dtype), norms
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def norm(x: jax.Array, axes: Axes, keepdims: bool, dtype: np.dtype[Any]) -> jax.Array:
+    """The norms of `dtype`."""
+    n = _norm(axes, _parts(x, dtype)).astype(dtype)
+    return n if keepdims else n.squeeze(axes)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def finite(x: jax.Array, axes: Axes) -> jax.Array:
+    """Whether each vector is free of inf and NaN."""
+    return jnp.isfinite(x).all(axes)
+
+
+def canonical(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What JAX makes of a dtype: 64 bits become 32 without x64."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _parts(x: jax.Array, result: np.dtype[Any]) -> Parts:
+    """The parts of `x`, as wide as it or the result, whichever is wider, and at least float32."""
+    own, wanted = (canonical(_contract.rule(d).norm) for d in (x.dtype, result))
+    parts = (x.real, x.imag) if _contract.is_complex(x.dtype) else (x,)
+    return tuple(p.astype(np.promote_types(own, wanted)) for p in parts)
+
+
+def _dot(axes: Axes, a: Parts, b: Parts) -> jax.Array:
+    """The inner products, axes kept."""
+    products = map(operator.mul, a, b)
+    return functools.reduce(operator.add, products).sum(axes, keepdims=True)
+
+
+def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
+    """The power of two with this exponent field: 0 below the smallest, inf above the largest."""
+    form = np.finfo(dtype)
+    bits = jnp.clip(field, 0, 2 * form.maxexp - 1) << form.nmant
+    return lax.bitcast_convert_type(bits, dtype)
+
+
+def _measure(axes: Axes, x: Parts) -> tuple[jax.Array, jax.Array]:
+    """Norms as ``(root, field)``: root times the power of two with this exponent field.
+
+    The root of a nonzero vector is at least 1 (2**-23 if it is subnormal).
+    """
+    dtype = x[0].dtype
+    form = np.finfo(dtype)
+    largest = functools.reduce(
+        jnp.maximum, (abs(p).max(axes, keepdims=True, initial=0) for p in x)
+    )
+    bits = lax.bitcast_convert_type(largest, np.dtype(f"i{dtype.itemsize}"))
+    field = jnp.clip((bits >> form.nmant) & (2 * form.maxexp - 1), 1, 2 * form.maxexp - 3)
+    scale = _power(2 * form.maxexp - 2 - field, dtype)
+    scaled = tuple(p * scale for p in x)
+    return jnp.sqrt(_dot(axes, scaled, scaled)), field
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norm(axes: Axes, x: Parts) -> jax.Array:
+    """The norms, axes kept."""
+    root, field = _measure(axes, x)
+    return root * _power(field, root.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _unit(axes: Axes, eps: float, x: Parts) -> Parts:
+    """``x / max(norm(x), eps)``, and zero vectors as they are."""
+    return _over(axes, eps, x, x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _over(axes: Axes, eps: float, v: Parts, x: Parts) -> Parts:
+    """``v / max(norm(x), eps)``, 0 where the divisor is 0. Linear in `v`.
+
+    Divisor and dividend are scaled by the same power of two, that of the larger of norm and eps:
+    neither it nor the quotient leaves the range before its time.
+    """
+    root, field = _measure(axes, x)
+    form = np.finfo(root.dtype)
+    bias = form.maxexp - 1
+    if eps:
+        mantissa, exponent = math.frexp(eps)
+        own = exponent + bias
+        top = jnp.maximum(field, min(max(own, 1), 2 * bias - 1))
+        floor = mantissa * _power(bias + own - top, root.dtype)
+        root = jnp.maximum(root * _power(bias + field - top, root.dtype), floor)
+        field = top
+    # x / inf is 0 with the sign of x, and so is its derivative.
+    divisor = jnp.where(root == 0, jnp.inf, root)
+    scale = _power(2 * bias - field, root.dtype)
+    return tuple(p * scale / divisor for p in v)
+
+
+@_norm.defjvp
+def _norm_jvp(axes: Axes, primals: tuple[Parts], tangents: tuple[Parts]) -> tuple[Any, Any]:
+    (x,), (dx,) = primals, tangents
+    return _norm(axes, x), _dot(axes, _unit(axes, 0.0, x), dx)
+
+
+def _growth(axes: Axes, eps: float, x: Parts, u: Parts, dx: Parts) -> jax.Array:
+    """The derivative of ``max(norm(x), eps)`` along `dx`, where `u` is `x` over it."""
+    along = _dot(axes, u, dx)
+    return jnp.where(_norm(axes, x) > eps, along, 0) if eps else along
+
+
+@_unit.defjvp
+def _unit_jvp(
+    axes: Axes, eps: float, primals: tuple[Parts], tangents: tuple[Parts]
+) -> tuple[Any, Any]:
+    (x,), (dx,) = primals, tangents
+    u = _unit(axes, eps, x)
+    growth = _growth(axes, eps, x, u, dx)
+    return u, _over(axes, eps, tuple(d - p * growth for d, p in zip(dx, u, strict=True)), x)
+
+
+@_over.defjvp
+def _over_jvp(
+    axes: Axes, eps: float, primals: tuple[Parts, Parts], tangents: tuple[Parts, Parts]
+) -> tuple[Any, Any]:
+    (v, x), (dv, dx) = primals, tangents
+    q = _over(axes, eps, v, x)
+    growth = _growth(axes, eps, x, _unit(axes, eps, x), dx)
+    return q, _over(axes, eps, tuple(d - p * growth for d, p in zip(dv, q, strict=True)), x)

@@ -1,0 +1,97 @@
+"""Serial or parallel: never a launch that could end the process or crowd the machine.
+
+What is known of Numba's threading layers (see also numba's `numba.np.ufunc.omppool`):
+
+- workqueue aborts the process when two threads launch at a time, or one launches inside another's
+  launch, and no lock of ours can keep others from launching: always serial.
+- GNU OpenMP ends a forked child that launches after its parent did, and may hang one whose parent
+  used OpenMP through another library: a forked child is serial.
+- TBB is safe in both.
+
+One launch at a time: a second thread that comes meanwhile runs serially, on its own core.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import numba
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.ufunc import parallel as _layers
+
+# Elements from which two threads are faster than one: a launch takes some microseconds.
+PARALLEL = 2**15
+
+busy = threading.Lock()
+_forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
+
+
+def _child_of_fork() -> bool:
+    """Whether this process was forked, as far as can be told afterwards."""
+    if "multiprocessing" in sys.modules:
+        import multiprocessing
+
+        if multiprocessing.parent_process() is not None:
+            return multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+    tasks = "/proc/self/task"
+    return _layers._is_initialized and os.path.isdir(tasks) and len(os.listdir(tasks)) == 1
+
+
+_forked = _child_of_fork()
+
+
+def _before_fork() -> None:
+    """Wait for a compilation in another thread: its locks would stay closed in the child."""
+    global_compiler_lock.acquire()
+
+
+def _in_parent() -> None:
+    global_compiler_lock.release()
+
+
+def _in_child() -> None:
+    global _forked, busy
+    _forked = True
+    busy = threading.Lock()
+    global_compiler_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child
+    )
+
+
+def threads() -> int:
+    """How many threads a large call may use here; starts Numba's, as a launch would."""
+    forced = _forced.get()
+    if forced == "serial":
+        return 1
+    if _forked and not (_layers._is_initialized and numba.threading_layer() == "tbb"):
+        return 1
+    count = int(numba.get_num_threads())
+    return 1 if numba.threading_layer() == "workqueue" else count
+
+
+def parallel(elements: int) -> bool:
+    """Whether a call on so many elements should launch threads."""
+    forced = _forced.get()
+    if forced is not None:
+        return forced == "parallel" and threads() > 1
+    return elements >= PARALLEL and threads() > 1
+
+
+@contextlib.contextmanager
+def force(how: str) -> Iterator[None]:
+    """Within this block and thread, launch threads for the smallest call ("parallel", where that
+    is safe) or for none ("serial"). For tests and benchmarks."""
+    if how not in ("serial", "parallel"):
+        raise ValueError(f"how: expected 'serial' or 'parallel', got {how!r}")
+    token = _forced.set(how)
+    try:
+        yield
+    finally:
+        _forced.reset(token)

@@ -1,0 +1,191 @@
+"""The command line: ``l2multi normalize IN.npy OUT.npy``, also as ``python -m l2multi``."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, TextIO
+
+import l2multi
+from l2multi import _contract, _registry
+from l2multi.files import Report, normalize_npy
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"l2multi: error: {message} (try: {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 1 for a refusal or a failure (one line on stderr says which), 130 for
+        an interrupt. Unusable arguments exit with 2, and SIGTERM with 143.
+
+    Examples
+    --------
+    >>> from l2multi.cli import main
+    >>> main(["normalize", "missing.npy", "unit.npy"])
+    1
+    """
+    arguments = _parser().parse_args(_join_axis(sys.argv[1:] if argv is None else argv))
+    try:
+        with _terminable():
+            return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt:
+        print("l2multi: interrupted; nothing has changed", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+        print(f"l2multi: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="l2multi", description=l2multi.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"l2multi {l2multi.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    about = "scale the vectors of a .npy file to unit Euclidean length"
+    normalize = commands.add_parser(
+        "normalize",
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}, in bounded memory, and print what was met. "
+        "OUT.npy is replaced only when the result is complete.",
+        allow_abbrev=False,
+    )
+    normalize.add_argument("source", metavar="IN.npy")
+    normalize.add_argument("target", metavar="OUT.npy")
+    normalize.add_argument(
+        "--axis",
+        type=_axis,
+        default=-1,
+        help="the axis or axes over which a vector extends: -1 (default), 0, 0,1 or all",
+    )
+    normalize.add_argument(
+        "--dtype", help="of the result, such as float32; by default that of IN.npy if floating"
+    )
+    normalize.add_argument(
+        "--zero",
+        choices=_contract.ZERO,
+        default="keep",
+        help="zero vectors stay (default), become NaN, or stop the command",
+    )
+    normalize.add_argument(
+        "--backend", choices=_registry.NAMES, help="by default $L2MULTI_BACKEND, or the best"
+    )
+    normalize.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    normalize.set_defaults(run=_normalize)
+
+    versions = commands.add_parser("versions", help="print what is installed and usable")
+    versions.set_defaults(run=lambda arguments: l2multi.show_versions())
+    return parser
+
+
+def _axis(text: str) -> int | tuple[int, ...] | None:
+    """The value of ``--axis``."""
+    if text in ("all", "none"):
+        return None
+    try:
+        axes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected an int, ints with commas, or all, got {text!r}"
+        ) from None
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _join_axis(argv: Sequence[str]) -> list[str]:
+    """``--axis -2,-1`` as ``--axis=-2,-1``: argparse takes the former for an unknown option."""
+    joined = list(argv)
+    if "--axis" in joined[:-1]:
+        at = joined.index("--axis")
+        joined[at : at + 2] = [f"--axis={joined[at + 1]}"]
+    return joined
+
+
+def _normalize(arguments: argparse.Namespace) -> None:
+    """``l2multi normalize``."""
+    with _bar(sys.stderr, sys.stderr.isatty() and not arguments.quiet) as progress:
+        report = normalize_npy(
+            arguments.source,
+            arguments.target,
+            arguments.axis,
+            dtype=arguments.dtype,
+            zero=arguments.zero,
+            backend=arguments.backend,
+            progress=progress,
+        )
+    if not arguments.quiet:
+        print(_describe(report))
+
+
+def _describe(report: Report) -> str:
+    """A report as lines of text."""
+    before, after = report.source_dtype, report.dtype
+    speed = report.nbytes / report.seconds / 1e9
+    lines = {
+        "vectors": report.vectors,
+        "length": report.length,
+        "dtype": after if before == after else f"{before} -> {after}",
+        "zero vectors": report.zero,
+        "not finite": report.nonfinite,
+        "smallest norm": "-" if report.smallest is None else report.smallest,
+        "largest norm": "-" if report.largest is None else report.largest,
+        "backend": report.backend,
+        "time": f"{report.seconds:.3f} s",
+        "throughput": f"{speed:.2f} GB/s, read and written",
+    }
+    return "\n".join(f"{name:<13}  {value!s}" for name, value in lines.items())
+
+
+@contextlib.contextmanager
+def _bar(stream: TextIO, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """What draws a progress bar, wiped out at the end; None where nobody would see it."""
+
+    def draw(done: int, total: int) -> None:
+        stream.write(f"\r[{'#' * (40 * done // total):<40}] {done / total:4.0%}")
+        stream.flush()
+
+    try:
+        yield draw if wanted else None
+    finally:
+        if wanted:
+            stream.write("\r\x1b[K")
+            stream.flush()
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise, so that the temporary file is removed as after an interrupt."""
+
+    def leave(signum: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    try:
+        previous = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not in the main thread, which is the only one that signals reach
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _one_line(error: BaseException) -> str:
+    """The message of an error, without an errno's number."""
+    if isinstance(error, OSError) and error.strerror:
+        named = "" if error.filename is None else f": {error.filename!r}"
+        return f"{error.strerror}{named}"
+    return " ".join(str(error).split()) or type(error).__name__
