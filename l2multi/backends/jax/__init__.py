@@ -38,9 +38,7 @@ def normalize(
     return functions.normalize(x, axes, eps, zero_nan, dtype, norm_dtype)
 
 
-def norm(
-    x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]
-) -> jax.Array:
+def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
     return functions.norm(x, axes, keepdims, dtype)
 

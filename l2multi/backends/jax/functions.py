@@ -96,9 +96,7 @@ def _measure(axes: Axes, x: Parts) -> tuple[jax.Array, jax.Array]:
     """
     dtype = x[0].dtype
     form = np.finfo(dtype)
-    largest = functools.reduce(
-        jnp.maximum, (abs(p).max(axes, keepdims=True, initial=0) for p in x)
-    )
+    largest = functools.reduce(jnp.maximum, (abs(p).max(axes, keepdims=True, initial=0) for p in x))
     bits = lax.bitcast_convert_type(largest, np.dtype(f"i{dtype.itemsize}"))
     field = jnp.clip((bits >> form.nmant) & (2 * form.maxexp - 1), 1, 2 * form.maxexp - 3)
     scale = _power(2 * form.maxexp - 2 - field, dtype)

@@ -1,5 +1,6 @@
 """The Numba backend: which kernel serves a call, and what it is given."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,14 +11,17 @@ from numba.core.compiler_lock import global_compiler_lock
 from l2multi import _contract
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
-from l2multi.backends.numba import entries, launch, simd
+from l2multi.backends.numba import entries, kernels, launch, simd
 
 Array = np.ndarray[Any, Any]
 
 finite = readable.finite
 traced = readable.traced
 
+_Table = list[tuple[int, ...]]
+
 _NO_TABLE = np.empty(0, np.uint8)
+_NOTHING = {np.dtype(kind.storage): np.empty(0, kind.storage) for kind in simd.KINDS.values()}
 
 
 class _Side(NamedTuple):
@@ -51,42 +55,54 @@ def _side(dtype: np.dtype[Any]) -> _Side:
 
 
 class _Pair:
-    """What is known of an input and an output dtype, and its kernels as far as compiled."""
+    """What is known of an input and an output dtype, and its workers as far as compiled."""
 
-    __slots__ = (
-        "_entries", "direct", "norm", "norms", "source", "table_x", "table_y", "target", "threads"
-    )  # fmt: skip
+    __slots__ = ("_workers", "flat", "norm", "norms", "source", "table_x", "table_y", "target")
 
-    def __init__(self, x: np.dtype[Any], y: np.dtype[Any] | None) -> None:
-        self.source = _side(x)
-        self.target = None if y is None else _side(y)
+    def __init__(self, x: np.dtype[Any], y: np.dtype[Any]) -> None:
+        self.source, self.target = _side(x), _side(y)
         self.norm = _contract.rule(x).norm
         self.norms = np.empty(0, self.norm)
-        self.direct = not self.source.swap
         self.table_x = self.source.decode.ctypes.data
-        self.table_y = 0 if self.target is None else self.target.encode.ctypes.data
-        self._entries: dict[tuple[str, bool], Callable[..., None]] = {}
+        self.table_y = self.target.encode.ctypes.data
+        self._workers: dict[str, int] = {}
+        self.flat: Callable[..., None] | None = None
 
-    def entry(self, name: str, parallel: bool) -> Callable[..., None]:
-        """The compiled entry of this name."""
-        found = self._entries.get((name, parallel))
+    def worker(self, name: str) -> int:
+        """The address of the compiled worker of this name."""
+        found = self._workers.get(name)
         if found is None:
-            source = simd.KINDS[self.source.kind]
-            target = None if self.target is None else simd.KINDS[self.target.kind]
-            key = (name, self.source.kind, self.target and self.target.kind, parallel)
-            with global_compiler_lock:
-                if key not in _compiled:
-                    _compiled[key] = entries.MAKERS[name](source, target, parallel)
-                found = self._entries[name, parallel] = _compiled[key]
+            kinds = self.source.kind, self.target.kind
+            make = entries.WORKERS[name]
+            worker = _once((name, *kinds), lambda: make(*(simd.KINDS[kind] for kind in kinds)))
+            found = self._workers[name] = worker.address
         return found
+
+    def ready_flat(self) -> Callable[..., None]:
+        """The short way in."""
+        storage = (self.source.storage.str, self.target.storage.str, self.norm.str)
+        launcher = _once(("flat", *storage), lambda: entries.flat(*storage))
+        self.flat = functools.partial(launcher, self.worker("rows"))
+        return self.flat
 
 
 # Load-once caches.
 _pairs: dict[tuple[Any, Any], _Pair] = {}
-_compiled: dict[tuple[str, str, str | None, bool], Callable[..., None]] = {}
+_compiled: dict[tuple[str, ...], Any] = {}
 
 
-def _pair(x: np.dtype[Any], y: np.dtype[Any] | None) -> _Pair:
+def _once(key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+    """What `make` compiles, once and in one thread at a time."""
+    found = _compiled.get(key)
+    if found is None:
+        with global_compiler_lock:
+            found = _compiled.get(key)
+            if found is None:
+                found = _compiled[key] = make()
+    return found
+
+
+def _pair(x: np.dtype[Any], y: np.dtype[Any]) -> _Pair:
     found = _pairs.get((x, y))
     if found is None:
         found = _pairs[x, y] = _Pair(x, y)
@@ -103,11 +119,9 @@ def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
 
 def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
     """The name of the kernel and its number of threads."""
-    y = np.broadcast_to(np.empty((), result), x.shape) if not x.flags.c_contiguous else None
-    name = "rows"
-    if x.size and y is not None:
-        name = _plan(x, None, None, axes)[0]
-    return f"compiled {name}", launch.threads() if launch.parallel(x.size) else 1
+    pair = _pair(x.dtype, result)
+    name = _plan(x, None, None, axes, pair)[0] if x.size else "rows"
+    return f"compiled {name}", launch.threads() if launch.worth(x.size) else 1
 
 
 def normalize(
@@ -123,25 +137,17 @@ def normalize(
     """The unit vectors, and the norms where asked for."""
     pair = _pairs.get((x.dtype, dtype)) or _pair(x.dtype, dtype)
     zero_root = math.nan if zero_nan else 1.0
-    size = x.size
-    flags = x.flags
-    if flags.c_contiguous and pair.direct and 0 < size < launch.PARALLEL and flags.aligned:
-        start = axes[0] if axes else x.ndim
-        if x.ndim - start == len(axes) and (out is None or _plain(out)):
-            y = np.empty(x.shape, dtype) if out is None else out
-            if norm_dtype is None:
-                norms, flat = None, pair.norms
-            else:
-                norms = np.empty(x.shape[:start], norm_dtype)
-                flat = norms.reshape(-1)
-            n = x.shape[start] if len(axes) == 1 else math.prod(x.shape[start:])
-            _flat(pair, x, y, flat, n, eps, zero_root)
-            return y, norms if norms is None or start else norms[()]
-    y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
-    norms = None
-    if norm_dtype is not None:
-        norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
-    _run(pair, x, y, norms, axes, eps, zero_root)
+    start = _flat_from(pair, x, axes)
+    if start >= 0 and (out is None or _direct(out)):
+        y = np.empty(x.shape, dtype) if out is None else out
+        norms = None if norm_dtype is None else np.empty(x.shape[:start], norm_dtype)
+        _flat(pair, x, y, pair.norms if norms is None else norms, start, eps, zero_root)
+    else:
+        y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
+        norms = None
+        if norm_dtype is not None:
+            norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
+        _run(pair, x, y, norms, axes, eps, zero_root)
     return y, None if norms is None else norms[()]
 
 
@@ -149,63 +155,63 @@ def norm(
     x: Array, axes: tuple[int, ...], *, keepdims: bool, out: Array | None, dtype: np.dtype[Any]
 ) -> Any:
     """The norms."""
-    pair = _pairs.get((x.dtype, None)) or _pair(x.dtype, None)
-    flags = x.flags
-    if (
-        out is None
-        and dtype is pair.norm
-        and flags.c_contiguous
-        and pair.direct
-        and 0 < x.size < launch.PARALLEL
-        and flags.aligned
-    ):
+    pair = _pair(x.dtype, _contract.rule(x.dtype).result)
+    if out is None:
+        norms = np.empty(_contract.batch_shape(x.shape, axes, False), dtype)
+    else:
+        norms = (
+            out[tuple(0 if keepdims and d in axes else slice(None) for d in range(x.ndim))]
+            if keepdims
+            else out
+        )
+    if dtype != pair.norm and dtype != np.float64:
+        wide = np.empty(norms.shape)
+        _run(pair, x, None, wide, axes, 0.0, 1.0)
+        norms[...] = readable.round_to(wide, dtype)
+    elif dtype == pair.norm and out is None and (start := _flat_from(pair, x, axes)) >= 0:
+        _flat(pair, x, _NOTHING[pair.target.storage], norms, start, 0.0, 1.0)
+    else:
+        _run(pair, x, None, norms, axes, 0.0, 1.0)
+    if out is not None:
+        return out
+    if keepdims:
+        return norms.reshape(_contract.batch_shape(x.shape, axes, True))
+    return norms[()]
+
+
+def _direct(a: Array) -> bool:
+    """Whether Numba can take an array as it is."""
+    flags = a.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def _flat_from(pair: _Pair, x: Array, axes: tuple[int, ...]) -> int:
+    """The first axis of the vectors of a small contiguous call; -1 for any other call."""
+    if 0 < x.size < launch.PARALLEL and not pair.source.swap and _direct(x):
         start = axes[0] if axes else x.ndim
         if x.ndim - start == len(axes):
-            norms = np.empty(x.shape[:start], dtype)
-            n = x.shape[start] if len(axes) == 1 else math.prod(x.shape[start:])
-            _flat(pair, x, None, norms.reshape(-1), n, 0.0, 1.0)
-            if keepdims:
-                return norms.reshape(x.shape[:start] + (1,) * len(axes))
-            return norms if start else norms[()]
-    norms = np.empty(_contract.batch_shape(x.shape, axes, keepdims), dtype) if out is None else out
-    kept = tuple(d for d in range(x.ndim) if d not in axes)
-    view = norms.transpose((*kept, *axes)) if keepdims else norms
-    target = view
-    if dtype != np.float64 and dtype != pair.norm:
-        target = np.empty(view.shape, np.float64)
-    _run(pair, x, None, target.reshape(target.shape[: len(kept)]) if keepdims and target is not view
-         else _batch_view(view, len(kept)) if target is view else target, axes, 0.0, 1.0)
-    if target is not view:
-        view[...] = readable.round_to(target, dtype)
-    return norms[()] if out is None else norms
+            return start
+    return -1
 
 
-def _batch_view(norms: Array, batch: int) -> Array:
-    """The norms without the axes of length one that keepdims has put last."""
-    return norms[(..., *[0] * (norms.ndim - batch))] if norms.ndim > batch else norms
-
-
-def _plain(out: Array) -> bool:
-    flags = out.flags
-    return bool(flags.c_contiguous and flags.aligned)
+def _line(a: Array, storage: np.dtype[Any]) -> Array:
+    """A contiguous array as one that Numba's types have a name for."""
+    if a.ndim != 1:
+        a = a.reshape(-1)
+    return a if a.dtype is storage else a.view(storage)
 
 
 def _flat(
-    pair: _Pair, x: Array, y: Array | None, norms: Array, n: int, eps: float, zero_root: float
+    pair: _Pair, x: Array, y: Array, norms: Array, start: int, eps: float, zero_root: float
 ) -> None:
     """A small call on contiguous arrays."""
-    source, target = pair.source, pair.target
-    flat = x if x.ndim == 1 else x.reshape(-1)
-    if flat.dtype is not source.storage:
-        flat = flat.view(source.storage)
-    if target is None:
-        line = _NO_TABLE
-    else:
-        line = y if y.ndim == 1 else y.reshape(-1)  # type: ignore[union-attr]
-        if line.dtype is not target.storage:
-            line = line.view(target.storage)
-    run = pair.entry("flat", False)
-    run(flat, line, norms, n * source.parts, eps, zero_root, pair.table_x, pair.table_y)
+    n = x.shape[-1] if start == x.ndim - 1 else math.prod(x.shape[start:])
+    run = pair.flat or pair.ready_flat()
+    run(
+        _line(x, pair.source.storage), _line(y, pair.target.storage),
+        norms if norms.ndim == 1 else norms.reshape(-1),
+        n * pair.source.parts, eps, zero_root, pair.table_x, pair.table_y,
+    )  # fmt: skip
 
 
 def _run(
@@ -223,46 +229,45 @@ def _run(
             norms[...] = 0
         return
     name, n, inner, batch = _plan(x, y, norms, axes, pair)
-    source = pair.source
-    parallel = launch.parallel(x.size)
-    taken = parallel and launch.busy.acquire(blocking=False)
-    try:
-        at = (
-            x.ctypes.data,
-            0 if y is None else y.ctypes.data,
-            0 if norms is None else norms.ctypes.data,
-            8 if norms is None else norms.itemsize,
-        )
-        count = math.prod(int(size) for size in batch[:, 0])
-        if taken and name == "rows" and len(batch) == 1 and _worth_splitting(n, count):
-            scratch = np.empty((n * source.parts // entries.SPLIT + 1, LANES))
-            run = pair.entry("split", True)
-            run(
-                *at, n * source.parts, count, *map(int, batch[0, 1:]), scratch.ctypes.data,
-                eps, zero_root, pair.table_x, pair.table_y,
+    parts = pair.source.parts
+    count = math.prod(row[0] for row in batch)
+    at = (
+        x.ctypes.data,
+        0 if y is None else y.ctypes.data,
+        0 if norms is None else norms.ctypes.data,
+        8 if norms is None else norms.itemsize,
+    )
+    last = (eps, zero_root, pair.table_x, pair.table_y)
+    with launch.team(x.size) as threads:
+        if name == "rows" and count < 2 * threads and n * parts >= 2 * entries.SPLIT:
+            scratch = np.empty((n * parts // entries.SPLIT + 1, LANES))
+            _once(("split",), entries.split)(
+                pair.worker("part_sum"), pair.worker("part_scale"), *at, n * parts, count,
+                *batch[0][1:], *inner[0][1:] if parts == 1 else (
+                    k // 2 for k in inner[0][1:]
+                ), simd.KINDS[pair.source.kind].risky, scratch.ctypes.data, *last,
             )  # fmt: skip
             return
-        columns = -(-int(batch[-1, 0]) // LANES)
+        tiles = -(-batch[-1][0] // LANES)
         if name == "columns":
-            count = count // int(batch[-1, 0]) * columns
-        run = pair.entry(name, taken)
-        run(
-            *at, n, count, inner, batch, source.parts, source.swap, columns,
-            eps, zero_root, pair.table_x, pair.table_y,
+            count = count // batch[-1][0] * tiles
+        tables = np.array([k for row in (*inner, *batch) for k in row], np.intp)
+        start = tables.ctypes.data
+        launcher = (
+            _once(("parallel",), entries.parallel)
+            if threads > 1
+            else _once(("serial",), entries.serial)
+        )
+        launcher(
+            pair.worker(name), count, *at, n, start, len(inner),
+            start + tables.itemsize * kernels.INNER * len(inner), len(batch),
+            parts, pair.source.swap, tiles, *last,
         )  # fmt: skip
-    finally:
-        if taken:
-            launch.busy.release()
-
-
-def _worth_splitting(n: int, count: int) -> bool:
-    """Whether threads should share each vector: few vectors, and long ones."""
-    return count < 2 * launch.threads() and n >= 2 * entries.SPLIT
 
 
 def _plan(
     x: Array, y: Array | None, norms: Array | None, axes: tuple[int, ...], pair: _Pair
-) -> tuple[str, int, Array, Array]:
+) -> tuple[str, int, _Table, _Table]:
     """The kernel, the length of a vector in elements, and the tables of its geometry."""
     kept = [d for d in range(x.ndim) if d not in axes]
     sx, sy = x.strides, x.strides if y is None else y.strides
@@ -284,12 +289,12 @@ def _plan(
             if near:
                 name = "columns"
                 batch.append(batch.pop(near[0]))
-    return name, n, np.array(inner, np.intp), np.array(batch, np.intp)
+    return name, n, inner, batch
 
 
-def _joined(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _joined(rows: _Table) -> _Table:
     """The same axes, neighbours made one where memory allows."""
-    done: list[tuple[int, ...]] = []
+    done: _Table = []
     for size, *strides in rows:
         if done and all(
             outer == size * own for outer, own in zip(done[-1][1:], strides, strict=True)

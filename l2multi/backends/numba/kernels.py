@@ -9,9 +9,9 @@ packed   anything else, and foreign byte orders: elements are copied to a small 
 
 Geometry comes as integer tables, outermost axis first: `batch` with a row (size, stride of x,
 stride of y, stride of the norms) per axis of the batch, `inner` with a row (size, stride of x,
-stride of y) per axis of a vector; strides in bytes. `tables` are the addresses of the tables
-that decode x and encode y. `norms` is an address, or 0 where no norms are wanted, and
-`norm_size` what one takes in bytes, 4 or 8.
+stride of y) per axis of a vector; strides in bytes. `table_x` and `table_y` are the addresses of
+the tables that decode x and encode y. The addresses `y` and `norm` are 0 where no unit vectors or
+no norms are wanted; a norm takes `norm_size` bytes, 4 or 8.
 """
 
 import math
@@ -22,13 +22,26 @@ import numpy as np
 
 from l2multi._summation import LANES, rescue
 from l2multi.backends.numba import simd
-from l2multi.backends.numba.simd import BLOCK, Kind, add, canonical, div, get, mul, put, splat
+from l2multi.backends.numba.simd import (
+    BLOCK,
+    Kind,
+    add,
+    canonical,
+    div,
+    get,
+    get_int,
+    mul,
+    put,
+    splat,
+)  # fmt: skip
 
 # Plain Python arithmetic, IEEE to the letter; and Python's lock let go, so that threads can work.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 LOWEST, UP, DOWN = map(float, rescue(np.dtype(np.float64)))
 INF, NAN = math.inf, math.nan
+
+BATCH, INNER = 4, 3  # columns of the tables
 
 ROWS = BLOCK * LANES  # elements that `simd.sum_squares` takes at a time
 LEVELS = 40  # of the tree over blocks: 2**40 of them are more than memory holds
@@ -65,14 +78,14 @@ def put_norm(address, norm_size, length):
 
 
 @device
-def offset(table, column, index):
+def offset(table, rows, width, column, index):
     """Where the element or vector of this number lies: bytes from the start."""
     total = 0
-    for axis in range(table.shape[0] - 1, 0, -1):
-        size = table[axis, 0]
-        total += index % size * table[axis, column]
+    for axis in range(rows - 1, 0, -1):
+        size = get_int(table, axis * width)
+        total += index % size * get_int(table, axis * width + column)
         index //= size
-    return total + index * table[0, column]
+    return total + index * get_int(table, column)
 
 
 def row_sum(source: Kind, scaled: bool) -> Any:
@@ -156,12 +169,12 @@ def row_scale(source: Kind, target: Kind) -> Any:
     return scale
 
 
-def one_row(source: Kind, target: Kind | None) -> Any:
+def one_row(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to one vector of neighbouring elements."""
     add_blocks, finish = row_sum(source, False)
     add_scaled, finish_scaled = row_sum(source, True) if source.risky else (add_blocks, finish)
-    risky, writes = source.risky, target is not None
-    scale = row_scale(source, target) if target is not None else None
+    risky = source.risky
+    scale = row_scale(source, target)
     reserve = simd.stack(LEVELS)
     size = source.size
 
@@ -191,29 +204,29 @@ def one_row(source: Kind, target: Kind | None) -> Any:
                 total = simd.sum_lanes(again(x, n, DOWN, table_x, stack))
         length, root, up, down, plain = settle(math.sqrt(total), up, down, eps, zero_root)
         put_norm(norm, norm_size, length)
-        if writes:
+        if y != 0:
             scale(x, y, n, root, up, down, plain, table_x, table_y)
 
     return row
 
 
-def one_packed(source: Kind, target: Kind | None) -> Any:
+def one_packed(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to one vector, however it lies in memory."""
     add_blocks, finish = row_sum(source, False)
     add_scaled, finish_scaled = row_sum(source, True) if source.risky else (add_blocks, finish)
-    risky, writes = source.risky, target is not None
-    scale = row_scale(source, target) if target is not None else None
-    size, written = source.size, target.size if target is not None else 0
-    copy_in, copy_out = copied[size], copied[written or 1]
+    risky = source.risky
+    scale = row_scale(source, target)
+    size, written = source.size, target.size
+    copy_in, copy_out = copied[size], copied[written]
     reserve, reserve_buffer = simd.stack(LEVELS), simd.stack(BUFFER // LANES)
 
     @device
-    def pack(x, first, count, inner, parts, swap, buffer):
+    def pack(x, first, count, inner, axes, parts, swap, buffer):
         """Copy elements from `first` on to a buffer; `parts` is 2 for complex ones."""
-        run = inner[inner.shape[0] - 1, 0]
-        step = inner[inner.shape[0] - 1, 1]
+        run = get_int(inner, (axes - 1) * INNER)
+        step = get_int(inner, (axes - 1) * INNER + 1)
         while count > 0:
-            start = x + offset(inner, 1, first)
+            start = x + offset(inner, axes, INNER, 1, first)
             most = min(run - first % run, count)
             for k in range(most):
                 for part in range(parts):
@@ -223,12 +236,12 @@ def one_packed(source: Kind, target: Kind | None) -> Any:
             count -= most
 
     @device
-    def unpack(buffer, y, first, count, inner, parts):
+    def unpack(buffer, y, first, count, inner, axes, parts):
         """Copy elements back, from a buffer."""
-        run = inner[inner.shape[0] - 1, 0]
-        step = inner[inner.shape[0] - 1, 2]
+        run = get_int(inner, (axes - 1) * INNER)
+        step = get_int(inner, (axes - 1) * INNER + 2)
         while count > 0:
-            start = y + offset(inner, 2, first)
+            start = y + offset(inner, axes, INNER, 2, first)
             most = min(run - first % run, count)
             for k in range(most):
                 for part in range(parts):
@@ -238,11 +251,11 @@ def one_packed(source: Kind, target: Kind | None) -> Any:
             count -= most
 
     @device
-    def sum_(x, n, inner, parts, swap, factor, table, stack, buffer):
+    def sum_(x, n, inner, axes, parts, swap, factor, table, stack, buffer):
         blocks, taken = 0, 0
         most = BUFFER // parts
         while n - taken >= most:
-            pack(x, taken, most, inner, parts, swap, buffer)
+            pack(x, taken, most, inner, axes, parts, swap, buffer)
             if factor == 1.0:
                 add_blocks(buffer, blocks, BUFFER // ROWS, splat(factor), table, stack)
             else:
@@ -250,7 +263,7 @@ def one_packed(source: Kind, target: Kind | None) -> Any:
             blocks += BUFFER // ROWS
             taken += most
         left = (n - taken) * parts
-        pack(x, taken, n - taken, inner, parts, swap, buffer)
+        pack(x, taken, n - taken, inner, axes, parts, swap, buffer)
         more = left // ROWS
         tail = buffer + more * ROWS * size
         if factor == 1.0:
@@ -265,30 +278,28 @@ def one_packed(source: Kind, target: Kind | None) -> Any:
 
     @device
     def packed(
-        x, y, n, inner, parts, swap, norm, norm_size, eps, zero_root, table_x, table_y
+        x, y, n, inner, axes, parts, swap, norm, norm_size, eps, zero_root, table_x, table_y
     ):
         stack, buffer, result = reserve(), reserve_buffer(), reserve_buffer()
-        total = sum_(x, n, inner, parts, swap, 1.0, table_x, stack, buffer)
+        total = sum_(x, n, inner, axes, parts, swap, 1.0, table_x, stack, buffer)
         up = down = 1.0
         if risky:
             if total < LOWEST:
                 up = UP
-                total = sum_(x, n, inner, parts, swap, UP, table_x, stack, buffer)
+                total = sum_(x, n, inner, axes, parts, swap, UP, table_x, stack, buffer)
             elif total == INF:
                 down = DOWN
-                total = sum_(x, n, inner, parts, swap, DOWN, table_x, stack, buffer)
+                total = sum_(x, n, inner, axes, parts, swap, DOWN, table_x, stack, buffer)
         length, root, up, down, plain = settle(math.sqrt(total), up, down, eps, zero_root)
         put_norm(norm, norm_size, length)
-        if writes:
+        if y != 0:
             most = BUFFER // parts
             for first in range(0, n, most):
                 count = min(most, n - first)
                 if n >= most:
-                    pack(x, first, count, inner, parts, swap, buffer)
-                scale(
-                    buffer, result, count * parts, root, up, down, plain, table_x, table_y
-                )
-                unpack(result, y, first, count, inner, parts)
+                    pack(x, first, count, inner, axes, parts, swap, buffer)
+                scale(buffer, result, count * parts, root, up, down, plain, table_x, table_y)
+                unpack(result, y, first, count, inner, axes, parts)
 
     return packed
 
@@ -362,14 +373,14 @@ def column_sum(source: Kind, scaled: bool) -> Any:
     return sum_
 
 
-def one_tile(source: Kind, target: Kind | None) -> Any:
+def one_tile(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to a tile: vectors that are neighbours."""
     sum_ = column_sum(source, False)
     sum_scaled = column_sum(source, True) if source.risky else sum_
-    risky, writes = source.risky, target is not None
+    risky = source.risky
     load, load_some = simd.loads(source)
-    store, store_some = simd.stores(target) if target is not None else (None, None)
-    product = target is not None and source.narrow and target.narrow
+    store, store_some = simd.stores(target)
+    product = source.narrow and target.narrow
     reserve = simd.stack(LEVELS * LANES + BLOCK + LANES)
     small = simd.stack(1)
 
@@ -425,14 +436,12 @@ def one_tile(source: Kind, target: Kind | None) -> Any:
             simd.put_double(ups, c, up)
             simd.put_double(downs, c, down)
             all_plain = all_plain and plain
-        if writes:
+        if y != 0:
             if not all_plain:
                 if product:
                     careful_product(x, y, n, read, write, columns, roots, table_x, table_y)
                 else:
-                    careful(
-                        x, y, n, read, write, columns, roots, ups, downs, table_x, table_y
-                    )
+                    careful(x, y, n, read, write, columns, roots, ups, downs, table_x, table_y)
                 return
             divisor = get(roots, 0)
             if product:

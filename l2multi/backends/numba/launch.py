@@ -25,7 +25,7 @@ from numba.np.ufunc import parallel as _layers
 # Elements from which two threads are faster than one: a launch takes some microseconds.
 PARALLEL = 2**15
 
-busy = threading.Lock()
+_busy = threading.Lock()
 _forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
 
 
@@ -53,16 +53,14 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _forked, busy
+    global _forked, _busy
     _forked = True
-    busy = threading.Lock()
+    _busy = threading.Lock()
     global_compiler_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
 def threads() -> int:
@@ -76,12 +74,22 @@ def threads() -> int:
     return 1 if numba.threading_layer() == "workqueue" else count
 
 
-def parallel(elements: int) -> bool:
-    """Whether a call on so many elements should launch threads."""
-    forced = _forced.get()
-    if forced is not None:
-        return forced == "parallel" and threads() > 1
-    return elements >= PARALLEL and threads() > 1
+def worth(elements: int) -> bool:
+    """Whether a call on so many elements gains by threads."""
+    return elements >= PARALLEL or _forced.get() == "parallel"
+
+
+@contextlib.contextmanager
+def team(elements: int) -> Iterator[int]:
+    """The number of threads to launch for so many elements, and the right to launch them."""
+    count = threads() if worth(elements) else 1
+    if count == 1 or not _busy.acquire(blocking=False):
+        yield 1
+        return
+    try:
+        yield count
+    finally:
+        _busy.release()
 
 
 @contextlib.contextmanager

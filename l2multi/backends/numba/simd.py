@@ -303,7 +303,6 @@ def sum_squares_of_some(kind: Kind, scaled: bool, rows: int) -> Any:
     """As `sum_squares`, over the first `rows` rows, of which row k has
     ``min(count - k * fewer, most)`` elements: ``(address, stride, count, fewer, most, scale,
     table)``."""
-    vector = _vector(kind.element)
     integers = [types.intp] * 5
 
     @_intrinsic(lanes, *integers, lanes, types.intp)
@@ -424,11 +423,28 @@ def get_double(builder: Any, address: Value, index: Value) -> Value:
     return v
 
 
+@_intrinsic(types.intp, types.intp, types.intp)
+def get_int(builder: Any, address: Value, index: Value) -> Value:
+    """Read an int64."""
+    return builder.load(_slot(builder, address, index, I64, 8))
+
+
 @_intrinsic(types.void, types.intp, types.float64)
 def put_float(builder: Any, address: Value, value: Value) -> None:
     """Write a float64 as float32."""
     pointer = builder.inttoptr(address, FLOAT.as_pointer())
     builder.store(builder.fptrunc(value, FLOAT), pointer).align = 1
+
+
+def calling(signature: Any) -> Any:
+    """An intrinsic: call the C function at an address, ``(address, *arguments)``."""
+
+    @_intrinsic(types.void, types.intp, *signature.args)
+    def call(builder: Any, address: Value, *arguments: Value) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [a.type for a in arguments])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+
+    return call
 
 
 def move(size: int) -> Any:
