@@ -212,8 +212,8 @@ def one_row(source: Kind, target: Kind) -> Any:
 
 def one_packed(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to one vector, however it lies in memory."""
-    add_blocks, finish = row_sum(source, False)
-    add_scaled, finish_scaled = row_sum(source, True) if source.risky else (add_blocks, finish)
+    # Always scaled where it may be needed: one copy of the code, and times 1.0 changes no bit.
+    add_blocks, finish = row_sum(source, source.risky)
     risky = source.risky
     scale = row_scale(source, target)
     size, written = source.size, target.size
@@ -251,52 +251,40 @@ def one_packed(source: Kind, target: Kind) -> Any:
             count -= most
 
     @device
-    def sum_(x, n, inner, axes, parts, swap, factor, table, stack, buffer):
-        blocks, taken = 0, 0
-        most = BUFFER // parts
-        while n - taken >= most:
-            pack(x, taken, most, inner, axes, parts, swap, buffer)
-            if factor == 1.0:
-                add_blocks(buffer, blocks, BUFFER // ROWS, splat(factor), table, stack)
-            else:
-                add_scaled(buffer, blocks, BUFFER // ROWS, splat(factor), table, stack)
-            blocks += BUFFER // ROWS
-            taken += most
-        left = (n - taken) * parts
-        pack(x, taken, n - taken, inner, axes, parts, swap, buffer)
-        more = left // ROWS
-        tail = buffer + more * ROWS * size
-        if factor == 1.0:
-            add_blocks(buffer, blocks, more, splat(factor), table, stack)
-            total = finish(tail, blocks + more, left - more * ROWS, splat(factor), table, stack)
-        else:
-            add_scaled(buffer, blocks, more, splat(factor), table, stack)
-            total = finish_scaled(
-                tail, blocks + more, left - more * ROWS, splat(factor), table, stack
-            )
-        return simd.sum_lanes(total)
-
-    @device
     def packed(
         x, y, n, inner, axes, parts, swap, norm, norm_size, eps, zero_root, table_x, table_y
     ):
         stack, buffer, result = reserve(), reserve_buffer(), reserve_buffer()
-        total = sum_(x, n, inner, axes, parts, swap, 1.0, table_x, stack, buffer)
+        most = BUFFER // parts
         up = down = 1.0
-        if risky:
-            if total < LOWEST:
-                up = UP
-                total = sum_(x, n, inner, axes, parts, swap, UP, table_x, stack, buffer)
-            elif total == INF:
-                down = DOWN
-                total = sum_(x, n, inner, axes, parts, swap, DOWN, table_x, stack, buffer)
+        again = True
+        while again:
+            factor, lanes = splat(up * down), splat(0.0)
+            blocks, first = 0, 0
+            while first < n:
+                count = min(most, n - first)
+                pack(x, first, count, inner, axes, parts, swap, buffer)
+                whole = count * parts // ROWS
+                add_blocks(buffer, blocks, whole, factor, table_x, stack)
+                blocks += whole
+                first += count
+                if first == n:
+                    tail, left = buffer + whole * ROWS * size, count * parts - whole * ROWS
+                    lanes = finish(tail, blocks, left, factor, table_x, stack)
+            total = simd.sum_lanes(lanes)
+            again = False
+            if risky and up == 1.0 and down == 1.0:
+                if total < LOWEST:
+                    up, again = UP, True
+                elif total == INF:
+                    down, again = DOWN, True
         length, root, up, down, plain = settle(math.sqrt(total), up, down, eps, zero_root)
         put_norm(norm, norm_size, length)
         if y != 0:
             most = BUFFER // parts
             for first in range(0, n, most):
                 count = min(most, n - first)
-                if n >= most:
+                if n > most:
                     pack(x, first, count, inner, axes, parts, swap, buffer)
                 scale(buffer, result, count * parts, root, up, down, plain, table_x, table_y)
                 unpack(result, y, first, count, inner, axes, parts)
@@ -375,8 +363,8 @@ def column_sum(source: Kind, scaled: bool) -> Any:
 
 def one_tile(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to a tile: vectors that are neighbours."""
-    sum_ = column_sum(source, False)
-    sum_scaled = column_sum(source, True) if source.risky else sum_
+    # Always scaled where it may be needed, as in `one_packed`.
+    sum_ = column_sum(source, source.risky)
     risky = source.risky
     load, load_some = simd.loads(source)
     store, store_some = simd.stores(target)
@@ -408,22 +396,23 @@ def one_tile(source: Kind, target: Kind) -> Any:
         eps, zero_root, table_x, table_y,
     ):  # fmt: skip
         stack, sums, ups, downs, roots = reserve(), small(), small(), small(), small()
-        put(sums, 0, sum_(x, n, read, columns, splat(1.0), table_x, stack))
         put(ups, 0, splat(1.0))
         put(downs, 0, splat(1.0))
-        if risky:
-            lost = False
-            for c in range(columns):
-                total = simd.get_double(sums, c)
-                if total < LOWEST:
-                    simd.put_double(ups, c, UP)
-                    lost = True
-                elif total == INF:
-                    simd.put_double(downs, c, DOWN)
-                    lost = True
-            if lost:
-                factor = mul(get(ups, 0), get(downs, 0))
-                put(sums, 0, sum_scaled(x, n, read, columns, factor, table_x, stack))
+        first, again = True, True
+        while again:
+            factor = mul(get(ups, 0), get(downs, 0))
+            put(sums, 0, sum_(x, n, read, columns, factor, table_x, stack))
+            again = False
+            if risky and first:
+                first = False
+                for c in range(columns):
+                    total = simd.get_double(sums, c)
+                    if total < LOWEST:
+                        simd.put_double(ups, c, UP)
+                        again = True
+                    elif total == INF:
+                        simd.put_double(downs, c, DOWN)
+                        again = True
         all_plain = True
         put(roots, 0, splat(1.0))
         for c in range(columns):
