@@ -198,7 +198,32 @@ def normalize(
     array([[0.6, 1. ],
            [0.8, 0. ]])
     """
-    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+    if type(x) is np.ndarray:
+        if (
+            axis == -1
+            and out is None
+            and dtype is None
+            and backend is None
+            and zero == "keep"
+            and nonfinite == "propagate"
+            and type(eps) is float
+            and eps >= 0.0
+            and x.ndim
+            and (found := _registry.usual(x.dtype)) is not None
+        ):
+            # The usual call, by the shortest way: nothing is left to validate.
+            served, result, norm_dtype = found
+            y, norms = served.normalize(
+                x,
+                (x.ndim - 1,),
+                eps=eps,
+                zero_nan=False,
+                out=None,
+                dtype=result,
+                norm_dtype=norm_dtype if return_norm else None,
+            )
+            return (y, norms) if return_norm else y
+    elif isinstance(x, np.ma.MaskedArray):
         return _normalize_masked(
             x, axis, out, return_norm,
             eps=eps, zero=zero, nonfinite=nonfinite, dtype=dtype, backend=backend,
@@ -288,7 +313,19 @@ def norm(
     array([[ 5.],
            [13.]])
     """
-    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+    if type(x) is np.ndarray:
+        if (
+            axis == -1
+            and out is None
+            and dtype is None
+            and backend is None
+            and nonfinite == "propagate"
+            and x.ndim
+            and (found := _registry.usual(x.dtype)) is not None
+        ):
+            served, _, norm_dtype = found
+            return served.norm(x, (x.ndim - 1,), keepdims=keepdims, out=None, dtype=norm_dtype)
+    elif isinstance(x, np.ma.MaskedArray):
         return _norm_masked(
             x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend
         )

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
+from l2multi import _contract
+
 ENVIRONMENT = "L2MULTI_BACKEND"
 
 
@@ -141,6 +143,18 @@ def named(argument: str | None) -> str | None:
     return name
 
 
+# Load-once cache: what auto selects for NumPy arrays of a dtype, for `usual`.
+_usual: dict[np.dtype[Any], tuple[Backend, np.dtype[Any], np.dtype[Any]]] = {}
+
+
+def usual(dtype: np.dtype[Any]) -> tuple[Backend, np.dtype[Any], np.dtype[Any]] | None:
+    """Backend, result and norm dtype for NumPy arrays of `dtype` where no backend is named, if a
+    call has found them before. Takes 0.2 us where `select` and the dtype table take 2."""
+    if chosen.get() is None and named_in_environment() is None:
+        return _usual.get(dtype)
+    return None
+
+
 def library_of(x: Any) -> str | None:
     """The library that owns `x`. A library nobody has imported cannot own anything."""
     for library, array in ARRAYS.items():
@@ -182,6 +196,9 @@ def select(
             else:
                 why = found.unsupported(x, result)
             if why is None:
+                if library == "numpy":
+                    rule = _contract.rule(x.dtype)
+                    _usual[x.dtype] = (found, rule.result, rule.norm)
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
             passed.append(f"not {one.name}: {why}")

@@ -21,7 +21,6 @@ traced = readable.traced
 _Table = list[tuple[int, ...]]
 
 _NO_TABLE = np.empty(0, np.uint8)
-_NOTHING = {np.dtype(kind.storage): np.empty(0, kind.storage) for kind in simd.KINDS.values()}
 
 
 class _Side(NamedTuple):
@@ -57,12 +56,23 @@ def _side(dtype: np.dtype[Any]) -> _Side:
 class _Pair:
     """What is known of an input and an output dtype, and its workers as far as compiled."""
 
-    __slots__ = ("_workers", "flat", "norm", "norms", "source", "table_x", "table_y", "target")
+    __slots__ = (
+        "_workers",
+        "flat",
+        "norm",
+        "norms",
+        "nothing",
+        "source",
+        "table_x",
+        "table_y",
+        "target",
+    )
 
     def __init__(self, x: np.dtype[Any], y: np.dtype[Any]) -> None:
         self.source, self.target = _side(x), _side(y)
         self.norm = _contract.rule(x).norm
         self.norms = np.empty(0, self.norm)
+        self.nothing = np.empty(0, self.target.storage)
         self.table_x = self.source.decode.ctypes.data
         self.table_y = self.target.encode.ctypes.data
         self._workers: dict[str, int] = {}
@@ -88,6 +98,7 @@ class _Pair:
 
 # Load-once caches.
 _pairs: dict[tuple[Any, Any], _Pair] = {}
+_own: dict[np.dtype[Any], _Pair] = {}  # by the input's dtype, of its own result
 _compiled: dict[tuple[str, ...], Any] = {}
 
 
@@ -155,28 +166,27 @@ def norm(
     x: Array, axes: tuple[int, ...], *, keepdims: bool, out: Array | None, dtype: np.dtype[Any]
 ) -> Any:
     """The norms."""
-    pair = _pair(x.dtype, _contract.rule(x.dtype).result)
-    if out is None:
-        norms = np.empty(_contract.batch_shape(x.shape, axes, False), dtype)
+    pair = _own.get(x.dtype)
+    if pair is None:
+        pair = _own[x.dtype] = _pair(x.dtype, _contract.rule(x.dtype).result)
+    if out is None and dtype is pair.norm and (start := _flat_from(pair, x, axes)) >= 0:
+        norms = np.empty(x.shape[:start], dtype)
+        _flat(pair, x, pair.nothing, norms, start, 0.0, 1.0)
     else:
-        norms = (
-            out[tuple(0 if keepdims and d in axes else slice(None) for d in range(x.ndim))]
-            if keepdims
-            else out
-        )
-    if dtype != pair.norm and dtype != np.float64:
-        wide = np.empty(norms.shape)
-        _run(pair, x, None, wide, axes, 0.0, 1.0)
-        norms[...] = readable.round_to(wide, dtype)
-    elif dtype == pair.norm and out is None and (start := _flat_from(pair, x, axes)) >= 0:
-        _flat(pair, x, _NOTHING[pair.target.storage], norms, start, 0.0, 1.0)
-    else:
-        _run(pair, x, None, norms, axes, 0.0, 1.0)
+        norms = np.empty(_contract.batch_shape(x.shape, axes, False), dtype) if out is None else out
+        target = norms
+        if out is not None:
+            dropped = (0 if d in axes else slice(None) for d in range(x.ndim))
+            target = out[(*dropped, ...)] if keepdims else out
+        if dtype == pair.norm or dtype == np.float64:
+            _run(pair, x, None, target, axes, 0.0, 1.0)
+        else:
+            wide = np.empty(target.shape)
+            _run(pair, x, None, wide, axes, 0.0, 1.0)
+            target[...] = readable.round_to(wide, dtype)
     if out is not None:
         return out
-    if keepdims:
-        return norms.reshape(_contract.batch_shape(x.shape, axes, True))
-    return norms[()]
+    return norms.reshape(_contract.batch_shape(x.shape, axes, True)) if keepdims else norms[()]
 
 
 def _direct(a: Array) -> bool:
@@ -272,10 +282,12 @@ def _plan(
     kept = [d for d in range(x.ndim) if d not in axes]
     sx, sy = x.strides, x.strides if y is None else y.strides
     sn = norms.strides if norms is not None else (0,) * len(kept)
-    batch = [(x.shape[d], sx[d], sy[d], sn[k]) for k, d in enumerate(kept) if x.shape[d] > 1]
+    batch: _Table = [
+        (x.shape[d], sx[d], sy[d], sn[k]) for k, d in enumerate(kept) if x.shape[d] > 1
+    ]
     # Any order of the vectors gives the same; this one goes through memory straight.
     batch.sort(key=lambda row: -abs(row[1]))
-    inner = [(x.shape[d], sx[d], sy[d]) for d in axes if x.shape[d] > 1]
+    inner: _Table = [(x.shape[d], sx[d], sy[d]) for d in axes if x.shape[d] > 1]
     n = math.prod(row[0] for row in inner)
     batch = _joined(batch) or [(1, 0, 0, 0)]
     read, write = x.itemsize, x.itemsize if y is None else y.itemsize

@@ -57,7 +57,7 @@ def rows(source: Kind, target: Kind) -> Any:
     def worker(
         first, last, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
         parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         n *= parts
         for i in range(first, last):
             if batch_axes == 0:
@@ -82,7 +82,7 @@ def packed(source: Kind, target: Kind) -> Any:
     def worker(
         first, last, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
         parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         for i in range(first, last):
             vector(
                 x + offset(batch, batch_axes, BATCH, 1, i),
@@ -103,7 +103,7 @@ def columns(source: Kind, target: Kind) -> Any:
     def worker(
         first, last, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
         parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         width = get_int(batch, (batch_axes - 1) * BATCH)
         norm_step = get_int(batch, (batch_axes - 1) * BATCH + 3)
         for i in range(first, last):
@@ -130,7 +130,7 @@ def part_sum(source: Kind, target: Kind) -> Any:
     blocks, top = SPLIT // ROWS, (SPLIT // ROWS).bit_length() - 1
 
     @numba.cfunc(SUM, error_model="numpy")
-    def worker(x, count, factor, slot, table):  # type: ignore[no-untyped-def]
+    def worker(x, count, factor, slot, table):
         stack = reserve()
         whole = count // ROWS
         tail, left = x + whole * ROWS * read, count % ROWS
@@ -150,7 +150,7 @@ def part_scale(source: Kind, target: Kind) -> Any:
     scale = kernels.row_scale(source, target)
 
     @numba.cfunc(SCALE, error_model="numpy")
-    def worker(x, y, count, root, up, down, plain, table_x, table_y):  # type: ignore[no-untyped-def]
+    def worker(x, y, count, root, up, down, plain, table_x, table_y):
         scale(x, y, count, root, up, down, plain != 0, table_x, table_y)
 
     return worker
@@ -175,7 +175,7 @@ def flat(source: str, target: str, norm: str) -> Any:
     def array(storage: str) -> Any:
         return types.Array(numba.from_dtype(np.dtype(storage)), 1, "C")
 
-    def launcher(worker, x, y, norms, n, eps, zero_root, table_x, table_y):  # type: ignore[no-untyped-def]
+    def launcher(worker, x, y, norms, n, eps, zero_root, table_x, table_y):
         _work(
             worker, 0, x.size // n, np.intp(x.ctypes.data),
             np.intp(y.ctypes.data) if y.size else 0,
@@ -196,7 +196,7 @@ def serial() -> Any:
     def launcher(
         worker, count, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
         parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         _work(
             worker, 0, count, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
             parts, swap, tiles, eps, zero_root, table_x, table_y,
@@ -211,7 +211,7 @@ def parallel() -> Any:
     def launcher(
         worker, count, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
         parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         for cut in prange(PARTS):
             k = np.intp(cut)
             _work(
@@ -231,7 +231,7 @@ def split() -> Any:
     reserve = simd.stack(LEVELS)
 
     @device
-    def join(scratch, whole):  # type: ignore[no-untyped-def]
+    def join(scratch, whole):
         """The tree over parts, as `kernels.row_sum` has it over blocks."""
         stack = reserve()
         for part in range(whole):
@@ -254,7 +254,7 @@ def split() -> Any:
     def launcher(
         sum_, scale, x, y, norms, norm_size, n, count, stride_x, stride_y, norm_step, read, write,
         risky, scratch, eps, zero_root, table_x, table_y,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         whole = n // SPLIT
         for i in range(count):
             px, py = x + i * stride_x, y + i * stride_y

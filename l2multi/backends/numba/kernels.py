@@ -36,7 +36,7 @@ from l2multi.backends.numba.simd import (
 )  # fmt: skip
 
 # Plain Python arithmetic, IEEE to the letter; and Python's lock let go, so that threads can work.
-OPTIONS = {"nogil": True, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 LOWEST, UP, DOWN = map(float, rescue(np.dtype(np.float64)))
 INF, NAN = math.inf, math.nan

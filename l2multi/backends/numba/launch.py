@@ -17,15 +17,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _layers
+from numba.np.ufunc.parallel import threading_layer
 
 # Elements from which two threads are faster than one: a launch takes some microseconds.
 PARALLEL = 2**15
 
 _busy = threading.Lock()
+_compiling: Any = global_compiler_lock
 _forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
 
 
@@ -45,18 +48,18 @@ _forked = _child_of_fork()
 
 def _before_fork() -> None:
     """Wait for a compilation in another thread: its locks would stay closed in the child."""
-    global_compiler_lock.acquire()
+    _compiling.acquire()
 
 
 def _in_parent() -> None:
-    global_compiler_lock.release()
+    _compiling.release()
 
 
 def _in_child() -> None:
     global _forked, _busy
     _forked = True
     _busy = threading.Lock()
-    global_compiler_lock.release()
+    _compiling.release()
 
 
 if hasattr(os, "register_at_fork"):
@@ -68,10 +71,10 @@ def threads() -> int:
     forced = _forced.get()
     if forced == "serial":
         return 1
-    if _forked and not (_layers._is_initialized and numba.threading_layer() == "tbb"):
+    if _forked and not (_layers._is_initialized and threading_layer() == "tbb"):
         return 1
     count = int(numba.get_num_threads())
-    return 1 if numba.threading_layer() == "workqueue" else count
+    return 1 if threading_layer() == "workqueue" else count
 
 
 def worth(elements: int) -> bool:

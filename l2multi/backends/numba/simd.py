@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
@@ -31,19 +31,19 @@ def _vector(element: Any) -> Any:
     return ir.VectorType(element, LANES)
 
 
-class _Vector(types.Type):  # type: ignore[misc]  # numba is not typed
+class _Vector(types.Type):
     """A Numba type whose values are one LLVM vector of LANES elements."""
 
     def __init__(self, name: str, element: Any) -> None:
         self.element = element
-        super().__init__(name=name)
+        super().__init__(name=name)  # type: ignore[no-untyped-call]
 
 
 lanes = _Vector("l2multi.lanes", DOUBLE)
 
 
 @register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: _Vector) -> None:
         super().__init__(manager, fe_type, _vector(fe_type.element))
 
@@ -85,7 +85,10 @@ def _splat(builder: Any, value: Value) -> Value:
 
 def _call(builder: Any, name: str, result: Any, *arguments: Value) -> Value:
     kind = ir.FunctionType(result, [a.type for a in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+    function = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+        builder.module, kind, name
+    )
+    return builder.call(function, arguments)
 
 
 def _mask(builder: Any, count: Value) -> Value:
