@@ -9,6 +9,7 @@ import contextlib
 import errno
 import itertools
 import math
+import mmap
 import os
 import secrets
 import shutil
@@ -50,7 +51,8 @@ class Report(NamedTuple):
     backend : str
         The backend that served.
     seconds : float
-        From the call to the renamed file, compilation and the wait for the disk included.
+        From the call to the renamed file, compilation included, and the wait for the disk if a
+        file was replaced.
     nbytes : int
         Array bytes read plus array bytes written.
     """
@@ -82,8 +84,8 @@ def normalize_npy(
 
     The target has the bytes that ``numpy.save(target, normalize(numpy.load(source), axis))``
     would give it, and never less: it is written beside its final place, with its space reserved
-    first, and renamed when it is complete and on the disk. On any exception, an interrupt
-    included, the target holds what it held before.
+    first, and renamed when it is complete (and, if it replaces another, on the disk). On any
+    exception, an interrupt included, the target holds what it held before.
 
     Parameters
     ----------
@@ -204,12 +206,12 @@ def _result(source: np.dtype[Any], dtype: Any) -> np.dtype[Any]:
             "A .npy does not name bfloat16 and float8 but calls them void (V): save such arrays "
             "as float32, which holds them exactly"
         )
-    rule = _contract.rule(source)
-    unnamed = isinstance(dtype, str) and dtype in _contract.ML_FLOATS
-    if not unnamed:
-        if dtype is None:
-            return rule.result
-        asked = _contract.floating(dtype, complex_=_contract.is_complex(rule.result))
+    own = _contract.rule(source).result
+    if dtype is None:
+        return own
+    # By name too: the names mean nothing to NumPy before somebody imports ml_dtypes.
+    if not (isinstance(dtype, str) and dtype in _contract.ML_FLOATS):
+        asked = _contract.floating(dtype, complex_=_contract.is_complex(own))
         if asked not in _contract.ml_dtypes_in(_contract.ML_FLOATS):
             return asked
     raise TypeError(
@@ -225,11 +227,12 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "x+b") as file:
             yield file
-            # Errors of writing to a map show here or nowhere; and a rename may reach the disk
-            # before the bytes do.
-            os.fsync(file.fileno())
-        if os.path.exists(path):
-            shutil.copymode(path, temporary)
+            if os.path.exists(path):
+                shutil.copymode(path, temporary)
+                # The new name may reach the disk before the new bytes do, and a crash between
+                # the two would cost the old ones. Where there are none, nobody has to wait: the
+                # disk takes ten times as long as the arithmetic.
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -293,6 +296,15 @@ def _windows(x: Array, axes: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
         yield (*(cut.get(d, slice(None)) for d in range(x.ndim)), ...)
 
 
+def _unload(array: Array) -> None:
+    """Take a map's pages out of the process. The kernel still has them, as a cache."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 def _scale(
     x: Array,
     y: Array,
@@ -335,6 +347,8 @@ def _scale(
         smallest, largest = finite.min(initial=smallest), finite.max(initial=largest)
         done += norms.size
         progress(done, vectors)
+        _unload(x)
+        _unload(y)
     if zero == "raise" and first is not None:
         raise ZeroVectorError(
             f"source: zero norm in {zeros} of {vectors} vectors, the first at position "

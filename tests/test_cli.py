@@ -1,0 +1,264 @@
+"""The command line: what it prints, what it refuses, how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import l2multi as l2
+from l2multi.cli import main
+
+DIGITS = str(Path(__file__).parent.parent / "examples" / "digits.npy")
+BEFORE = b"what the target held"
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    start = ["-c", code] if code else ["-m", "l2multi"]
+    return subprocess.run(
+        [sys.executable, "-W", "error", *start, *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def report(capsys) -> dict[str, str]:
+    """The report that was printed, and nothing else was."""
+    out, err = capsys.readouterr()
+    assert err == ""
+    return {line[:13].strip(): line[15:] for line in out.splitlines()}
+
+
+def refused(capsys, *arguments: str, code: int = 1) -> str:
+    """The one line of a refusal."""
+    try:
+        returned = main(arguments)
+    except SystemExit as error:
+        returned = error.code
+    out, err = capsys.readouterr()
+    assert (returned, out, err.count("\n")) == (code, "", 1)
+    start, message = err[:16], err[16:].rstrip()
+    assert start == "l2multi: error: "
+    return message
+
+
+def test_real_input(capsys):
+    pixels = np.load(DIGITS)
+    assert main(["normalize", DIGITS, "unit.npy", "--backend", "numpy"]) == 0
+    norms = np.linalg.norm(pixels.astype(float), axis=-1)
+    lines = report(capsys)
+    assert float(lines.pop("smallest norm")) == pytest.approx(norms.min())
+    assert float(lines.pop("largest norm")) == pytest.approx(norms.max())
+    assert lines.pop("time").endswith(" s")
+    assert lines.pop("throughput").endswith(" GB/s, read and written")
+    assert lines == {
+        "vectors": "1797",
+        "length": "64",
+        "dtype": "uint8 -> float64",
+        "zero vectors": "0",
+        "not finite": "0",
+        "backend": "numpy",
+    }
+    unit = np.load("unit.npy")
+    assert unit.dtype == np.float64
+    assert l2.is_normalized(unit).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "axis"),
+    [("-1", -1), ("0", 0), ("0,1", (0, 1)), ("-2,-1", (-2, -1)), ("all", None), ("none", None)],
+)
+@pytest.mark.parametrize("form", ["--axis {}", "--axis={}"])
+def test_axis(text, axis, form, capsys):
+    x = np.random.default_rng(0).standard_normal((4, 5, 6))
+    np.save("in.npy", x)
+    assert main(["normalize", *form.format(text).split(), "in.npy", "out.npy", "--quiet"]) == 0
+    np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x, axis))
+    assert report(capsys) == {}
+
+
+def test_dtype_zero_and_counts(capsys):
+    x = np.array([[3, 4], [0, 0], [np.inf, 1], [0.1, 0]], np.float32)
+    np.save("in.npy", x)
+    assert main(["normalize", "in.npy", "out.npy", "--dtype", "float16", "--zero", "nan"]) == 0
+    lines = report(capsys)
+    assert lines["dtype"] == "float32 -> float16"
+    assert (lines["zero vectors"], lines["not finite"]) == ("1", "1")
+    assert (lines["smallest norm"], lines["largest norm"]) == ("0.0", "5.0")
+    np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x, dtype="f2", zero="nan"))
+
+
+def test_no_vectors(capsys):
+    np.save("in.npy", np.ones((0, 3)))
+    assert main(["normalize", "in.npy", "out.npy"]) == 0
+    lines = report(capsys)
+    assert (lines["vectors"], lines["smallest norm"], lines["largest norm"]) == ("0", "-", "-")
+
+
+def test_versions(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"l2multi {l2.__version__}\n"
+    assert main(["versions"]) == 0
+    assert capsys.readouterr().out.startswith("l2multi ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "COMMAND"),
+        ("enlarge", "invalid choice: 'enlarge'"),
+        ("normalize", "the following arguments are required: IN.npy, OUT.npy"),
+        ("normalize in.npy", "the following arguments are required: OUT.npy"),
+        ("normalize in.npy out.npy --axis", "argument --axis: expected one argument"),
+        ("normalize in.npy out.npy --axis x", "argument --axis: expected an int, ints with commas"),
+        ("normalize in.npy out.npy --axis 0,", "argument --axis: expected an int, ints with"),
+        ("normalize in.npy out.npy --zero no", "argument --zero: invalid choice: 'no'"),
+        ("normalize in.npy out.npy --backend no", "argument --backend: invalid choice: 'no'"),
+        ("normalize in.npy out.npy --verbose", "unrecognized arguments: --verbose"),
+    ],
+)
+def test_usage(capsys, arguments, message):
+    assert message in refused(capsys, *arguments.split(), code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("none.npy out.npy", "No such file or directory: 'none.npy'"),
+        (". out.npy", "source: expected a .npy file, got '.', which is not a file"),
+        ("text.npy out.npy", "source: expected a .npy file, got 'text.npy'"),
+        ("short.npy out.npy", "source: expected a complete .npy file of numbers"),
+        ("archive.npz out.npy", "which is an archive (.npz)"),
+        ("void.npy out.npy", "source: dtype |V2 is not supported"),
+        ("in.npy in.npy", "target: expected another file than source, got 'in.npy'"),
+        ("in.npy .", "target: expected a file, got '.'"),
+        ("in.npy none/out.npy", "target: its directory does not exist: 'none/out.npy'"),
+        ("in.npy out.npy --axis 7", "axis: axis 7 is out of bounds"),
+        ("in.npy out.npy --dtype int8", "dtype: expected a real floating dtype"),
+        ("in.npy out.npy --dtype bfloat16", "dtype: bfloat16 has no name in a .npy file"),
+        ("in.npy out.npy --zero raise", "source: zero norm in 1 of 3 vectors, the first at posi"),
+    ],
+)
+def test_refusal(capsys, arguments, message):
+    np.save("in.npy", [[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
+    np.savez("archive.npz", np.ones(3))
+    np.save("void.npy", np.zeros(3, "V2"))
+    Path("text.npy").write_text("1 2 3\n")
+    Path("short.npy").write_bytes(Path("in.npy").read_bytes()[:-1])
+    Path("out.npy").write_bytes(BEFORE)
+    before = {path.name: path.read_bytes() for path in Path().iterdir()}
+    assert message in refused(capsys, "normalize", *arguments.split())
+    assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_backend_of_the_environment(capsys, monkeypatch):
+    np.save("in.npy", np.ones((3, 4)))
+    monkeypatch.setenv("L2MULTI_BACKEND", "abacus")
+    assert "backend: unknown name 'abacus'" in refused(capsys, "normalize", "in.npy", "out.npy")
+    monkeypatch.setenv("L2MULTI_BACKEND", "numpy")
+    assert main(["normalize", "in.npy", "out.npy"]) == 0
+    assert report(capsys)["backend"] == "numpy"
+
+
+def test_progress_bar_on_a_terminal_only(capsys, monkeypatch):
+    np.save("in.npy", np.ones((3, 4)))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["normalize", "in.npy", "out.npy"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("\r[" + " " * 40 + "]   0%\r[")
+    assert err.endswith("\r[" + "#" * 40 + "] 100%\r\x1b[K")
+    assert main(["normalize", "in.npy", "out.npy", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_in_a_thread(capsys):
+    np.save("in.npy", np.ones((3, 4)))
+    codes = []
+    thread = threading.Thread(
+        target=lambda: codes.append(main(["normalize", "in.npy", "out.npy", "--quiet"]))
+    )
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def test_signals_are_left_as_they_were():
+    before = signal.getsignal(signal.SIGTERM)
+    np.save("in.npy", np.ones((3, 4)))
+    assert main(["normalize", "in.npy", "out.npy", "--quiet"]) == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_module_and_exit_codes():
+    np.save("in.npy", np.array([[3.0, 4.0]]))
+    done = run("normalize", "in.npy", "out.npy", "--backend", "numpy", "--axis", "-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("vectors        1\nlength         2\ndtype          float64\n")
+    done = run("normalize", "in.npy", "in.npy")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("l2multi: error: target: ")
+    assert run("normalise").returncode == 2
+
+
+def test_import_is_light():
+    code = (
+        "import sys, numpy; before = set(sys.modules); import l2multi.cli\n"
+        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    done = run(code=code)
+    assert done.returncode == 0
+    for heavy in ("numba", "jax", "scipy", "sklearn", "ml_dtypes"):
+        assert repr(heavy) not in done.stdout
+
+
+# A job of a hundred windows and ten seconds, which is never allowed to end.
+SLOW = """
+import signal, sys, time
+from l2multi import cli, files
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where run in the background
+
+def slow(*arguments, **keywords):
+    time.sleep(0.1)
+    return fast(*arguments, **keywords)
+
+fast, files.normalize, files.WINDOW = files.normalize, slow, 400
+sys.exit(cli.main(["normalize", "in.npy", "out.npy", "--backend", "numpy"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "l2multi: interrupted; nothing has changed\n"),
+        (signal.SIGTERM, 143, ""),
+    ],
+)
+def test_interrupted(number, code, message):
+    np.save("in.npy", np.ones((1000, 10), np.float32))
+    Path("out.npy").write_bytes(BEFORE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        deadline = time.monotonic() + 30
+        while not any(name.endswith(".tmp") for name in os.listdir()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (code, "", message)
+    assert sorted(os.listdir()) == ["in.npy", "out.npy"]
+    assert Path("out.npy").read_bytes() == BEFORE

@@ -1,0 +1,50 @@
+"""The examples run as their headers say, and show what they claim."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"), [("digits_search", 0.75, 0.98), ("wine_scaling", 0.75, 0.9)]
+)
+def test_accuracy_rises(name, before, after):
+    measured = load(name).compare()
+    assert measured[0] < before
+    assert measured[1] > after
+
+
+@pytest.mark.parametrize("name", ["digits_search", "wine_scaling"])
+def test_runs_as_a_script(name, tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "L2MULTI_BACKEND": "numpy"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = [line.split()[-1] for line in done.stdout.splitlines() if line.endswith("%")]
+    assert shown == [f"{share:.1%}" for share in load(name).compare()]
+    readme = (EXAMPLES / "README.md").read_text()
+    assert all(share.replace("%", " %") in readme for share in shown)
+
+
+def test_the_file_is_what_the_example_writes(tmp_path):
+    load("digits_search").save(tmp_path / "digits.npy")
+    assert (tmp_path / "digits.npy").read_bytes() == (EXAMPLES / "digits.npy").read_bytes()
+    assert np.load(EXAMPLES / "digits.npy").shape == (1797, 64)
