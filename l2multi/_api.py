@@ -1,10 +1,8 @@
 """The public functions: validate once, select a backend, call it. Nothing is computed here."""
 
 import contextlib
-import platform
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -549,6 +547,9 @@ def show_versions() -> None:
     >>> l2.show_versions()  # doctest: +ELLIPSIS
     l2multi ...
     """
+    import platform
+    from importlib import metadata  # 20 ms, more than all of `import l2multi` may take
+
     lines = {"l2multi": sys.modules["l2multi"].__version__, "python": platform.python_version()}
     lines["platform"] = f"{platform.system()} {platform.machine()}"
     for name in ("numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes"):

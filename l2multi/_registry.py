@@ -9,6 +9,7 @@ backends, and NumPy arrays reach it.
 import importlib
 import os
 import sys
+import threading
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -91,6 +92,16 @@ class Backend(Protocol):
 _loaded: dict[str, Backend] = {}
 _failed: dict[str, str] = {}
 
+# A fork waits for a backend that another thread is importing: in the child the lock of a
+# half-imported module would stay closed, and the first call there hang.
+_loading = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_loading.acquire,
+        after_in_parent=_loading.release,
+        after_in_child=_loading.release,
+    )
+
 chosen: ContextVar[str | None] = ContextVar("l2multi_backend", default=None)
 
 # os.environ.get costs a microsecond (a KeyError and a decoding) where its dictionary costs 50 ns.
@@ -115,7 +126,8 @@ def load(name: str) -> Backend:
     one = row(name)
     if name not in _failed:
         try:
-            module = importlib.import_module(one.module)
+            with _loading:
+                module = importlib.import_module(one.module)
         except Exception as error:  # a broken library fails in whatever way it likes
             _failed[name] = f"{type(error).__name__}: {error}"
         else:
@@ -196,8 +208,8 @@ def select(
             else:
                 why = found.unsupported(x, result)
             if why is None:
-                if library == "numpy":
-                    rule = _contract.rule(x.dtype)
+                rule = _contract.rule(x.dtype)
+                if library == "numpy" and result in (rule.result, rule.norm):
                     _usual[x.dtype] = (found, rule.result, rule.norm)
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])

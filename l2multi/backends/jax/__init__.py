@@ -35,12 +35,15 @@ def normalize(
     norm_dtype: np.dtype[Any] | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """The unit vectors, and the norms where asked for."""
-    return functions.normalize(x, axes, eps, zero_nan, dtype, norm_dtype)
+    results: tuple[jax.Array, jax.Array | None]
+    results = functions.normalize(x, axes, eps, zero_nan, dtype, norm_dtype)
+    return results
 
 
 def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
-    return functions.norm(x, axes, keepdims, dtype)
+    norms: jax.Array = functions.norm(x, axes, keepdims, dtype)
+    return norms
 
 
 def traced(x: jax.Array) -> bool:
@@ -63,7 +66,7 @@ def kernel(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> tuple[str, int]:
 
 
 def _platform(x: jax.Array) -> str:
-    return next(iter(x.devices())).platform
+    return str(next(iter(x.devices())).platform)
 
 
 def to_numpy(x: jax.Array, *, copy: bool) -> np.ndarray[Any, Any]:
@@ -86,9 +89,10 @@ def from_numpy(x: Any, like: jax.Array | None = None) -> jax.Array:
     why = _unfit(x.dtype)
     if why is not None:
         raise TypeError(f"x: JAX cannot hold dtype {x.dtype}: {why}")
-    if like is not None:
-        return jax.device_put(x, like.sharding)
-    return jnp.array(x.astype(x.dtype.newbyteorder("="), copy=False))
+    if like is None:
+        return jnp.array(x.astype(x.dtype.newbyteorder("="), copy=False))
+    moved: jax.Array = jax.device_put(x, like.sharding)
+    return moved
 
 
 def default_float() -> np.dtype[Any]:

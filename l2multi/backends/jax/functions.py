@@ -15,7 +15,6 @@ derivative is made of itself, and second derivatives come out as safe as first o
 
 import functools
 import math
-import operator
 from typing import Any
 
 import jax
@@ -26,6 +25,8 @@ from jax import lax
 from l2multi import _contract
 
 Axes = tuple[int, ...]
+# Elements from which a sum that is seldom repeated beats one that is always scaled.
+LARGE = 2**15
 # A real array, or the real and the imaginary part of a complex one: the core is real, so that
 # complex derivatives are JAX's own.
 Parts = tuple[jax.Array, ...]
@@ -78,8 +79,8 @@ def _parts(x: jax.Array, result: np.dtype[Any]) -> Parts:
 
 def _dot(axes: Axes, a: Parts, b: Parts) -> jax.Array:
     """The inner products, axes kept."""
-    products = map(operator.mul, a, b)
-    return functools.reduce(operator.add, products).sum(axes, keepdims=True)
+    products = map(jnp.multiply, a, b)
+    return functools.reduce(jnp.add, products).sum(axes, keepdims=True)
 
 
 def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
@@ -90,18 +91,38 @@ def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
 
 
 def _measure(axes: Axes, x: Parts) -> tuple[jax.Array, jax.Array]:
-    """Norms as ``(root, field)``: root times the power of two with this exponent field.
+    """Norms as ``(root, field)``: root times the power of two with this exponent field."""
+    if not _large(x[0].shape):
+        return _scaled(axes, x)
+    squares = _dot(axes, x, x)
+    form = np.finfo(squares.dtype)
+    safe = (squares >= 2.0 ** (form.minexp // 2)) & (squares < jnp.inf)
+    # Not `full`: under shard_map the branches must vary over the same axes.
+    one = jnp.where(safe, form.maxexp - 1, 0).astype(_integer(squares.dtype))
+    measured: tuple[jax.Array, jax.Array] = lax.cond(
+        safe.all(), lambda: (jnp.sqrt(squares), one), lambda: _scaled(axes, x)
+    )
+    return measured
 
-    The root of a nonzero vector is at least 1 (2**-23 if it is subnormal).
-    """
+
+def _scaled(axes: Axes, x: Parts) -> tuple[jax.Array, jax.Array]:
+    """`_measure` at any magnitude. The root of a nonzero vector is at least 2**-23 (float32)."""
     dtype = x[0].dtype
     form = np.finfo(dtype)
     largest = functools.reduce(jnp.maximum, (abs(p).max(axes, keepdims=True, initial=0) for p in x))
-    bits = lax.bitcast_convert_type(largest, np.dtype(f"i{dtype.itemsize}"))
+    bits = lax.bitcast_convert_type(largest, _integer(dtype))
     field = jnp.clip((bits >> form.nmant) & (2 * form.maxexp - 1), 1, 2 * form.maxexp - 3)
     scale = _power(2 * form.maxexp - 2 - field, dtype)
     scaled = tuple(p * scale for p in x)
     return jnp.sqrt(_dot(axes, scaled, scaled)), field
+
+
+def _large(shape: tuple[Any, ...]) -> bool:
+    return all(isinstance(d, int) for d in shape) and math.prod(shape) >= LARGE
+
+
+def _integer(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(f"i{dtype.itemsize}")
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -22,13 +22,13 @@ from typing import Any
 import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _layers
-from numba.np.ufunc.parallel import threading_layer
 
 # Elements from which two threads are faster than one: a launch takes some microseconds.
 PARALLEL = 2**15
 
 _busy = threading.Lock()
 _compiling: Any = global_compiler_lock
+_layer: Any = _layers.threading_layer
 _forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
 
 
@@ -71,10 +71,10 @@ def threads() -> int:
     forced = _forced.get()
     if forced == "serial":
         return 1
-    if _forked and not (_layers._is_initialized and threading_layer() == "tbb"):
+    if _forked and not (_layers._is_initialized and _layer() == "tbb"):
         return 1
     count = int(numba.get_num_threads())
-    return 1 if threading_layer() == "workqueue" else count
+    return 1 if _layer() == "workqueue" else count
 
 
 def worth(elements: int) -> bool:

@@ -36,7 +36,7 @@ class _Vector(types.Type):
 
     def __init__(self, name: str, element: Any) -> None:
         self.element = element
-        super().__init__(name=name)  # type: ignore[no-untyped-call]
+        super().__init__(name=name)
 
 
 lanes = _Vector("l2multi.lanes", DOUBLE)
@@ -45,7 +45,7 @@ lanes = _Vector("l2multi.lanes", DOUBLE)
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: _Vector) -> None:
-        super().__init__(manager, fe_type, _vector(fe_type.element))
+        super().__init__(manager, fe_type, _vector(fe_type.element))  # type: ignore[no-untyped-call]
 
 
 def _intrinsic(result: Any, *arguments: Any) -> Callable[[Callable[..., Value]], Any]:
