@@ -91,7 +91,8 @@ def rule(dtype: np.dtype[Any]) -> Rule:
     """The row of the dtype table for an input of `dtype`."""
     found = _rules.get(dtype)
     if found is None:
-        made = _make_rule(dtype)
+        # JAX has dtypes, such as that of PRNG keys, that are not NumPy's.
+        made = _make_rule(dtype) if isinstance(dtype, np.dtype) else None
         if made is None:
             raise TypeError(f"x: dtype {dtype} is not supported; accepted are {ACCEPTED_DTYPES}")
         found = _rules[dtype] = made

@@ -4,6 +4,7 @@ Works through the input in parts of `PART` elements, so that it never holds a fl
 than that: its scratch memory is a few MiB whatever the size of the input.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -105,10 +106,14 @@ def _run(
         return
     risky = _contract.rule(x.dtype).norm != np.float32 and x.dtype.kind in "fc"
     narrow = y is not None and all(_contract.rule(a.dtype).norm == np.float32 for a in (x, y))
-    slices = [slice(lo, min(lo + PART, n)) for lo in range(0, n, PART)]
+    step = PART
+    if n > PART and source.ndim == len(kept) + 1:
+        # Several long vectors at a time: where they are columns, each cache line is read once.
+        step = PART // LANES
+    slices = [slice(lo, min(lo + step, n)) for lo in range(0, n, step)]
     with np.errstate(all="ignore"):
-        for chunk in _chunks(batch, max(1, PART // n)):
-            read = _reader(source[chunk], n, wide)
+        for chunk in _chunks(batch, max(1, PART // min(n, step))):
+            read = functools.partial(_read, source[chunk], n, source.ndim - len(kept), wide)
             root, up, down = _root(read, slices, wide, risky)
             length = root / up / down
             length[np.isnan(length)] = np.nan
@@ -130,7 +135,9 @@ def _run(
                     values *= down
                 if canonical:
                     values[np.isnan(values)] = np.nan
-                _write(target[chunk], part, n, round_to(values, target.dtype))
+                whole, index = _view(target[chunk], part, n, source.ndim - len(kept))
+                shape = np.shape(whole) if index is ... else (*np.shape(whole)[:-1], -1)
+                whole[index] = round_to(values, target.dtype).reshape(shape)
 
 
 def _chunks(batch: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
@@ -148,28 +155,22 @@ def _chunks(batch: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
             yield (*lead, slice(lo, lo + step), ...)
 
 
-def _flat(vector: Array) -> Any:
-    """One vector as something that slices in C order: a view, or a flat iterator."""
-    line = vector.squeeze()
-    if line.ndim == 1:
-        return line
-    return line.reshape(-1) if line.flags.c_contiguous else line.flat
+def _view(vectors: Array, part: slice, n: int, axes: int) -> tuple[Any, Any]:
+    """What to index, and by what, to reach one part of each vector, the elements in C order."""
+    if axes == 1:
+        return vectors, (..., part)
+    if part.stop - part.start == n:
+        return vectors, ...
+    line: Any = vectors.squeeze()  # more than PART elements: one vector at a time
+    if line.ndim != 1:
+        line = line.reshape(-1) if line.flags.c_contiguous else line.flat
+    return line, part
 
 
-def _reader(vectors: Array, n: int, wide: np.dtype[Any]) -> Callable[[slice], Array]:
-    """A function that copies one part of each vector, as rows of `wide`."""
-    if n <= PART:
-        return lambda part: vectors.astype(wide, order="C").reshape(-1, n)
-    flat = _flat(vectors)
-    return lambda part: flat[part].astype(wide).reshape(1, -1)
-
-
-def _write(vectors: Array, part: slice, n: int, values: Array) -> None:
-    """Put back what was read, normalized."""
-    if n <= PART:
-        vectors[...] = values.reshape(vectors.shape)
-    else:
-        _flat(vectors)[part] = values[0]
+def _read(vectors: Array, n: int, axes: int, wide: np.dtype[Any], part: slice) -> Array:
+    """A copy of one part of each vector, as rows of `wide`."""
+    whole, index = _view(vectors, part, n, axes)
+    return np.array(whole[index], wide, order="C").reshape(-1, part.stop - part.start)
 
 
 def _sum_squares(parts: Iterable[Array]) -> Array:
