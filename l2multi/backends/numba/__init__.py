@@ -183,7 +183,8 @@ def norm(
         else:
             wide = np.empty(target.shape)
             _run(pair, x, None, wide, axes, 0.0, 1.0)
-            target[...] = readable.round_to(wide, dtype)
+            with np.errstate(all="ignore"):
+                target[...] = readable.round_to(wide, dtype)
     if out is not None:
         return out
     return norms.reshape(_contract.batch_shape(x.shape, axes, True)) if keepdims else norms[()]
