@@ -1,0 +1,528 @@
+"""What only JAX has: transforms, derivatives to second order, export, sharding, x64, the carrying
+of arrays between NumPy and JAX."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax import export, lax
+from jax.sharding import PartitionSpec
+
+import l2multi as l2
+from l2multi.backends import jax as backend
+from l2multi.backends.jax import functions
+from tests import cases
+from tests.reference import judge
+
+F32, F64 = np.dtype("f4"), np.dtype("f8")
+# Rows whose sums are safe, and one size on either side of the branch for those.
+SIZES = [(3, 5), (functions.LARGE // 64, 64)]
+SMALL, TOP = 2.0**-125, 2.0**125
+
+
+def x64(dtype):
+    """The context in which JAX has this dtype; never the global setting."""
+    return jax.enable_x64(np.dtype(dtype).itemsize == (16 if np.dtype(dtype).kind == "c" else 8))
+
+
+def moderate(shape, seed=0, dtype=F32):
+    """Normal random numbers."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def unit(x):
+    """The unit vectors of the rows of `x` in float64, zero for zero."""
+    x = np.asarray(x, "f8")
+    x = x / np.maximum(np.abs(x).max(-1, keepdims=True), 1e-300)
+    return x / np.maximum(np.sqrt((x * x).sum(-1, keepdims=True)), 1e-300)
+
+
+def close(got, want, rtol=2e-6):
+    """Equal up to `rtol` of the largest of `want`: entries that cancel have no digits of theirs."""
+    want = np.asarray(want)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=rtol * np.abs(want).max())
+
+
+def jacobian(x):
+    """The analytic Jacobian of the unit vector, and Hessian of the norm, in float64."""
+    u, n = unit(x), np.sqrt((np.asarray(x, "f8") ** 2).sum())
+    return (np.eye(u.size) - np.outer(u, u)) / n
+
+
+def second(x):
+    """The analytic second derivative of the unit vector, in float64."""
+    u, n, eye = unit(x), np.sqrt((np.asarray(x, "f8") ** 2).sum()), np.eye(len(x))
+    return (
+        3 * np.einsum("i,j,k", u, u, u)
+        - np.einsum("ij,k", eye, u)
+        - np.einsum("ik,j", eye, u)
+        - np.einsum("jk,i", eye, u)
+    ) / n**2
+
+
+# Transforms of the values.
+
+MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), "i")
+ROWS = PartitionSpec("i")
+TRANSFORMS = {
+    "jit": jax.jit,
+    "vmap": jax.vmap,
+    "vmap of columns": lambda f: lambda x: jax.vmap(f, 1)(x.T),
+    "jit of vmap": lambda f: jax.jit(jax.vmap(f)),
+    "checkpoint": jax.checkpoint,
+    "scan": lambda f: lambda x: lax.scan(lambda c, row: (c, f(row)), 0, x)[1],
+    "map": lambda f: lambda x: lax.map(f, x),
+    "cond": lambda f: lambda x: lax.cond(x[0, 0] < jnp.inf, f, lambda y: f(-y), x),
+    "shard_map": lambda f: jax.shard_map(f, mesh=MESH, in_specs=ROWS, out_specs=ROWS),
+}
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_transforms(transform, shape):
+    """Values, norms and gradients are the same under every transform."""
+    a = moderate(shape)
+    a[1] = 0
+    x = jnp.asarray(a)
+    y, n = transform(lambda x: l2.normalize(x, return_norm=True))(x)
+    close(y, unit(a))
+    close(n, np.sqrt((a.astype("f8") ** 2).sum(-1)))
+    weights = moderate(shape, 1)
+    got = jax.grad(lambda x: (transform(l2.normalize)(x) * weights).sum())(x)
+    want = np.zeros(shape)
+    for row in (0, 2, -1):
+        want[row] = jacobian(a[row]) @ weights[row]
+        close(got[row], want[row])
+    assert not np.asarray(got[1]).any()
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("wild", [None, 0, np.inf, np.nan, 2.0**-70, 2.0**70])
+def test_branch_keeps_accuracy(dtype, wild):
+    """A large batch is right where all sums are safe, and where one row makes XLA sum again."""
+    a = moderate(SIZES[1], 2, dtype)
+    if wild is not None:
+        a[5] *= 0 if not np.isfinite(wild) else dtype.type(wild) ** (8 if dtype == F64 else 1)
+        a[5, 3] = wild if not np.isfinite(wild) else a[5, 3]
+    with x64(dtype):
+        y, n = l2.normalize(jnp.asarray(a), return_norm=True)
+        assert y.dtype == n.dtype == dtype
+    verdict = judge(a, np.asarray(y), np.asarray(n), sample=64, flush=True)
+    assert max(verdict[:2]) <= 4, verdict
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_norms_are_one_answer(seed):
+    """The second result has the bits of `norm`, whatever `dtype`, eager and under jit."""
+    for shape, axis in [((7, 5), -1), ((7, 50), 0), ((3, 4, 5), (0, 2)), (SIZES[1], 1)]:
+        x = jnp.asarray(moderate(shape, seed))
+        alone = np.asarray(l2.norm(x, axis))
+        for dtype in (None, "f2", "f4"):
+            both = {"dtype": dtype, "return_norm": True, "eps": 2.0, "zero": "nan"}
+            _, eager = l2.normalize(x, axis, **both)
+            _, traced = jax.jit(lambda x, axis=axis, both=both: l2.normalize(x, axis, **both))(x)
+            np.testing.assert_array_equal(eager, alone)
+            np.testing.assert_array_equal(traced, alone)
+    with jax.enable_x64(True):
+        _, wide = l2.normalize(x, axis, dtype="f8", return_norm=True)
+        np.testing.assert_array_equal(wide, alone)
+        assert wide.dtype == F32
+
+
+def test_no_retrace():
+    """The same shapes trace once, eagerly and under jit; eager calls compile nothing new."""
+    x = jnp.asarray(moderate((6, 11)))
+    l2.normalize(x, eps=0.125)
+    before = functions.normalize._cache_size()
+    for _ in range(3):
+        l2.normalize(x + 1, eps=0.125)
+    assert functions.normalize._cache_size() == before
+    traces = []
+    jitted = jax.jit(lambda x: (traces.append(1), l2.normalize(x))[1])
+    for _ in range(3):
+        jitted(x)
+    assert len(traces) == 1
+
+
+def test_donated():
+    """A donated buffer may be reused, and the result is right."""
+    a = moderate((4, 8))
+    x = jnp.array(a)
+    y = jax.jit(l2.normalize, donate_argnums=0)(x)
+    close(y, unit(a))
+    assert x.is_deleted()
+
+
+def test_weak_types_and_scalars():
+    """Nothing promotes: not `eps`, not a weakly typed input."""
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float32):
+        y = l2.normalize(jnp.ones(4, dtype), eps=1e-3)
+        assert y.dtype == dtype
+        assert not y.weak_type
+    weak = jnp.asarray(3.0)
+    assert weak.weak_type
+    assert l2.normalize(weak, None).dtype == F32
+    assert float(l2.normalize(weak, ())) == pytest.approx(1)
+    assert (l2.normalize(weak, None) * jnp.ones(1, jnp.bfloat16)).dtype == F32
+    assert l2.normalize(jnp.arange(3)).dtype == F32
+    with jax.enable_x64(True):
+        assert l2.normalize(jnp.arange(3)).dtype == F64
+        assert l2.normalize(jnp.arange(3, dtype="i4")).dtype == F64
+        assert l2.normalize(jnp.ones(3, "f4")).dtype == F32
+    assert not jax.config.jax_enable_x64
+
+
+# Derivatives.
+
+MODES = {"forward": jax.jacfwd, "reverse": jax.jacrev}
+SCALES = [1.0, SMALL, 2.0**-70, 2.0**70, TOP]
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_first_derivatives(mode, scale):
+    """Of unit vector and norm, at every magnitude, against the analytic ones."""
+    a = np.array([3, -4, 0.5, 1], "f4")
+    x = jnp.asarray(a * np.float32(scale))
+    close(mode(l2.norm)(x), unit(a))
+    weights = np.float32(min(scale, 1))  # else the derivative of a tiny vector has no float32
+    close(mode(lambda x: l2.normalize(x) * weights)(x), jacobian(a) * (weights / scale))
+
+
+@pytest.mark.parametrize("outer", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("inner", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-40, 2.0**40])
+def test_second_derivatives(outer, inner, jit, scale):
+    """Of unit vector and norm, in all modes, against the analytic ones."""
+    a = np.array([3, -4, 0.5, 1], "f4")
+    x = jnp.asarray(a * np.float32(scale))
+    close(jit(outer(inner(l2.norm)))(x), jacobian(a) / scale)
+    close(jit(outer(inner(l2.normalize)))(x), second(a) / scale**2)
+    close(jit(outer(inner(lambda x: l2.normalize(x, eps=scale))))(x), second(a) / scale**2)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("eps", [0.0, 0.25, 1e-6])
+def test_derivatives_at_zero(dtype, eps):
+    """0 to second order; with `eps`, ``1 / eps`` at first order."""
+    with x64(dtype):
+        zero = jnp.zeros(3, dtype)
+
+        def f(x):
+            return l2.normalize(x, eps=eps)
+
+        for mode in MODES.values():
+            assert not np.asarray(mode(l2.norm)(zero)).any()
+            close(mode(f)(zero), np.eye(3) / eps if eps else np.zeros((3, 3)))
+            for outer in MODES.values():
+                for wrap in (lambda g: g, jax.jit):
+                    assert not np.asarray(wrap(outer(mode(l2.norm)))(zero)).any()
+                    assert not np.asarray(wrap(outer(mode(f)))(zero)).any()
+        assert not np.asarray(jax.hessian(jax.grad(lambda x: f(x).sum()))(zero)).any()
+
+
+@pytest.mark.parametrize("eps", [2.0**-120, 1e-3, 1.0, 2.0**120, 1e300, np.inf])
+def test_eps_of_any_size(eps):
+    """The divisor is ``max(norm, eps)`` in value and derivative, also beyond float32's range."""
+    near = float(np.clip(eps, 2.0**-120, 2.0**120))
+    for factor in (0.0, 1e-3, 0.5, 2.0, 1e3):
+        a = (np.array([0.6, -0.8, 0]) * near * factor).astype("f4")
+        divisor = max(np.sqrt((a.astype("f8") ** 2).sum()), eps)
+        close(l2.normalize(jnp.asarray(a), eps=eps), a / divisor)
+        weight = np.float32(min(near, 1))
+        got = jax.jacrev(lambda x: l2.normalize(x, eps=eps) * weight)(jnp.asarray(a))
+        u = a / divisor
+        want = np.eye(3) - (np.outer(u, u) if divisor > eps else 0)
+        want = weight * want / divisor
+        np.testing.assert_allclose(got, np.where(np.abs(want) < 1e-37, 0, want), 1e-5, 1e-37)
+
+
+def test_mixed_batch():
+    """Zero, tiny, huge, NaN and moderate rows do not disturb each other's gradients."""
+    a = moderate((6, 4))
+    a[1] = 0
+    a[2] *= 2.0**-60
+    a[3] *= 2.0**60
+    a[4, 2] = np.nan
+    w = jnp.asarray(moderate(4, 1))
+    got = np.asarray(jax.vmap(jax.grad(jax.jit(lambda x: l2.normalize(x) @ w)))(jnp.asarray(a)))
+    assert not got[1].any()
+    for row in (0, 2, 3, 5):
+        close(got[row], jacobian(a[row]) @ np.asarray(w))
+
+
+def test_long_gradient():
+    """The gradient of a vector beyond the branch's size, huge ones included."""
+    for scale in (1, 2.0**70):
+        a = moderate(functions.LARGE + 3) * np.float32(scale)
+        w = moderate(a.shape, 1)
+        got = jax.grad(lambda x: l2.normalize(x) @ w)(jnp.asarray(a))
+        u, wide = unit(a), w.astype("f8")
+        close(got, (wide - u * (u @ wide)) / np.linalg.norm(a.astype("f8")))
+
+
+@pytest.mark.parametrize("axis", [-1, None])
+def test_complex_derivatives(axis):
+    """They follow JAX's convention: those of the naive formula, at moderate size."""
+    rng = np.random.default_rng(3)
+    z, w, dz = (
+        jnp.asarray((rng.normal(size=(2, 3)) + 1j * rng.normal(size=(2, 3))).astype("c8"))
+        for _ in range(3)
+    )
+    kept = {"axis": axis, "keepdims": True}
+
+    def naive(z):
+        return z / jnp.sqrt(jnp.sum(z.real**2 + z.imag**2, **kept))
+
+    def ours(z):
+        return l2.normalize(z, axis)
+
+    close(ours(z), naive(z))
+    for f, g in [(ours, naive), (lambda z: l2.norm(z, **kept), lambda z: z.size / naive(z) * 0)]:
+        if f is ours:
+            close(jax.jvp(f, (z,), (dz,))[1], jax.jvp(g, (z,), (dz,))[1])
+            close(jax.vjp(f, z)[1](w)[0], jax.vjp(g, z)[1](w)[0])
+    tangent = jax.jvp(lambda z: l2.norm(z, **kept), (z,), (dz,))[1]
+    close(tangent, jnp.sum((jnp.conj(ours(z)) * dz).real, **kept))
+    close(jax.grad(lambda z: l2.norm(z, axis).sum())(z), jnp.conj(ours(z)))
+    loss = jax.grad(lambda z: (w * ours(z)).real.sum())
+    close(loss(z), jax.grad(lambda z: (w * naive(z)).real.sum())(z))
+    assert not np.asarray(loss(z * 0)).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_derivatives(dtype):
+    """Computed in float32 and rounded once: a float16 vector of norm 3e5 has its gradient."""
+    x = jnp.asarray([3, -4, 0.5, 1], dtype) * dtype(2.0**13)
+    got = jax.grad(lambda x: l2.norm(x.at[0].multiply(1)).sum())(x)
+    assert got.dtype == dtype
+    close(got.astype("f4"), unit(x), float(jnp.finfo(dtype).eps))
+    got = jax.grad(lambda x: l2.normalize(x, dtype="f4")[0] * 2.0**13)(x)
+    close(got.astype("f4"), jacobian(x)[0] * 2.0**13, float(jnp.finfo(dtype).eps))
+
+
+def test_zero_nan_and_axes_have_gradients():
+    """``zero="nan"`` and tuples of axes differentiate too."""
+    a = moderate((2, 3, 4))
+    got = jax.grad(lambda x: l2.normalize(x, (0, 2), zero="nan")[0, 1, 2])(jnp.asarray(a))
+    flat = a.transpose(1, 0, 2).reshape(3, 8)[1]
+    want = np.zeros((2, 3, 4))
+    want[:, 1] = jacobian(flat)[2].reshape(2, 4)
+    close(got, want)
+
+
+# Export, sharding, tracing.
+
+
+@pytest.mark.parametrize("shape", ["b, 4", "b, n", "3, n"])
+def test_export(shape):
+    """Symbolic shapes survive serialization, with derivatives."""
+    like = jax.ShapeDtypeStruct(export.symbolic_shape(shape), jnp.float32)
+    f = jax.jit(lambda x: l2.normalize(x, eps=0.5, return_norm=True))
+    data = export.export(f)(like).serialize(vjp_order=1)
+    loaded = export.deserialize(data)
+    a = moderate((3, 4)) * np.float32(2.0**100)
+    a[1] = 0
+    y, n = loaded.call(jnp.asarray(a))
+    close(y, unit(a))
+    close(n, np.sqrt((a.astype("f8") ** 2).sum(-1)))
+    weights = np.float32(2.0**100)
+    got = jax.grad(lambda x: loaded.call(x)[0][0, 0] * weights)(jnp.asarray(a))
+    close(got[0], jacobian(a[0])[0] * weights)
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import l2multi as l2
+from l2multi.backends import jax as backend
+assert len(jax.devices()) == 4
+a = np.random.default_rng(0).standard_normal((64, 1024)).astype("f4")
+want = a / np.linalg.norm(a.astype("f8"), axis=1, keepdims=True)
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(kind,))
+    for spec in (P("i", None), P(None, "i")):
+        x = jax.device_put(a, NamedSharding(mesh, spec))
+        y, n = l2.normalize(x, eps=0.5, return_norm=True)
+        np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-7)
+        assert y.sharding.is_equivalent_to(x.sharding, 2), y.sharding
+        g = jax.grad(lambda x: (l2.normalize(x) ** 2).sum())(x)
+        np.testing.assert_allclose(g, 0 * a, atol=1e-6)
+        try:
+            l2.normalize(x, backend="numpy")
+        except TypeError as error:
+            assert "single CPU device" in str(error), error
+        else:
+            raise AssertionError("moved unasked")
+    sharded = jax.shard_map(l2.normalize, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
+    x = jax.device_put(a, NamedSharding(mesh, P("i")))
+    np.testing.assert_allclose(jax.jit(sharded)(x), want, rtol=1e-5, atol=1e-7)
+    hlo = jax.jit(sharded).lower(x).compile().as_text()
+    assert "all-" not in hlo
+other = jax.device_put(a, jax.devices()[2])
+assert l2.normalize(other).devices() == l2.normalize(other, backend="numpy").devices() == {
+    jax.devices()[2]
+}
+"""
+
+
+def test_four_devices():
+    """Sharded batches and vectors, explicit meshes, and the device of an input, on four CPUs."""
+    env = {**__import__("os").environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", DEVICES], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_raise_needs_values():
+    """``"raise"`` works eagerly, also where only tiny values are, and is refused under tracing."""
+    with pytest.raises(l2.ZeroVectorError, match="position 1"):
+        l2.normalize(jnp.asarray([[1.0, 2], [0, 0]]), zero="raise")
+    with pytest.raises(l2.NonFiniteError, match="position 0"):
+        l2.norm(jnp.asarray([[1.0, np.inf], [0, 0]]), nonfinite="raise")
+    l2.normalize(jnp.full((2, 3), SMALL), zero="raise", nonfinite="raise")
+    l2.normalize(jnp.full((2, 3), np.finfo("f4").max), zero="raise", nonfinite="raise")
+    for keywords in ({"zero": "raise"}, {"nonfinite": "raise"}):
+        for transform in (jax.jit, jax.vmap, lambda f: jax.grad(lambda x: f(x).sum())):
+            with pytest.raises(TypeError, match="under tracing"):
+                transform(lambda x, k=keywords: l2.normalize(x, **k))(jnp.ones((2, 3)))
+
+
+def test_tracer_under_a_numpy_backend():
+    """A tracer has no values that NumPy could see: said so, not a tracer error."""
+    with pytest.raises(TypeError, match="traced JAX array"):
+        jax.jit(lambda x: l2.normalize(x, backend="numpy"))(jnp.ones(3))
+
+
+@pytest.mark.parametrize("dtype", ["key<fry>", "float4_e2m1fn", "float8_e8m0fnu"])
+def test_unsupported_dtypes(dtype):
+    """Dtypes that are JAX's own or hold no vectors are refused by name."""
+    x = jax.random.key(0) if "key" in dtype else jnp.ones(4, dtype)
+    with pytest.raises(TypeError, match=f"dtype {dtype}"):
+        l2.normalize(x, None)
+
+
+def test_out_is_refused():
+    """JAX arrays are immutable."""
+    x = jnp.ones(3)
+    with pytest.raises(TypeError, match="immutable"):
+        l2.normalize(x, out=x)
+
+
+def test_explain():
+    """The kernel's name says where it runs."""
+    found = l2.explain(jnp.ones(3))
+    assert (found.backend, found.kernel) == ("jax", "XLA on cpu")
+    assert found.threads >= 1
+    seen = []
+    jax.jit(lambda x: (seen.append(l2.explain(x)), x)[1])(jnp.ones(3))
+    assert "traced" in seen[0].kernel
+
+
+# Between NumPy and JAX.
+
+
+def aligned(n, offset):
+    """A float32 array that begins `offset` bytes behind a 64-byte boundary."""
+    raw = np.zeros(4 * n + 128, np.uint8)
+    start = -raw.ctypes.data % 64 + offset
+    return raw[start : start + 4 * n].view("f4")
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16])
+def test_arguments_are_copied(offset):
+    """Later writes to the caller's NumPy array do not reach JAX, aligned or not."""
+    a = aligned(4096, offset)
+    a[:] = 1
+    x = backend.from_numpy(a)
+    a[:] = 2
+    assert np.asarray(x).max() == 1
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_results_move_to_the_device(offset):
+    """A result goes where the argument was; without a copy where alignment allows."""
+    like, a = jnp.ones(3), aligned(4096, offset)
+    x = backend.from_numpy(a, like)
+    assert x.devices() == like.devices()
+    assert (x.unsafe_buffer_pointer() == a.ctypes.data) == (offset == 0)
+    scalar = backend.from_numpy(np.float32(3), like)
+    assert scalar.shape == ()
+
+
+def test_numpy_through_jax():
+    """NumPy in, NumPy out: new, writable, native, not aliased."""
+    a = moderate((5, 7))
+    for x in (a, a.astype(">f4"), a[:, ::-1], np.asfortranarray(a), a.astype("c8"), a.astype("f2")):
+        kept = x.copy()
+        y, n = l2.normalize(x, backend="jax", return_norm=True)
+        for result in (y, n):
+            assert type(result) is np.ndarray
+            assert result.flags.writeable
+            assert result.dtype.isnative
+            assert not np.shares_memory(result, x)
+        assert y.dtype == x.dtype.newbyteorder("=")
+        y[:] = 0
+        np.testing.assert_array_equal(x, kept)
+    out = np.empty_like(a)
+    assert l2.normalize(a, out=out, backend="jax") is out
+    close(out, unit(a))
+
+
+def test_numpy_through_jax_in_64_bits():
+    """Without x64 nothing is narrowed in silence; with it, all digits."""
+    a = moderate(5, dtype=F64)
+    for x in (a, a.astype("c16"), np.arange(5), [3.0, 4.0], a.astype(np.longdouble)):
+        with pytest.raises(TypeError, match="x64|longdouble"):
+            l2.normalize(x, backend="jax")
+    with pytest.raises(TypeError, match="x64"):
+        l2.norm(jnp.ones(3), dtype="f8")
+    with jax.enable_x64(True):
+        y = l2.normalize(a, backend="jax")
+        assert y.dtype == F64
+        np.testing.assert_allclose(y, unit(a), 1e-15)
+        assert l2.normalize(np.arange(5), backend="jax").dtype == F64
+        with pytest.raises(TypeError, match="longdouble"):
+            l2.normalize(a.astype(np.longdouble), backend="jax")
+    assert not jax.config.jax_enable_x64
+
+
+def test_jax_through_numpy():
+    """A CPU array is seen without a copy, and the result is a JAX array."""
+    x = jnp.asarray(moderate((5, 7)))
+    view = backend.to_numpy(x, copy=False)
+    assert view.ctypes.data == x.unsafe_buffer_pointer()
+    assert not view.flags.writeable
+    mine = backend.to_numpy(x, copy=True)
+    assert mine.flags.writeable
+    assert not np.shares_memory(mine, view)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.complex64, jnp.int32):
+        y, n = l2.normalize(x.astype(dtype) + 1, backend="numpy", return_norm=True)
+        assert isinstance(y, jax.Array)
+        assert isinstance(n, jax.Array)
+        assert y.dtype == (dtype if dtype != jnp.int32 else jnp.float32)
+        assert isinstance(l2.is_normalized(y, backend="numpy"), jax.Array)
+    with pytest.raises(TypeError, match="x64"):
+        l2.normalize(x, dtype="f8", backend="numpy")
+
+
+@pytest.mark.parametrize("dtype", cases.HALVES)
+def test_halves_by_way_of_double(dtype):
+    """Float64 input with a narrow result is computed in float64: its tiny vectors are right."""
+    with jax.enable_x64(True):
+        x = jnp.asarray([3e-200, 4e-200])
+        y = np.asarray(l2.normalize(x, dtype=dtype))
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, np.array([0.6, 0.8]).astype("f4").astype(dtype))
+
+
+def test_ml_dtypes_are_jax_dtypes():
+    """The narrow dtypes of the shared cases are those JAX uses."""
+    assert jnp.ones(1, jnp.bfloat16).dtype == np.dtype(ml_dtypes.bfloat16)

@@ -1,0 +1,197 @@
+"""Which dtypes, containers and subclasses go in, and what comes out."""
+
+import numpy as np
+import pytest
+
+import l2multi as l2
+from tests import cases
+from tests.reference import judge, same_bits
+
+F8 = np.dtype("f8")
+direct = pytest.mark.only("direct")
+
+
+@pytest.mark.dtypes(*cases.DTYPES, every=True)
+def test_table(backend, dtype):
+    """The contract's table of dtypes, for `normalize`, `norm` and the norms returned."""
+    x = cases.sample(dtype, (2, 3))
+    y, norms = backend.normalize(x, return_norm=True)
+    assert (y.dtype, norms.dtype) == (backend.unit_dtype(dtype), backend.norm_dtype(dtype))
+    assert backend.norm(x).dtype == norms.dtype
+    assert backend.run(l2.is_normalized, x).dtype == bool
+
+
+@pytest.mark.dtypes(*dict.fromkeys(a for a, _ in cases.CONVERSIONS))
+def test_dtype_argument(backend, dtype):
+    """``dtype=`` chooses the output; as wide as the wider of the two, and rounded once."""
+    x = cases.vectors(dtype, 17, subnormal=False)[[0, 3]]
+    norms = backend.norm(x)
+    for asked in (b for a, b in cases.CONVERSIONS if a == dtype and not backend.why_not(b)):
+        y, same = backend.normalize(x, dtype=asked, return_norm=True)
+        assert y.dtype == asked
+        assert same_bits(same, norms) or not backend.same_bits
+        verdict = judge(x, y, flush=backend.flushes(asked))
+        assert verdict.element <= backend.bound(asked, "element"), verdict
+        if dtype.kind != "c":
+            moderate = cases.sample(dtype, (2, 17))
+            lengths = backend.norm(moderate, dtype=asked)
+            assert lengths.dtype == asked
+            verdict = judge(moderate, None, lengths)
+            assert verdict.norm <= backend.bound(asked, "norm"), verdict
+
+
+@direct
+@pytest.mark.parametrize(
+    ("x", "asked"),
+    [
+        (np.ones(3, "c8"), "f4"),
+        (np.ones(3, "f4"), "c8"),
+        (np.ones(3, "f4"), "i4"),
+        (np.ones(3, "f4"), "O"),
+        (np.ones(3, "f4"), "nonsense"),
+    ],
+)
+def test_wrong_dtype_argument(backend, x, asked):
+    """Complex for real, real for complex, or no floating dtype at all."""
+    for function, wrong in ((l2.normalize, asked), (l2.norm, "c8")):
+        with backend.scope(), pytest.raises(TypeError, match=r"^dtype: "):
+            function(x, dtype=wrong, backend=backend.name)
+
+
+@direct
+@pytest.mark.parametrize("dtype_", ["O", "S3", "U3", "M8[s]", "m8[s]", "f4,f4", "V4"])
+def test_unsupported_dtypes(backend, dtype_):
+    """Objects, strings, dates and structures are a TypeError that names the dtype."""
+    x = np.zeros(3, dtype_)
+    for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
+        with backend.scope(), pytest.raises(TypeError, match=r"^x: dtype .*accepted") as info:
+            function(x, backend=backend.name)
+        assert str(x.dtype) in str(info.value)
+
+
+@direct
+@pytest.mark.parametrize("dtype_", cases.LONGS, ids=str)
+def test_longdouble(backend, dtype_):
+    """A backend named for longdouble either has it or says that it has not."""
+    x = cases.sample(dtype_, (2, 3))
+    double = x.astype("c16" if x.dtype.kind == "c" else "f8")
+    for keywords in ({"x": x}, {"x": double, "dtype": dtype_}):
+        with backend.scope(np.dtype("f8")):
+            if backend.why_not(dtype_) is None:
+                assert l2.normalize(**keywords, backend=backend.name).dtype == dtype_
+                continue
+            with pytest.raises(TypeError, match=f"{backend.name}.*long|{dtype_}"):
+                l2.normalize(**keywords, backend=backend.name)
+
+
+@direct
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        ([3, 4], [0.6, 0.8]),
+        ((3.0, 4.0), [0.6, 0.8]),
+        ([[3, 4], (0, 5)], [[0.6, 0.8], [0, 1]]),
+        ([True, False], [1.0, 0.0]),
+        ([3j, 4], [0.6j, 0.8]),
+        ([], []),
+        ([np.float64(3), 4], [0.6, 0.8]),
+    ],
+    ids=str,
+)
+def test_sequences(backend, x, expected):
+    """Lists and tuples go through `numpy.asarray`, and NumPy arrays come back."""
+    with backend.scope(F8):
+        y, norms = l2.normalize(x, return_norm=True, backend=backend.name)
+    assert type(y) is np.ndarray
+    assert y.dtype == np.asarray(expected).dtype
+    np.testing.assert_array_almost_equal_nulp(y.view("f8"), np.asarray(expected).view("f8"), 4)
+    np.testing.assert_allclose(norms, np.linalg.norm(np.asarray(x, "c16"), axis=-1), rtol=1e-15)
+
+
+@direct
+@pytest.mark.parametrize("x", [-3, 2.5, True, 3 + 4j, np.float32(-7), np.int8(3)], ids=repr)
+def test_scalars(backend, x):
+    """A scalar is a vector under ``axis=None`` or ``()``, and an error under an int axis."""
+    for axis in (None, ()):
+        with backend.scope(F8):
+            y, norm = l2.normalize(x, axis, return_norm=True, backend=backend.name)
+        assert y.shape == norm.shape == ()
+        np.testing.assert_allclose(y, x / abs(x), rtol=3e-16)
+        np.testing.assert_allclose(norm, abs(x), rtol=3e-16)
+    with backend.scope(F8), pytest.raises(np.exceptions.AxisError, match="axis"):
+        l2.normalize(x, backend=backend.name)
+
+
+@direct
+@pytest.mark.parametrize("x", [None, "34", {3: 4}, {3, 4}, object(), range(3), b"34", iter([3])])
+def test_other_types(backend, x):
+    """Anything else is a TypeError that names the type and what is accepted."""
+    for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
+        with pytest.raises(TypeError, match=r"^x: .*accepted.*numpy.ndarray") as info:
+            function(x, backend=backend.name)
+        assert type(x).__name__ in str(info.value)
+
+
+@direct
+@pytest.mark.parametrize("x", [[[1, 2], [3]], ["a", "b"], [None, 1], [{}]], ids=repr)
+def test_bad_sequences(backend, x):
+    """Ragged lists and lists of something else are errors that name `x`."""
+    with backend.scope(F8), pytest.raises((TypeError, ValueError), match=r"^x: "):
+        l2.normalize(x, backend=backend.name)
+
+
+@direct
+@pytest.mark.dtypes(*(np.dtype(d) for d in ("f2", "f4", "f8", "c8", "i4", "?")))
+def test_masked(backend, dtype):
+    """Masked entries do not count and stay masked; a norm of nothing but those is masked."""
+    data = cases.sample(dtype, (4, 6))
+    mask = np.zeros((4, 6), bool)
+    mask[0, 1] = mask[1, 2:5] = mask[2] = True
+    x = np.ma.MaskedArray(data.copy(), mask.copy())
+    if cases.is_float(dtype):
+        x.data[mask] = np.nan
+    with backend.scope(dtype if cases.is_float(dtype) else F8):
+        y, norms = l2.normalize(x, return_norm=True, backend=backend.name)
+        alone = l2.norm(x, backend=backend.name)
+        hollow = np.where(mask, np.zeros_like(data), data)
+        expected = l2.normalize(hollow, return_norm=True, backend=backend.name)
+        for zero in ("raise", "nan"):
+            again = l2.normalize(x, zero=zero, nonfinite="raise", backend=backend.name)
+            assert same_bits(again.data[~mask], y.data[~mask])
+        unit = l2.is_normalized(y, tol=1e-2, backend=backend.name)
+    for z in (y, norms, alone, unit):
+        assert type(z) is np.ma.MaskedArray
+    assert np.array_equal(y.mask, mask)
+    assert np.array_equal(x.mask, mask)
+    assert same_bits(x.data[~mask], data[~mask])
+    assert same_bits(y.data[~mask], expected[0][~mask])
+    assert norms.mask.tolist() == alone.mask.tolist() == unit.mask.tolist() == [0, 0, 1, 0]
+    assert same_bits(norms.compressed(), expected[1][[0, 1, 3]])
+    assert same_bits(alone.compressed(), expected[1][[0, 1, 3]])
+    assert unit.compressed().tolist() == [True] * 3
+
+
+@direct
+def test_masked_norm_of_one_vector(backend):
+    """A single norm is a scalar, or `numpy.ma.masked` if nothing of the vector shows."""
+    with backend.scope(F8):
+        some = np.ma.MaskedArray([3.0, 7.0, 4.0], [0, 1, 0])
+        assert l2.norm(some, backend=backend.name) == 5
+        assert l2.norm(np.ma.masked_all(3), backend=backend.name) is np.ma.masked
+        kept = l2.norm(np.ma.masked_all(3), keepdims=True, backend=backend.name)
+        assert kept.mask.tolist() == [True]
+        assert l2.norm(np.ma.masked_all((2, 0)), backend=backend.name).tolist() == [0, 0]
+
+
+@direct
+def test_subclasses(backend):
+    """Other subclasses come back as base arrays."""
+
+    class Sub(np.ndarray):
+        """A subclass."""
+
+    with backend.scope(F8):
+        x = np.ones((2, 3)).view(Sub)
+        y, norms = l2.normalize(x, return_norm=True, backend=backend.name)
+        assert type(y) is type(norms) is np.ndarray
+        assert type(l2.is_normalized(x, backend=backend.name)) is np.ndarray

@@ -1,0 +1,308 @@
+"""`--backends`, and the fixtures `backend` and `dtype` of the shared suite."""
+
+import contextlib
+import functools
+import importlib
+
+import ml_dtypes  # noqa: F401  bfloat16 and float8 exist for l2multi once this is imported
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import l2multi as l2
+from l2multi import _registry
+from tests import cases
+
+settings.register_profile("l2multi", derandomize=True, deadline=None, max_examples=40)
+settings.load_profile("l2multi")
+
+
+class Subject:
+    """A backend in one variant, as the shared suite sees it: here one that works on NumPy arrays.
+
+    Other libraries override what differs.
+    """
+
+    reference = "numpy"  # the backend whose bits count
+    same_bits = True  # the summation is the specified one
+    traced = False  # calls are made under tracing: no values, so no policy "raise"
+    differentiable = False
+    immutable = False
+    compiles = False  # a new dtype costs a compilation: the suite tries fewer in most tests
+    compiles_shapes = False  # a new shape costs one too
+
+    def __init__(self, variant, row):
+        self.variant, self.name = variant, row.name
+
+    def __repr__(self):
+        return self.variant
+
+    @property
+    def direct(self):
+        """Whether a test on NumPy arrays, which no variant traces, has something to add."""
+        return not self.traced
+
+    @property
+    def is_reference(self):
+        """Whether this is the backend whose bits count."""
+        return self.name == self.reference
+
+    @property
+    def compared(self):
+        """Whether the bits are compared with those of the reference."""
+        return self.same_bits and not self.is_reference
+
+    def scope(self, *dtypes):
+        """The context in which to call: of this variant, and fit for these dtypes."""
+        return contextlib.nullcontext()
+
+    def why_not(self, dtype):
+        """Why the contract excuses this backend from an input of `dtype`, or None."""
+        return
+
+    def flushes(self, dtype):
+        """Whether the contract lets this backend take subnormal numbers of `dtype` for zero."""
+        return False
+
+    def bound(self, dtype, quantity):
+        """The contract's bound in ulp, of an "element" of this dtype or of its "norm"."""
+        if cases.real(dtype) in (np.float64, np.longdouble):
+            return 4 if quantity == "element" else 2.5
+        return 0.51
+
+    def default_float(self, x64):
+        """What integers become."""
+        return np.dtype(np.float64)
+
+    def unit_dtype(self, dtype, x64=False):
+        """The dtype of the unit vectors, by the contract's table."""
+        return dtype if cases.is_float(dtype) else self.default_float(x64)
+
+    def norm_dtype(self, dtype, x64=False):
+        """The dtype of the norms, by the contract's table."""
+        if not cases.is_float(dtype):
+            return self.default_float(x64)
+        return np.dtype(np.float32) if dtype in cases.HALVES else cases.real(dtype)
+
+    def array(self, a):
+        """A NumPy array in the backend's own library."""
+        return a
+
+    def numpy(self, y):
+        """A result as a NumPy array."""
+        return np.asarray(y)
+
+    def owns(self, y, like):
+        """Whether `y` is of the library and on the device of `like`."""
+        return type(y) is np.ndarray or (isinstance(y, np.generic) and y.ndim == 0)
+
+    def call(self, function, x, axis=-1, **keywords):
+        """A public function on an array of the backend's library."""
+        with self.scope(x.dtype, keywords.get("dtype")):
+            return function(x, axis, backend=self.name, **keywords)
+
+    def run(self, function, a, axis=-1, **keywords):
+        """A public function on a NumPy array: moved there, checked for its library, moved back."""
+        with self.scope(a.dtype, keywords.get("dtype")):
+            x = self.array(a)
+            results = self.call(function, x, axis, **keywords)
+            for y in results if isinstance(results, tuple) else (results,):
+                assert self.owns(y, x), f"{type(y)} from {type(x)}"
+            if isinstance(results, tuple):
+                return tuple(self.numpy(y) for y in results)
+            return self.numpy(results)
+
+    def normalize(self, a, axis=-1, **keywords):
+        """`l2multi.normalize` by way of `run`."""
+        return self.run(l2.normalize, a, axis, **keywords)
+
+    def norm(self, a, axis=-1, **keywords):
+        """`l2multi.norm` by way of `run`."""
+        return self.run(l2.norm, a, axis, **keywords)
+
+
+class NumbaSubject(Subject):
+    """Numba, its launches forced to be serial or parallel."""
+
+    compiles = True
+
+    def scope(self, *dtypes):
+        launch = importlib.import_module("l2multi.backends.numba.launch")
+        return launch.force(self.variant.split(":")[1])
+
+    def why_not(self, dtype):
+        return "the contract has longdouble on NumPy only" if dtype in cases.LONGS else None
+
+
+class JaxSubject(Subject):
+    """JAX, eager or under jit, on one kind of device."""
+
+    same_bits = False
+    differentiable = True
+    immutable = True
+    compiles = True
+    compiles_shapes = True
+
+    def __init__(self, variant, row):
+        super().__init__(variant, row)
+        self.jax = importlib.import_module("jax")
+        self.traced = variant.endswith(":jit")
+        self.device = self.jax.devices("gpu" if variant.endswith(":gpu") else "cpu")[0]
+        self.jitted = functools.lru_cache(None, typed=True)(self._jitted)
+
+    @contextlib.contextmanager
+    def scope(self, *dtypes):
+        wide = any(d is not None and self.x64(np.dtype(d)) for d in dtypes)
+        with self.jax.default_device(self.device):
+            if not wide:
+                yield
+            else:
+                with self.jax.enable_x64(True):
+                    yield
+
+    def x64(self, dtype):
+        """Whether arrays of `dtype` need x64; the others are tried without."""
+        return dtype.kind in "iufc" and cases.real(dtype).itemsize == 8
+
+    def why_not(self, dtype):
+        return "JAX has no longdouble" if dtype in cases.LONGS else None
+
+    def flushes(self, dtype):
+        # Converted to float32, where float16 and float8 are normal, bfloat16 stays subnormal.
+        return dtype not in cases.HALVES or dtype.name == "bfloat16"
+
+    def bound(self, dtype, quantity):
+        return 0.51 if dtype in cases.HALVES and quantity == "element" else 4
+
+    def default_float(self, x64):
+        return np.dtype(np.float64 if x64 else np.float32)
+
+    def unit_dtype(self, dtype, x64=False):
+        return super().unit_dtype(dtype, x64 or self.x64(dtype))
+
+    def norm_dtype(self, dtype, x64=False):
+        return super().norm_dtype(dtype, x64 or self.x64(dtype))
+
+    def array(self, a):
+        return self.jax.device_put(a, self.device)
+
+    def numpy(self, y):
+        return np.array(y)
+
+    def owns(self, y, like):
+        return isinstance(y, self.jax.Array) and y.devices() == like.devices()
+
+    def _jitted(self, function, axis, **keywords):
+        return self.jax.jit(lambda x: function(x, axis, **keywords))
+
+    def call(self, function, x, axis=-1, **keywords):
+        if not self.traced:
+            return super().call(function, x, axis, **keywords)
+        with self.scope(x.dtype, keywords.get("dtype")):
+            return self.jitted(function, axis, backend=self.name, **keywords)(x)
+
+    def gradient(self, function, a):
+        """The gradient of a scalar function of one JAX array, at a NumPy array."""
+        with self.scope(a.dtype):
+            gradient = self.jax.grad(function)
+            return np.asarray((self.jax.jit(gradient) if self.traced else gradient)(self.array(a)))
+
+
+def _has_gpu():
+    try:
+        return bool(importlib.import_module("jax").devices("gpu"))
+    except RuntimeError:
+        return False
+
+
+# The only place of the suite that knows backends by name: their variants. Others have one.
+VARIANTS = {
+    "numba": (NumbaSubject, {"numba:serial": None, "numba:parallel": None}),
+    "jax": (JaxSubject, {"jax:eager": None, "jax:jit": None, "jax:gpu": _has_gpu}),
+}
+
+
+def _subjects(row):
+    """The variants of one backend that this machine can run."""
+    _registry.load(row.name)
+    kind, variants = VARIANTS.get(row.name, (Subject, {row.name: None}))
+    return [kind(v, row) for v, possible in variants.items() if possible is None or possible()]
+
+
+def pytest_addoption(parser):
+    """Add ``--backends``."""
+    parser.addoption(
+        "--backends",
+        help="backends or variants to test, by commas (numpy,numba:serial); default: all that "
+        "load. One named here that cannot run is an error.",
+    )
+
+    parser.addoption(
+        "--every",
+        action="store_true",
+        help="every dtype in every test, also on backends that compile for each (minutes)",
+    )
+
+
+def pytest_configure(config):
+    """Choose the subjects."""
+    config.addinivalue_line(
+        "markers",
+        "dtypes(*dtypes, every=False): what `dtype` goes through; `every` also where it compiles",
+    )
+    config.addinivalue_line("markers", "only(attribute): for subjects that have it true")
+    asked = config.getoption("--backends")
+    found, missing = {}, {}
+    for row in _registry.ROWS:
+        if asked is None or row.name in {one.split(":")[0] for one in asked.split(",")}:
+            try:
+                found[row.name] = _subjects(row)
+            except ImportError as error:
+                missing[row.name] = str(error)
+    subjects = [s for group in found.values() for s in group]
+    if asked is not None:
+        for one in asked.split(","):
+            if not any(one in (s.name, s.variant) for s in subjects):
+                reason = missing.get(one.split(":")[0], "unknown, or this machine has none")
+                raise pytest.UsageError(f"--backends: {one!r} cannot run: {reason}")
+        subjects = [s for s in subjects if {s.name, s.variant} & set(asked.split(","))]
+    config.stash[SUBJECTS], config.stash[MISSING] = subjects, missing
+
+
+SUBJECTS = pytest.StashKey[list]()
+MISSING = pytest.StashKey[dict]()
+
+
+def pytest_report_header(config):
+    """Say what is tested, and what is not and why."""
+    lines = [f"l2multi subjects: {', '.join(map(repr, config.stash[SUBJECTS]))}"]
+    return lines + [f"NOT tested: {name}: {why}" for name, why in config.stash[MISSING].items()]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that are for subjects which this run has not, instead of skipping."""
+    empty = [i for i in items if "NOTSET" in i.name and i.get_closest_marker("skip")]
+    config.hook.pytest_deselected(items=empty)
+    items[:] = [i for i in items if i not in empty]
+
+
+def pytest_generate_tests(metafunc):
+    """Run a test for each subject, and each dtype that the contract asks of the subject."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    dtypes = metafunc.definition.get_closest_marker("dtypes")
+    subjects = metafunc.config.stash[SUBJECTS]
+    for mark in metafunc.definition.iter_markers("only"):
+        subjects = [s for s in subjects if getattr(s, mark.args[0])]
+    if dtypes is None:
+        metafunc.parametrize("backend", subjects, ids=repr)
+        return
+    every = dtypes.kwargs.get("every", False) or metafunc.config.getoption("--every")
+    few = cases.FEW if {*cases.FEW} & {*dtypes.args} else dtypes.args
+    pairs = [
+        (s, d)
+        for s in subjects
+        for d in dtypes.args
+        if s.why_not(d) is None and (every or not s.compiles or d in few)
+    ]
+    metafunc.parametrize(("backend", "dtype"), pairs, ids=[f"{s}-{d}" for s, d in pairs])

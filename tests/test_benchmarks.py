@@ -1,0 +1,190 @@
+"""The benchmarks run, at tiny size, over the full product of their parameters."""
+
+import importlib
+import importlib.util
+import inspect
+import itertools
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import benchmarks
+from benchmarks import common, gate, peers, race
+from l2multi import _registry
+
+ROOT = Path(benchmarks.__path__[0]).parent
+PREFIXES = ("time_", "track_", "peakmem_")
+SUITE = [
+    found
+    for module in pkgutil.iter_modules(benchmarks.__path__)
+    if module.name.startswith("bench_")
+    for _, found in inspect.getmembers(
+        importlib.import_module(f"benchmarks.{module.name}"), inspect.isclass
+    )
+    if found.__module__ == f"benchmarks.{module.name}" and not found.__name__.startswith("_")
+]
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays of a few elements, timed once."""
+    monkeypatch.setattr(common, "LARGEST", 5)
+    monkeypatch.setattr(common, "ROUNDS", 1)
+    monkeypatch.setattr(common, "BURST", 0.0)
+    monkeypatch.setattr(common, "SETTLE", 0.0)
+
+
+def products(suite: type) -> Iterator[tuple[str, ...]]:
+    """Every combination of a class's parameters."""
+    return itertools.product(*getattr(suite, "params", ()))
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("suite", SUITE, ids=lambda suite: suite.__name__)
+def test_every_combination_of_parameters_runs(suite: type) -> None:
+    names = [name for name in dir(suite) if name.startswith(PREFIXES)]
+    raw = [name for name in dir(suite) if name.startswith("timeraw_")]
+    assert names or raw
+    ran: dict[str, int] = {}
+    for arguments in products(suite):
+        if suite.__name__ == "FirstCall" and arguments[1:] != ("1x768", "warm"):
+            continue  # seconds each, and all of them the same lines of code
+        one = suite()
+        try:
+            getattr(one, "setup", lambda *_: None)(*arguments)
+        except NotImplementedError:
+            continue
+        for name in names:
+            value = getattr(one, name)(*arguments)
+            assert not name.startswith("track_") or value >= 0
+        getattr(one, "teardown", lambda *_: None)(*arguments)
+        if arguments:
+            ran[arguments[0]] = ran.get(arguments[0], 0) + 1
+    for name in raw:
+        for code in reversed(getattr(suite(), name)()):
+            subprocess.run([sys.executable, "-c", code], check=True)
+    usable = [row.name for row in _registry.ROWS if importlib.util.find_spec(row.needs)]
+    assert not names or set(usable) <= set(ran), "a backend has been skipped throughout"
+
+
+def test_backend_that_is_not_installed_is_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = _registry.Row("none", "l2multi.backends.none", "numpy", "none", "pip install none")
+    monkeypatch.setattr(_registry, "ROWS", (*_registry.ROWS, row))
+    monkeypatch.setattr(_registry, "NAMES", (*_registry.NAMES, "none"))
+    monkeypatch.setattr(_registry, "_failed", {})
+    with pytest.raises(NotImplementedError, match="pip install none"):
+        common.ours(common.Work(), common.array("2x3", "float32")[0], "none")
+
+
+@pytest.mark.parametrize("layout", common.LAYOUTS)
+@pytest.mark.parametrize("dtype", common.DTYPES)
+def test_peers_and_we_agree_on_what_is_to_be_done(dtype: str, layout: str) -> None:
+    x, axis = common.array("9x24", dtype, layout)
+    for operation in ("new", "out", "norm", "return_norm"):
+        found = peers.contenders(common.Work(operation, axis), x, peers.PEERS[:2])
+        # Complex numbers as pairs of real ones are einsum's only where they lie along the axis.
+        several = dtype != "complex64" or layout == "rows"
+        assert set(found) == {peer.name for peer in peers.PEERS[: 1 + several]}
+
+
+def test_peer_that_does_other_work_is_left_out() -> None:
+    x, axis = common.array("4x8", "float32")
+
+    def wrong(work: common.Work, x: peers.Array) -> common.Call:
+        return lambda: x / 2
+
+    def other(work: common.Work, x: peers.Array) -> common.Call:
+        return lambda: x.astype("float64")
+
+    def broken(work: common.Work, x: peers.Array) -> common.Call:
+        raise RuntimeError("out of order")
+
+    lame = [peers.Peer(f.__name__, (), f) for f in (wrong, other, broken)]
+    refused: dict[str, str] = {}
+    assert not peers.contenders(common.Work("new", axis), x, lame, refused)
+    assert refused == {
+        "wrong": "returns other values",
+        "other": "returns float64 of shape (4, 8)",
+        "broken": "RuntimeError: out of order",
+    }
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of its own: it sets what a process can set once."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_race_writes_table_and_json(tmp_path: Path) -> None:
+    done = run("benchmarks.race", str(tmp_path), "--quick", "--only", "float32/rows/1")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "race.json").read_text())
+    assert {"machine", "commit", "date", "versions", "cells"} <= set(facts)
+    assert {cell["operation"] for cell in facts["cells"]} >= {"new", "out", "inplace", "norm"}
+    for cell in facts["cells"]:
+        assert {race.OURS, "x / np.linalg.norm(x)", "np.einsum"} <= set(cell["times"])
+    assert "| out, float32, rows | " in (tmp_path / "race.md").read_text()
+    if importlib.util.find_spec("matplotlib"):
+        assert (tmp_path / "race.png").stat().st_size
+        assert (tmp_path / "throughput.png").stat().st_size
+
+
+def test_hard_input_table_goes_between_the_markers(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{peers.BEGIN}\nold\n{peers.END}\nafter\n")
+    done = run("benchmarks.peers", "--write", str(readme))
+    assert done.returncode == 0, done.stderr
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    ours = next(line for line in text.splitlines() if "l2multi.normalize" in line)
+    assert ours.split("|")[2:-1] == [" 0.6, 0.8 "] * 5 + [" 0, 0 "]
+    readme.write_text("no markers")
+    assert run("benchmarks.peers", "--write", str(readme)).returncode == 1
+    assert readme.read_text() == "no markers"
+
+
+GATE = ("benchmarks.gate", "--base", str(ROOT), "--only", "serial numpy norm float32 rows 1x128")
+
+
+def test_gate_fails_where_a_slowdown_is_planted() -> None:
+    done = run(*GATE, "--turns", "5", "--plant", "3")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAIL  slower than the base: serial numpy" in done.stdout
+
+
+def test_gate_decides_by_most_of_its_looks() -> None:
+    assert gate.judge(iter([1.3, 1.3, 1.3])) == (True, [1.3, 1.3, 1.3])
+    assert gate.judge(iter([1.3, 1.0, 1.3, 1.0, 1.0])) == (False, [1.3, 1.0, 1.3, 1.0, 1.0])
+    assert gate.judge(iter([1.0, 1.0, 1.0])) == (False, [1.0, 1.0, 1.0])
+
+
+def test_gate_is_not_moved_by_drift_or_by_a_neighbour() -> None:
+    drift = [1.0 + 0.1 * turn for turn in range(20)]
+    assert gate.estimates([1.25 * t for t in drift], drift) == (1.25, 1.25)
+    disturbed = [1.0, *[3.0] * 19]
+    assert min(gate.estimates(disturbed, [1.0] * 20)) == 1.0
+
+
+def test_gate_tells_wide_code_from_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    pattern = gate.registers()
+    code = {"wide": "fmul\tv0.2d, v1.2d, v2.2d", "narrow": "fmul\td0, d1, d2"}
+    assert gate.narrow(code, pattern) == ["narrow"]
+    monkeypatch.undo()
+    pattern = r"\bv?(?:add|mul|div)pd\b.*%[yz]mm"
+    code = {
+        "wide": "vmulpd\t%zmm1, %zmm0, %zmm0",
+        "half": "vmulpd\t%xmm1, %xmm0, %xmm0",
+        "narrow": "vmulsd\t%xmm1, %xmm0, %xmm0",
+    }
+    assert gate.narrow(code, pattern) == ["half", "narrow"]
