@@ -1,0 +1,64 @@
+"""How long do I wait at the start of my program?"""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+import l2multi as l2
+from benchmarks.common import BACKENDS
+
+FIRST = """
+import sys, time
+import numpy as np
+import l2multi as l2
+name, m, n = sys.argv[1], *map(int, sys.argv[2].split("x"))
+x = np.ones((m, n), np.float32)
+start = time.perf_counter()
+l2.normalize(x, backend=None if name == "auto" else name)
+print(time.perf_counter() - start)
+"""
+
+
+def fresh(code: str, *arguments: str, home: str) -> float:
+    """What a new process prints that finds its caches of compiled code under `home`."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": home, "XDG_CACHE_HOME": home}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=300
+    )
+    return float(done.stdout)
+
+
+class Import:
+    """The import alone, what the library adds to NumPy's."""
+
+    def timeraw_import(self) -> tuple[str, str]:
+        return "import l2multi", "import numpy"
+
+
+class FirstCall:
+    """The first call of a process: on the first day (an empty cache), and on the next."""
+
+    params = (("auto", *BACKENDS), ("1x768", "100000x768"), ("empty", "warm"))
+    param_names = ("backend", "shape", "cache")
+    unit = "s"
+
+    def setup(self, backend: str, shape: str, cache: str) -> None:
+        if backend != "auto":
+            try:
+                l2.explain(np.ones(1, np.float32), backend=backend)
+            except ImportError as error:
+                raise NotImplementedError(str(error)) from None
+        self.home = tempfile.TemporaryDirectory()
+        if cache == "warm":
+            fresh(FIRST, backend, shape, home=self.home.name)
+
+    def track_first_call(self, backend: str, shape: str, cache: str) -> float:
+        return fresh(FIRST, backend, shape, home=self.home.name)
+
+    def teardown(self, backend: str, shape: str, cache: str) -> None:
+        if hasattr(self, "home"):
+            self.home.cleanup()
