@@ -151,6 +151,10 @@ def named(argument: str | None) -> str | None:
             name = named_in_environment()
             if name is None:
                 return None
+            try:
+                row(name)
+            except ValueError as error:
+                raise ValueError(f"{error}; it came from ${ENVIRONMENT}") from None
     row(name)
     return name
 

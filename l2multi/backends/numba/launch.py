@@ -23,8 +23,10 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _layers
 
-# Elements from which two threads are faster than one: a launch takes some microseconds.
-PARALLEL = 2**15
+# Elements from which threads are launched. A launch takes microseconds on an idle machine, but
+# milliseconds beside a busy neighbour: below 2**18 elements (50 us in one thread) the gain is
+# smaller than that risk.
+PARALLEL = 2**18
 
 _busy = threading.Lock()
 _compiling: Any = global_compiler_lock
