@@ -4,7 +4,7 @@ import contextlib
 import functools
 import importlib
 
-import ml_dtypes  # noqa: F401  bfloat16 and float8 exist for l2multi once this is imported
+import ml_dtypes  # bfloat16 and float8 exist for l2multi once this is imported
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -28,7 +28,7 @@ class Subject:
     traced = False  # calls are made under tracing: no values, so no policy "raise"
     differentiable = False
     immutable = False
-    compiles = False  # a new dtype costs a compilation: the suite tries fewer in most tests
+    few = None  # where a dtype costs a compilation: those that most tests go through
     compiles_shapes = False  # a new shape costs one too
 
     def __init__(self, variant, row):
@@ -124,7 +124,7 @@ class Subject:
 class NumbaSubject(Subject):
     """Numba, its launches forced to be serial or parallel."""
 
-    compiles = True
+    few = cases.FEW
 
     def scope(self, *dtypes):
         launch = importlib.import_module("l2multi.backends.numba.launch")
@@ -140,13 +140,15 @@ class JaxSubject(Subject):
     same_bits = False
     differentiable = True
     immutable = True
-    compiles = True
+    few = cases.FEW
     compiles_shapes = True
 
     def __init__(self, variant, row):
         super().__init__(variant, row)
         self.jax = importlib.import_module("jax")
         self.traced = variant.endswith(":jit")
+        if self.traced:  # what is traced is what the eager variant compiles
+            self.few = [np.dtype("f4"), np.dtype("c16"), np.dtype(ml_dtypes.bfloat16)]
         self.device = self.jax.devices("gpu" if variant.endswith(":gpu") else "cpu")[0]
         self.jitted = functools.lru_cache(None, typed=True)(self._jitted)
 
@@ -297,12 +299,15 @@ def pytest_generate_tests(metafunc):
     if dtypes is None:
         metafunc.parametrize("backend", subjects, ids=repr)
         return
-    every = dtypes.kwargs.get("every", False) or metafunc.config.getoption("--every")
-    few = cases.FEW if {*cases.FEW} & {*dtypes.args} else dtypes.args
-    pairs = [
-        (s, d)
-        for s in subjects
-        for d in dtypes.args
-        if s.why_not(d) is None and (every or not s.compiles or d in few)
-    ]
+    pairs = [(s, d) for s in subjects for d in _dtypes_for(s, dtypes, metafunc.config)]
     metafunc.parametrize(("backend", "dtype"), pairs, ids=[f"{s}-{d}" for s, d in pairs])
+
+
+def _dtypes_for(subject, mark, config):
+    """The dtypes of a test for one subject: those it has, or the few of them that it can pay."""
+    all_ = [d for d in mark.args if subject.why_not(d) is None]
+    if subject.few is None or config.getoption("--every"):
+        return all_
+    if mark.kwargs.get("every") and not subject.traced:
+        return all_
+    return [d for d in all_ if d in subject.few] or all_

@@ -91,7 +91,7 @@ def test_eps(backend, dtype):
     if cases.is_float(dtype):
         x[1:4] *= np.array([2.0**-6, 2.0**-3, 2.0**4]).astype(dtype)[:, None]
     x[4] = 0
-    for eps in EPS[1::2] if backend.compiles_shapes else EPS:
+    for eps in EPS[2::5] if backend.compiles_shapes else EPS:
         check(backend, x, eps=eps)
 
 

@@ -168,7 +168,11 @@ def _unit(axes: Axes, eps: float, x: Parts) -> Parts:
 def _growth(axes: Axes, eps: float, x: Parts, dx: Parts) -> jax.Array:
     """The derivative of ``max(norm(x), eps)`` along `dx`."""
     growth = _dot(axes, _unit(axes, eps, x), dx)
-    return jnp.where(_norm(axes, x) > eps, growth, 0) if eps else growth
+    if eps:
+        # A finite eps beyond the dtype would be cast to inf with a warning.
+        floor = eps if eps <= float(np.finfo(growth.dtype).max) else jnp.inf
+        growth = jnp.where(_norm(axes, x) > floor, growth, 0)
+    return growth
 
 
 @_norm.defjvp
