@@ -39,6 +39,7 @@ class Work(NamedTuple):
     operation: str = "new"
     axis: Axis = -1
     cast: str = "float16"  # the dtype of the result, where the operation is "cast"
+    out: Any = None  # where to write, where the operation is "out"; None for an array of one's own
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -125,6 +126,13 @@ def like(x: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     return out
 
 
+def target(work: Work, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Where to write: `x` itself, or an output that is warm."""
+    if work.operation == "inplace":
+        return x
+    return work.out if work.out is not None else like(x, result_dtype(work, x.dtype))
+
+
 def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Call:
     """The call of l2multi that does this work, and waits for the result.
 
@@ -143,7 +151,7 @@ def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Cal
             raise NotImplementedError(f"{x.dtype} cannot hold its own unit vectors")
         keywords["out"] = x
     elif operation == "out":
-        keywords["out"] = like(x, result_dtype(work, x.dtype))
+        keywords["out"] = target(work, x)
 
     def refused(name: str) -> str | None:
         try:

@@ -132,19 +132,16 @@ def turn(call: Any, repeats: int, extra: float) -> float:
 
 
 def machine_code(backend: str) -> dict[str, str]:
-    """The machine code of a backend's compiled kernels by name, where it has any.
+    """The assembly of the kernels that a backend has compiled by now, by the kernel's name.
 
-    The backend offers ``dispatchers()``: Numba's dispatchers by name.
+    A backend that compiles ahead offers it as ``machine_code()``; others have none to look at.
     """
     from l2multi import _registry
 
     try:
-        found = getattr(_registry.load(backend), "dispatchers", dict)()
+        return dict(getattr(_registry.load(backend), "machine_code", dict)())
     except ImportError:
         return {}
-    return {
-        name: "\n".join(one.inspect_asm().values()) for name, one in found.items() if one.signatures
-    }
 
 
 # The machine code

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common import Axis, Call, Work, dtype_of, like, norm_dtype, ours, result_dtype
+from benchmarks.common import Axis, Call, Work, dtype_of, norm_dtype, ours, result_dtype, target
 
 Array = np.ndarray[Any, Any]
 Build = Callable[[Work, Array], Call]
@@ -61,7 +61,7 @@ def _numpy(work: Work, x: Array) -> Call:
             return lambda: np.linalg.norm(wide(x), axis=axis)
         case "return_norm":
             return both
-    return functools.partial(into, x if work.operation == "inplace" else like(x, result))
+    return functools.partial(into, target(work, x))
 
 
 def _wide(x: Array, work: Work) -> Array:
@@ -105,7 +105,7 @@ def _einsum(work: Work, x: Array) -> Call:
             return norm
         case "return_norm":
             return both
-    out = x if work.operation == "inplace" else like(x, result)
+    out = target(work, x)
     return lambda: np.divide(x, column(), out=out, casting="unsafe")
 
 
@@ -137,7 +137,7 @@ def _faiss(work: Work, x: Array) -> Call:
         raise _no(work, x)
     if not x.flags.c_contiguous:
         raise _no(work, x)
-    out = like(x, x.dtype) if work.operation == "out" else x
+    out = target(work, x) if work.operation == "out" else x
 
     def inplace() -> Array:
         faiss.normalize_L2(x)
@@ -200,7 +200,7 @@ def _torch(work: Work, x: Array) -> Call:
         case "cast":
             return lambda: normalize(floating(), dim=dim).to(result)
         case "out":
-            out = _tensor(like(x, result_dtype(work, x.dtype)))
+            out = _tensor(target(work, x))
             return lambda: normalize(floating(), dim=dim, out=out)
         case "inplace":
             return functools.partial(normalize, t, dim=dim, out=t)

@@ -102,7 +102,7 @@ def grid() -> Iterator[Cell]:
 
 
 def fits(cell: Cell) -> bool:
-    """Whether five such arrays fit into this machine."""
+    """Whether five such arrays of float32 fit into this machine."""
     m, n = map(int, cell.shape.split("x"))
     if not hasattr(os, "sysconf"):
         return m * n < 1 << 28
@@ -113,6 +113,8 @@ def run(cell: Cell, field: Iterable[peers.Peer], budget: float) -> bool:
     """Time a cell; False where there is nothing to be done."""
     x, axis = common.array(cell.shape, cell.dtype, cell.layout)
     work = Work(cell.operation, axis, cell.cast)
+    if cell.operation == "out":  # one for all, for it may be of GiB
+        work = work._replace(out=common.target(work, x))
     try:
         call = common.ours(work, x)
     except NotImplementedError:
@@ -125,8 +127,10 @@ def run(cell: Cell, field: Iterable[peers.Peer], budget: float) -> bool:
     size = x.nbytes + written
     cell.megabytes = size / 1e6
     if cell.sweep or (size >= COPIED and cell.operation != "norm"):
-        contiguous = common._values((x.nbytes,), "int8")
-        calls |= common.copies(contiguous, np.full(max(written, 1), 1, np.int8))
+        source = x if x.flags.forc else x.copy()
+        calls |= common.copies(
+            source, np.full(written, 1, np.int8) if work.out is None else work.out
+        )
     for name, times in common.interleave(calls, budget).items():
         low, middle, high = (float(q) for q in np.quantile(times, (0.25, 0.5, 0.75)))
         if name in names:
