@@ -7,6 +7,7 @@ backends, and NumPy arrays reach it.
 """
 
 import importlib
+import itertools
 import os
 import sys
 import threading
@@ -92,14 +93,34 @@ class Backend(Protocol):
 _loaded: dict[str, Backend] = {}
 _failed: dict[str, str] = {}
 
-# A fork waits for a backend that another thread is importing: in the child the lock of a
-# half-imported module would stay closed, and the first call there hang.
+# A fork waits for a backend that another thread is importing, and for what backends hand to
+# `hold_over_fork`: in the child a lock that such a thread holds would stay closed, and the first
+# call there hang. One set of hooks, in place before any backend: one registered by a backend while
+# a fork waits for its import would miss its first half.
 _loading = threading.RLock()
+_waited_for: list[Any] = []
+_held: list[Any] = []
+
+
+def hold_over_fork(lock: Any) -> None:
+    """Have forks take this re-entrant lock first; for backends, while they are imported."""
+    _waited_for.append(lock)
+
+
+def _before_fork() -> None:
+    for lock in itertools.chain([_loading], _waited_for):
+        lock.acquire()
+        _held.append(lock)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_loading.acquire,
-        after_in_parent=_loading.release,
-        after_in_child=_loading.release,
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
     )
 
 chosen: ContextVar[str | None] = ContextVar("l2multi_backend", default=None)

@@ -29,7 +29,7 @@ PREPARE = """
     import os, threading
     import numpy as np
     import l2multi as l2
-    x = np.random.default_rng(0).standard_normal((2000, 100)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((4000, 100)).astype(np.float32)
     want = l2.normalize(x, backend="numpy")
     def work(times=3):
         for _ in range(times):

@@ -23,13 +23,14 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _layers
 
+from l2multi import _registry
+
 # Elements from which threads are launched. A launch takes microseconds on an idle machine, but
 # milliseconds beside a busy neighbour: below 2**18 elements (50 us in one thread) the gain is
 # smaller than that risk.
 PARALLEL = 2**18
 
 _busy = threading.Lock()
-_compiling: Any = global_compiler_lock
 _layer: Any = _layers.threading_layer
 _forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
 
@@ -48,24 +49,16 @@ def _child_of_fork() -> bool:
 _forked = _child_of_fork()
 
 
-def _before_fork() -> None:
-    """Wait for a compilation in another thread: its locks would stay closed in the child."""
-    _compiling.acquire()
-
-
-def _in_parent() -> None:
-    _compiling.release()
-
-
 def _in_child() -> None:
     global _forked, _busy
     _forked = True
     _busy = threading.Lock()
-    _compiling.release()
 
 
+# A compilation in another thread holds locks that would stay closed in the child.
+_registry.hold_over_fork(global_compiler_lock)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def threads() -> int:
@@ -75,6 +68,9 @@ def threads() -> int:
         return 1
     if _forked and not (_layers._is_initialized and _layer() == "tbb"):
         return 1
+    if not _layers._is_initialized:
+        with global_compiler_lock:  # a fork waits for it
+            numba.get_num_threads()
     count = int(numba.get_num_threads())
     return 1 if _layer() == "workqueue" else count
 
