@@ -10,6 +10,9 @@ import numpy as np
 from l2multi import _contract, _registry
 from l2multi._contract import Axis, NonFinite, Zero
 
+# Elements from which the short way of a call saves nothing that can be measured.
+SHORT = 2**18
+
 
 class _Call(NamedTuple):
     """A validated call: what its backend is given, and the way back to the caller."""
@@ -67,7 +70,7 @@ def _enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -
         def back(y: Any) -> Any:
             return _registry.carry(y, served, home, back_to=owner)
 
-    row, module, why = _registry.select(x, library, norm if of_norm else result, name)
+    row, module, why = _registry.select(x, library, axes, norm if of_norm else result, name)
     if library != "numpy":
         widest = norm
     return _Call(x, axes, module, result, norm, widest, back, home, row.name, why)
@@ -198,29 +201,26 @@ def normalize(
     """
     if type(x) is np.ndarray:
         if (
-            axis == -1
-            and out is None
+            (axis == -1 or axis == x.ndim - 1)
+            and type(axis) is int
             and dtype is None
             and backend is None
             and zero == "keep"
             and nonfinite == "propagate"
             and type(eps) is float
             and eps >= 0.0
-            and x.ndim
+            and x.size < SHORT
             and (found := _registry.usual(x.dtype)) is not None
         ):
-            # The usual call, by the shortest way: nothing is left to validate.
-            served, result, norm_dtype = found
-            y, norms = served.normalize(
-                x,
-                (x.ndim - 1,),
-                eps=eps,
-                zero_nan=False,
-                out=None,
-                dtype=result,
-                norm_dtype=norm_dtype if return_norm else None,
-            )
-            return (y, norms) if return_norm else y
+            # The usual call, by the shortest way.
+            short, result, norm_dtype = found
+            if out is None:
+                y = np.empty(x.shape, result)
+                norms = np.empty(x.shape[:-1], norm_dtype) if return_norm and x.ndim else None
+                if short(x, y, norms, eps):
+                    return y if norms is None else (y, norms[()])
+            elif type(out) is np.ndarray and not return_norm and short(x, out, None, eps):
+                return out
     elif isinstance(x, np.ma.MaskedArray):
         return _normalize_masked(
             x, axis, out, return_norm,
@@ -313,16 +313,20 @@ def norm(
     """
     if type(x) is np.ndarray:
         if (
-            axis == -1
+            (axis == -1 or axis == x.ndim - 1)
+            and type(axis) is int
             and out is None
             and dtype is None
             and backend is None
             and nonfinite == "propagate"
             and x.ndim
+            and x.size < SHORT
             and (found := _registry.usual(x.dtype)) is not None
         ):
-            served, _, norm_dtype = found
-            return served.norm(x, (x.ndim - 1,), keepdims=keepdims, out=None, dtype=norm_dtype)
+            short, _, norm_dtype = found
+            norms = np.empty(x.shape[:-1], norm_dtype)
+            if short(x, None, norms, 0.0):
+                return norms[..., None] if keepdims else norms[()]
     elif isinstance(x, np.ma.MaskedArray):
         return _norm_masked(
             x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend
@@ -559,7 +563,7 @@ def show_versions() -> None:
             lines[name] = "not installed"
     for name in _registry.NAMES:
         try:
-            _registry.load(name)
+            _registry.load(name).check()
         except ImportError as error:
             lines[f"backend {name}"] = f"not usable: {error}"
         else:

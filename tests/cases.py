@@ -41,9 +41,9 @@ CONVERSIONS = [
     )
 ]
 
-# Lanes are 16 wide, the Numba kernels' blocks hold 128 elements, NumPy's parts 65536.
+# Lanes are 16 wide, the Numba kernels' blocks hold 128 elements, NumPy's parts 16384.
 SHORT = [*range(41), 127, 128, 129, 130, 255, 256, 257, 1000, 1023, 1024, 1025]
-LONG = [65535, 65536, 65537, 10**6]
+LONG = [16383, 16384, 16385, 65537, 10**6]
 FEW_LENGTHS = [0, 1, 3, 17, 128, 1000]
 
 # Shapes and axes: ints, tuples in any order, all, none, middle ones.

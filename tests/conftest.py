@@ -3,6 +3,9 @@
 import contextlib
 import functools
 import importlib
+import os
+import shutil
+import tempfile
 
 import ml_dtypes  # bfloat16 and float8 exist for l2multi once this is imported
 import numpy as np
@@ -247,7 +250,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Choose the subjects."""
+    """Choose the subjects. What Numba compiles is kept for the length of a run."""
+    if not hasattr(config, "workerinput"):
+        cache = tempfile.mkdtemp(prefix="l2multi-")
+        config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+        os.environ["L2MULTI_CACHE_DIR"] = cache
     config.addinivalue_line(
         "markers",
         "dtypes(*dtypes, every=False): what `dtype` goes through; `every` also where it compiles",

@@ -31,7 +31,7 @@ def clean(monkeypatch):
 def stand_in(monkeypatch):
     """The preferred NumPy backend, played by the readable one, so that nothing is compiled."""
     sound = _registry.load("numpy")
-    names = ("normalize", "norm", "finite", "traced", "unsupported")
+    names = ("normalize", "norm", "finite", "traced", "unsupported", "unready", "short", "check")
     fake = types.SimpleNamespace(**{n: getattr(sound, n) for n in names})
     fake.kernel = lambda *_: ("stand-in", 7)
     monkeypatch.setitem(_registry._loaded, "numba", fake)
@@ -129,8 +129,11 @@ def test_broken_numba(tmp_path, error):
     """A Numba that will not import leaves auto on NumPy, and says so when it is named."""
     (tmp_path / "numba.py").write_text(f"raise {error}('this numba is broken')")
     code = """if True:
+        import time
         import l2multi as l2
         print(l2.normalize([3.0, 4.0]).tolist(), l2.norm([3.0, 4.0]))
+        while "being prepared" in l2.explain([3.0, 4.0]).why:
+            time.sleep(0.01)
         print(l2.explain([3.0, 4.0]))
         try:
             l2.normalize([3.0, 4.0], backend="numba")

@@ -1,15 +1,18 @@
 """What the Numba backend alone has: launches that never end the process, and machine code."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi.backends.numba import _pair, entries, launch, simd
+from l2multi.backends.numba import _own, build, entries, launch, objects
 
 
 def run(script: str, **environment: str) -> str:
@@ -142,36 +145,44 @@ def test_thread_mask() -> None:
     run(after(script))
 
 
+SETTLED = """
+from l2multi.backends.numba import objects
+objects.address(("team",))
+print(l2.explain(x, backend='numba').threads)
+"""
+
+
 def test_workqueue_never_launches() -> None:
     """The layer that aborts on concurrent launches gets none from here."""
-    script = "\nprint(l2.explain(x, backend='numba').threads)\n"
-    assert run(after(script), NUMBA_THREADING_LAYER="workqueue").strip() == "1"
+    assert run(after(SETTLED), NUMBA_THREADING_LAYER="workqueue").strip() == "1"
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core has no second thread")
 def test_large_calls_launch() -> None:
     """Where it is safe, large calls are parallel."""
-    script = "\nprint(l2.explain(x, backend='numba').threads)\n"
-    assert int(run(after(script), NUMBA_THREADING_LAYER="omp")) == os.cpu_count()
+    assert int(run(after(SETTLED), NUMBA_THREADING_LAYER="omp")) == os.cpu_count()
 
 
 def test_force() -> None:
     """The block decides, and ends."""
-    x = np.ones((2, 4), np.float32)
-    with launch.force("serial"):
-        assert not launch.worth(2)
+    few = np.ones((2, 4), np.float32)
+    many = np.ones((2, launch.PARALLEL), np.float32)
     with launch.force("parallel"):
-        assert launch.worth(x.size)
-    assert not launch.worth(x.size)
+        most = l2.explain(few, backend="numba").threads
+    assert most == l2.explain(many, backend="numba").threads
+    with launch.force("serial"):
+        assert l2.explain(many, backend="numba").threads == 1
+    assert l2.explain(few, backend="numba").threads == 1
     with pytest.raises(ValueError, match="'serial' or 'parallel'"), launch.force("no"):
         pass
 
 
 def test_one_launch_at_a_time() -> None:
     """Who comes while another launch runs is served by its own thread."""
-    with launch.force("parallel"), launch.team(10) as first, launch.team(10) as second:
-        assert second == 1
-        assert first == launch.threads()
+    with launch.force("parallel"):
+        count = launch.threads(lambda: True)
+        with launch.team(10, lambda: True) as first, launch.team(10, lambda: True) as second:
+            assert (first, second) == (count, 1)
 
 
 @pytest.mark.parametrize("name", sorted(entries.WORKERS))
@@ -182,8 +193,7 @@ def test_wide_registers(name: str) -> None:
     features = llvm.get_host_cpu_features()
     if not features.get("avx2"):
         pytest.skip("only x86-64 with AVX2 is looked at")
-    kind = simd.KINDS["float32"]
-    code = entries.WORKERS[name](kind, kind)._library.get_asm_str()
+    code = build.assembly((name, "float32", "float32"))
     register = "zmm" if features.get("avx512f") else "ymm"
     assert code.count(register) > 8
     assert "vmulpd" in code
@@ -207,8 +217,204 @@ def test_kernels_by_layout() -> None:
     assert "packed" in l2.explain(x.astype(">f4"), backend="numba").kernel
 
 
-def test_compiled_once() -> None:
-    """The same dtypes share one compiled worker."""
-    dtype = np.dtype(np.float32)
-    assert _pair(dtype, dtype) is _pair(np.dtype("f4"), np.dtype("f4"))
-    assert _pair(dtype, dtype).worker("rows") == _pair(dtype, dtype).worker("rows")
+COLD = """
+    import sys, threading, time
+    import numpy as np, l2multi as l2
+    x = np.random.default_rng(0).standard_normal((10, 768)).astype(np.float32)
+    want = l2.normalize(x, backend="numpy")
+    def settle():
+        from l2multi.backends.numba import objects
+        until = time.perf_counter() + 60
+        while not objects.linked(("short",), ("rows", "float32", "float32")):
+            assert (l2.normalize(x) == want).all()
+            assert time.perf_counter() < until, l2.explain(x)
+            time.sleep(0.01)
+        assert l2.explain(x).backend == "numba"
+        for _ in range(2):
+            assert (l2.normalize(x) == want).all()
+"""
+
+
+def cold(script: str, **environment: str) -> str:
+    """A script that runs after COLD."""
+    return run(textwrap.dedent(COLD) + textwrap.dedent(script), **environment)
+
+
+def test_nobody_waits_for_a_compiler(tmp_path: Path) -> None:
+    """NumPy serves until the kernel is there: from a process of its own, or later from disk."""
+    script = """
+    start = time.perf_counter()
+    assert (l2.normalize(x) == want).all()
+    first = time.perf_counter() - start
+    assert first < 0.2 and "numba" not in sys.modules, (first, "numba" in sys.modules)
+    assert l2.explain(x).backend == "numpy" and "prepared" in l2.explain(x).why
+    settle()
+    print(time.perf_counter() - start)
+    """
+    directory = str(tmp_path / "cache")
+    empty = float(cold(script + "assert 'numba' not in sys.modules", L2MULTI_CACHE_DIR=directory))
+    assert len(os.listdir(directory)) == 2
+    warm = float(cold(script, L2MULTI_CACHE_DIR=directory))
+    assert warm < empty
+
+
+def damage(path: Path, how: str) -> None:
+    """Spoil one file of the cache."""
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "garbled":
+        path.write_bytes(bytes(reversed(content)))
+    elif how == "one bit":
+        spoilt = bytearray(content)
+        spoilt[len(spoilt) // 2] ^= 1
+        path.write_bytes(spoilt)
+    elif how == "unreadable":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that a process has filled."""
+    directory = tmp_path_factory.mktemp("filled")
+    cold("settle()", L2MULTI_CACHE_DIR=str(directory))
+    return directory
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "empty", "garbled", "one bit", "unreadable", "swapped", "open to others"]
+)
+def test_damaged_cache(filled: Path, tmp_path: Path, how: str) -> None:
+    """What is damaged is not used, and what can be mended is."""
+    directory = shutil.copytree(filled, tmp_path / "cache")
+    files = sorted(directory.iterdir())
+    sound = [file.read_bytes() for file in files]
+    if how == "swapped":
+        for file, content in zip(files, reversed(sound), strict=True):
+            file.write_bytes(content)
+    elif how == "open to others":
+        directory.chmod(0o777)
+        files[0].write_bytes(b"")
+    else:
+        for file in files:
+            damage(file, how)
+    cold("settle()", L2MULTI_CACHE_DIR=str(directory))
+    if how == "open to others":
+        assert files[0].read_bytes() == b""
+    elif how != "unreadable":
+        assert [file.read_bytes() for file in files] == sound
+
+
+@pytest.mark.parametrize("where", ["", "file/below", "/proc/nowhere"])
+def test_no_cache(tmp_path: Path, where: str) -> None:
+    """A cache that cannot be, or shall not, is no error."""
+    (tmp_path / "file").write_text("")
+    place = where and str(tmp_path / where)
+    cold("settle()", L2MULTI_CACHE_DIR=place)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_two_cold_processes(tmp_path: Path) -> None:
+    """Both write, neither reads half a file."""
+    environment = {**os.environ, "L2MULTI_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", textwrap.dedent(COLD) + "\nsettle()"]
+    both = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_outlives_a_process(tmp_path: Path) -> None:
+    """The end does not wait for a compilation, whose process ends too."""
+    script = """
+    l2.normalize(x)
+    from l2multi.backends.numba import objects
+    while objects._child is None:
+        time.sleep(0.001)
+    print(objects._child.pid, time.time())
+    """
+    pid, ended = cold(script, L2MULTI_CACHE_DIR=str(tmp_path)).split()
+    assert time.time() - float(ended) < 0.5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_fork_while_a_kernel_is_prepared(tmp_path: Path) -> None:
+    """The child has neither the thread nor the process, and gets its own."""
+    script = """
+    import os, signal
+    l2.normalize(x)
+    for _ in range(3):
+        time.sleep(0.05)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            settle()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    settle()
+    """
+    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
+
+
+def test_linked_once() -> None:
+    """The same unit has one address, and a symbol that is not there is an error, not the end."""
+    unit = ("rows", "float32", "float32")
+    assert objects.address(unit) == objects.address(unit)
+    content = build.build(unit).replace(b'"needs": []', b'"needs": ["no_such_symbol"]')
+    with pytest.raises(LookupError, match="no_such_symbol"):
+        objects._link(unit, content)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i4", "?"])
+@pytest.mark.parametrize("shape", [(), (3,), (4, 5), (2, 3, 7), (0, 3), (3, 0), (70, 90)])
+def test_the_short_way(dtype: str, shape: tuple[int, ...]) -> None:
+    """What it serves has the bits of the long way; what it does not serve, it leaves alone."""
+    x = np.random.default_rng(1).uniform(-3, 3, shape).astype(dtype)
+    pair = _own(x.dtype)
+    rows = pair.unit("rows")
+    assert all(map(objects.address, (("short",), rows)))
+    y, norms = np.ones(shape, pair.y), np.ones(shape[:-1], pair.norm)
+    if x.ndim == 0 or x.size == 0:
+        assert not pair.short(x, y, norms, 0.0)
+        assert (y == 1).all()
+        return
+    for eps in (0.0, 2.5):
+        assert pair.short(x, y, norms, eps)
+        want, lengths = l2.normalize(x, eps=eps, return_norm=True, backend="numpy")
+        assert y.tobytes() == want.tobytes()
+        assert norms.tobytes() == np.asarray(lengths).tobytes()
+    assert pair.short(x, None, norms, 0.0)
+    assert pair.short(x, y, None, 0.0)
+
+
+def test_the_short_way_declines() -> None:
+    """Everything but contiguous arrays of these dtypes that fit and do not overlap."""
+    x = np.ones((4, 6), np.float32)
+    objects.address(("short",))
+    short = _own(x.dtype).short
+    frozen, odd = x.copy(), np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    frozen.flags.writeable = False
+    room = np.ones(48, np.float32)
+    for source, target in (
+        (x.T, np.empty((6, 4), np.float32)),
+        (x[:, ::2], np.empty((4, 3), np.float32)),
+        (odd, x),
+        (x, odd),
+        (x, frozen),
+        (x, np.empty((6, 4), np.float32)),
+        (x, np.empty((24,), np.float32)),
+        (x, np.empty((4, 6))),
+        (x.astype(np.float64), x),
+        (x, np.empty((6, 4), np.float32).T),
+        (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
+        (np.ones((512, 512), np.float32), np.empty((512, 512), np.float32)),
+    ):
+        before = target.copy()
+        assert not short(source, target, None, 0.0)
+        assert (target == before)[~np.isnan(before)].all()
+    assert short(x, x, None, 0.0)
+    assert short(frozen, x, None, 0.0)
+    assert short(room[:24].reshape(4, 6), room[24:].reshape(4, 6), None, 0.0)

@@ -12,14 +12,17 @@ from l2multi.backends.jax import functions
 from l2multi.backends.jax.functions import Axes, finite
 
 __all__ = [
+    "check",
     "default_float",
     "finite",
     "from_numpy",
     "kernel",
     "norm",
     "normalize",
+    "short",
     "to_numpy",
     "traced",
+    "unready",
     "unsupported",
 ]
 
@@ -54,6 +57,18 @@ def traced(x: jax.Array) -> bool:
 def unsupported(x: jax.Array, result: np.dtype[Any]) -> str | None:
     """JAX has no longdouble, and 64 bits only with x64."""
     return _unfit(result)
+
+
+def unready(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> None:
+    """XLA compiles when it is called, as its users know it."""
+
+
+def short(dtype: np.dtype[Any]) -> None:
+    """JAX has no shorter way."""
+
+
+def check() -> None:
+    """JAX has been imported."""
 
 
 def kernel(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> tuple[str, int]:

@@ -1,17 +1,22 @@
-"""The Numba backend: which kernel serves a call, and what it is given."""
+"""The Numba backend: which kernel serves a call, and what it is given. Loads neither Numba nor
+LLVM before a kernel is asked for."""
 
+import ctypes
 import functools
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core.compiler_lock import global_compiler_lock
 
 from l2multi import _contract
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
-from l2multi.backends.numba import entries, kernels, launch, simd
+from l2multi.backends.numba import launch, objects, records
+
+if importlib.util.find_spec("numba") is None:
+    raise ModuleNotFoundError("No module named 'numba'")
 
 Array = np.ndarray[Any, Any]
 
@@ -20,6 +25,10 @@ traced = readable.traced
 
 _Table = list[tuple[int, ...]]
 
+# Elements from which auto waits for a kernel that lies on disk, 50 ms at the first call; NumPy
+# takes as long for so many.
+WAIT = 2**22
+
 _NO_TABLE = np.empty(0, np.uint8)
 
 
@@ -27,7 +36,7 @@ class _Side(NamedTuple):
     """A dtype as the kernels see it."""
 
     kind: str
-    storage: np.dtype[Any]
+    size: int  # bytes of an element, or of a part of a complex one
     parts: int  # 2 for complex
     swap: bool
     decode: Array
@@ -45,71 +54,96 @@ def _side(dtype: np.dtype[Any]) -> _Side:
     elif real in _contract.ml_dtypes_in(("bfloat16",)):
         kind = "bfloat16"
     elif real in _contract.ml_dtypes_in(_contract.ML_FLOATS):
-        kind, decode, encode = "byte", simd.decode_table(real), simd.encode_table(real)
+        kind, decode, encode = "byte", _decode_table(real), _encode_table(real)
     elif real in _contract.ml_dtypes_in(_contract.ML_INTEGERS):
-        kind, decode = "small", simd.decode_table(real)
+        kind, decode = "small", _decode_table(real)
     else:
         kind = f"{ {'i': 'int', 'u': 'uint', 'f': 'float'}[real.kind] }{8 * real.itemsize}"
-    return _Side(kind, np.dtype(simd.KINDS[kind].storage), parts, swap, decode, encode)
+    return _Side(kind, real.itemsize, parts, swap, decode, encode)
+
+
+def _decode_table(dtype: np.dtype[Any]) -> Array:
+    """The float32 value of each byte, for a dtype of one byte."""
+    return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+
+
+def _encode_table(dtype: np.dtype[Any]) -> Array:
+    """The byte nearest to each float32 whose lower 16 bits are zero."""
+    bits = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
+    with np.errstate(all="ignore"):
+        return bits.view(np.float32).astype(dtype).view(np.uint8)
 
 
 class _Pair:
-    """What is known of an input and an output dtype, and its workers as far as compiled."""
-
-    __slots__ = (
-        "_workers",
-        "flat",
-        "norm",
-        "norms",
-        "nothing",
-        "source",
-        "table_x",
-        "table_y",
-        "target",
-    )
+    """What is known of an input and an output dtype."""
 
     def __init__(self, x: np.dtype[Any], y: np.dtype[Any]) -> None:
+        self.x, self.y = x, y
         self.source, self.target = _side(x), _side(y)
         self.norm = _contract.rule(x).norm
-        self.norms = np.empty(0, self.norm)
-        self.nothing = np.empty(0, self.target.storage)
         self.table_x = self.source.decode.ctypes.data
         self.table_y = self.target.encode.ctypes.data
-        self._workers: dict[str, int] = {}
-        self.flat: Callable[..., None] | None = None
 
-    def worker(self, name: str) -> int:
-        """The address of the compiled worker of this name."""
-        found = self._workers.get(name)
-        if found is None:
-            kinds = self.source.kind, self.target.kind
-            make = entries.WORKERS[name]
-            worker = _once((name, *kinds), lambda: make(*(simd.KINDS[kind] for kind in kinds)))
-            found = self._workers[name] = worker.address
-        return found
+    def unit(self, name: str) -> objects.Unit:
+        """The worker of this name, for these dtypes."""
+        return (name, self.source.kind, self.target.kind)
 
-    def ready_flat(self) -> Callable[..., None]:
-        """The short way in."""
-        storage = (self.source.storage.str, self.target.storage.str, self.norm.str)
-        launcher = _once(("flat", *storage), lambda: entries.flat(*storage))
-        self.flat = functools.partial(launcher, self.worker("rows"))
-        return self.flat
+    @functools.cached_property
+    def short(self) -> Callable[..., bool]:
+        """The short way in; see `entries.short`. Asks for "short" and "rows", linked."""
+        bound = np.zeros(records.SHORT, np.int64)
+        for slot, value in (
+            (records.WORKER, objects.address(self.unit("rows"))),
+            (records.TYPE_X, id(self.x)),
+            (records.TYPE_Y, id(self.y)),
+            (records.SIZE_X, self.x.itemsize),
+            (records.SIZE_Y, self.y.itemsize),
+            (records.SHORT_NORM_SIZE, self.norm.itemsize),
+            (records.SHORT_PARTS, self.source.parts),
+            (records.SHORT_TABLE_X, self.table_x),
+            (records.SHORT_TABLE_Y, self.table_y),
+            (records.LARGEST, launch.PARALLEL - 1),
+            (records.NONE, id(None)),
+            (records.TRUE, id(True)),
+            (records.FALSE, id(False)),
+        ):
+            bound[slot] = value
+        definition = _MethodDef(b"short", objects.address(_SHORT), _METH_FASTCALL, None)
+        _kept.append((definition, bound))
+        method: Callable[..., bool] = _new_method(ctypes.byref(definition), bound, None)
+        return method
 
+
+class _MethodDef(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_METH_FASTCALL = 0x80
+_new_method: Any = ctypes.pythonapi["PyCFunction_NewEx"]
+_new_method.restype = ctypes.py_object
+_new_method.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
+_kept: list[Any] = []
 
 # Load-once caches.
 _pairs: dict[tuple[Any, Any], _Pair] = {}
-_own: dict[np.dtype[Any], _Pair] = {}  # by the input's dtype, of its own result
-_compiled: dict[tuple[str, ...], Any] = {}
+_functions: dict[objects.Unit, Any] = {}
+
+_SHORT, _TEAM, _SPLIT = ("short",), ("team",), ("split",)
 
 
-def _once(key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-    """What `make` compiles, once and in one thread at a time."""
-    found = _compiled.get(key)
+def _function(unit: objects.Unit, arguments: int) -> Any:
+    """A compiled function of so many addresses or numbers, which lets go of Python's lock."""
+    found = _functions.get(unit)
     if found is None:
-        with global_compiler_lock:
-            found = _compiled.get(key)
-            if found is None:
-                found = _compiled[key] = make()
+        prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * arguments)
+        found = _functions[unit] = prototype(objects.address(unit))
     return found
 
 
@@ -120,6 +154,11 @@ def _pair(x: np.dtype[Any], y: np.dtype[Any]) -> _Pair:
     return found
 
 
+def _own(x: np.dtype[Any]) -> _Pair:
+    """An input dtype and that of its own result."""
+    return _pair(x, _contract.rule(x).result)
+
+
 def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
     """Why Numba cannot turn `x` into `result`, or None if it can."""
     for dtype in (x.dtype, result):
@@ -128,11 +167,69 @@ def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
     return None
 
 
+def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | None:
+    """Why a call that may go elsewhere should, for now; and see to it that the next need not."""
+    # Policies and float32 norms of a float64 result are measured by the input's own pair.
+    pairs = {pair.unit("rows"): pair for pair in (_pair(x.dtype, result), _own(x.dtype))}
+    units = [pair.unit(_way(x, axes, pair)) for pair in pairs.values()]
+    if objects.linked(*units):
+        return None
+    if (why := objects.failure(*units)) is not None:
+        return why
+    if x.size >= WAIT and objects.cached(*units):
+        return None
+    objects.request(*units, *([_SHORT] if x.size < launch.PARALLEL else ()))
+    return "its kernel is being prepared"
+
+
+def short(dtype: np.dtype[Any]) -> Callable[..., bool] | None:
+    """The short way in for the usual call on native arrays of `dtype`, or None for now."""
+    pair = _own(dtype)
+    if pair.source.swap:
+        return None
+    if not objects.linked(_SHORT, pair.unit("rows")):
+        objects.request(_SHORT, pair.unit("rows"))
+        return None
+    return pair.short
+
+
+def check() -> None:
+    """Raise an ImportError if nothing can be compiled here."""
+    objects.address(_SHORT)
+
+
+def machine_code() -> dict[str, str]:
+    """The assembly of the kernels linked by now, for who watches it; compiles each again."""
+    from l2multi.backends.numba import build
+
+    return {" ".join(unit): build.assembly(unit) for unit in objects.workers()}
+
+
 def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
     """The name of the kernel and its number of threads."""
-    pair = _pair(x.dtype, result)
-    name = _plan(x, None, None, axes, pair)[0] if x.size else "rows"
-    return f"compiled {name}", launch.threads() if launch.worth(x.size) else 1
+    name = _way(x, axes, _pair(x.dtype, result))
+    large = x.size >= launch.PARALLEL or launch.forced()
+    return f"compiled {name}", launch.threads(_ready_team) if large else 1
+
+
+def _way(x: Array, axes: tuple[int, ...], pair: _Pair) -> str:
+    return _plan(x, None, None, axes, pair)[0] if x.size else "rows"
+
+
+def _ready_team() -> bool:
+    """Whether threads can be launched; nobody waits for that who has not asked for it."""
+    if launch.forced():
+        return bool(objects.address(_TEAM))
+    objects.request(_TEAM)
+    return objects.linked(_TEAM)
+
+
+def _ready_split(pair: _Pair) -> bool:
+    units = (_SPLIT, pair.unit("part_sum"), pair.unit("part_scale"))
+    if launch.forced():
+        return all(map(objects.address, units))
+    objects.request(*units)
+    return objects.linked(*units)
 
 
 def normalize(
@@ -146,19 +243,11 @@ def normalize(
     norm_dtype: np.dtype[Any] | None,
 ) -> tuple[Array, Any]:
     """The unit vectors, and the norms where asked for."""
-    pair = _pairs.get((x.dtype, dtype)) or _pair(x.dtype, dtype)
-    zero_root = math.nan if zero_nan else 1.0
-    start = _flat_from(pair, x, axes)
-    if start >= 0 and (out is None or _direct(out)):
-        y = np.empty(x.shape, dtype) if out is None else out
-        norms = None if norm_dtype is None else np.empty(x.shape[:start], norm_dtype)
-        _flat(pair, x, y, pair.norms if norms is None else norms, start, eps, zero_root)
-    else:
-        y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
-        norms = None
-        if norm_dtype is not None:
-            norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
-        _run(pair, x, y, norms, axes, eps, zero_root)
+    y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
+    norms = None
+    if norm_dtype is not None:
+        norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
+    _run(_pair(x.dtype, dtype), x, y, norms, axes, eps, math.nan if zero_nan else 1.0)
     return y, None if norms is None else norms[()]
 
 
@@ -166,63 +255,18 @@ def norm(
     x: Array, axes: tuple[int, ...], *, keepdims: bool, out: Array | None, dtype: np.dtype[Any]
 ) -> Any:
     """The norms."""
-    pair = _own.get(x.dtype)
-    if pair is None:
-        pair = _own[x.dtype] = _pair(x.dtype, _contract.rule(x.dtype).result)
-    if out is None and dtype is pair.norm and (start := _flat_from(pair, x, axes)) >= 0:
-        norms = np.empty(x.shape[:start], dtype)
-        _flat(pair, x, pair.nothing, norms, start, 0.0, 1.0)
+    pair = _own(x.dtype)
+    norms = np.empty(_contract.batch_shape(x.shape, axes, keepdims), dtype) if out is None else out
+    dropped = (0 if d in axes else slice(None) for d in range(x.ndim))
+    target = norms[(*dropped, ...)] if keepdims else norms
+    if dtype == pair.norm or dtype == np.float64:
+        _run(pair, x, None, target, axes, 0.0, 1.0)
     else:
-        norms = np.empty(_contract.batch_shape(x.shape, axes, False), dtype) if out is None else out
-        target = norms
-        if out is not None:
-            dropped = (0 if d in axes else slice(None) for d in range(x.ndim))
-            target = out[(*dropped, ...)] if keepdims else out
-        if dtype == pair.norm or dtype == np.float64:
-            _run(pair, x, None, target, axes, 0.0, 1.0)
-        else:
-            wide = np.empty(target.shape)
-            _run(pair, x, None, wide, axes, 0.0, 1.0)
-            with np.errstate(all="ignore"):
-                target[...] = readable.round_to(wide, dtype)
-    if out is not None:
-        return out
-    return norms.reshape(_contract.batch_shape(x.shape, axes, True)) if keepdims else norms[()]
-
-
-def _direct(a: Array) -> bool:
-    """Whether Numba can take an array as it is."""
-    flags = a.flags
-    return flags.c_contiguous and flags.aligned
-
-
-def _flat_from(pair: _Pair, x: Array, axes: tuple[int, ...]) -> int:
-    """The first axis of the vectors of a small contiguous call; -1 for any other call."""
-    if 0 < x.size < launch.PARALLEL and not pair.source.swap and _direct(x):
-        start = axes[0] if axes else x.ndim
-        if x.ndim - start == len(axes):
-            return start
-    return -1
-
-
-def _line(a: Array, storage: np.dtype[Any]) -> Array:
-    """A contiguous array as one that Numba's types have a name for."""
-    if a.ndim != 1:
-        a = a.reshape(-1)
-    return a if a.dtype is storage else a.view(storage)
-
-
-def _flat(
-    pair: _Pair, x: Array, y: Array, norms: Array, start: int, eps: float, zero_root: float
-) -> None:
-    """A small call on contiguous arrays."""
-    n = x.shape[-1] if start == x.ndim - 1 else math.prod(x.shape[start:])
-    run = pair.flat or pair.ready_flat()
-    run(
-        _line(x, pair.source.storage), _line(y, pair.target.storage),
-        norms if norms.ndim == 1 else norms.reshape(-1),
-        n * pair.source.parts, eps, zero_root, pair.table_x, pair.table_y,
-    )  # fmt: skip
+        wide = np.empty(target.shape)
+        _run(pair, x, None, wide, axes, 0.0, 1.0)
+        with np.errstate(all="ignore"):
+            target[...] = readable.round_to(wide, dtype)
+    return norms[()] if out is None else out
 
 
 def _run(
@@ -240,40 +284,54 @@ def _run(
             norms[...] = 0
         return
     name, n, inner, batch = _plan(x, y, norms, axes, pair)
-    parts = pair.source.parts
     count = math.prod(row[0] for row in batch)
-    at = (
+    tiles = -(-batch[-1][0] // LANES)
+    tables = np.array([k for row in (*inner, *batch) for k in row], np.int64)
+    record = np.zeros(records.CALL, np.int64)
+    record[: records.EPS] = (
         x.ctypes.data,
         0 if y is None else y.ctypes.data,
         0 if norms is None else norms.ctypes.data,
         8 if norms is None else norms.itemsize,
+        n,
+        tables.ctypes.data,
+        len(inner),
+        tables.ctypes.data + tables.itemsize * len(inner[0]) * len(inner),
+        len(batch),
+        pair.source.parts,
+        pair.source.swap,
+        tiles,
+        pair.table_x,
+        pair.table_y,
     )
-    last = (eps, zero_root, pair.table_x, pair.table_y)
-    with launch.team(x.size) as threads:
-        if name == "rows" and count < 2 * threads and n * parts >= 2 * entries.SPLIT:
-            scratch = np.empty((n * parts // entries.SPLIT + 1, LANES))
-            _once(("split",), entries.split)(
-                pair.worker("part_sum"), pair.worker("part_scale"), *at, n * parts, count,
-                *batch[0][1:], *inner[0][1:] if parts == 1 else (
-                    k // 2 for k in inner[0][1:]
-                ), simd.KINDS[pair.source.kind].risky, scratch.ctypes.data, *last,
-            )  # fmt: skip
+    record.view(np.float64)[records.EPS : records.ZERO_ROOT + 1] = eps, zero_root
+    call = record.ctypes.data
+    with launch.team(x.size, _ready_team) as threads:
+        parts = n * pair.source.parts
+        if (
+            threads > 1
+            and name == "rows"
+            and count < 2 * threads
+            and parts >= 2 * records.SPLIT
+            and _ready_split(pair)
+        ):
+            scratch = np.empty((parts // records.SPLIT + 1, LANES))
+            record[records.PART_SUM : records.CALL] = (
+                objects.address(pair.unit("part_sum")),
+                objects.address(pair.unit("part_scale")),
+                pair.source.size,
+                pair.target.size,
+                pair.source.kind == "float64",
+                scratch.ctypes.data,
+            )
+            _function(_SPLIT, 2)(count, call)
             return
-        tiles = -(-batch[-1][0] // LANES)
         if name == "columns":
             count = count // batch[-1][0] * tiles
-        tables = np.array([k for row in (*inner, *batch) for k in row], np.intp)
-        start = tables.ctypes.data
-        launcher = (
-            _once(("parallel",), entries.parallel)
-            if threads > 1
-            else _once(("serial",), entries.serial)
-        )
-        launcher(
-            pair.worker(name), count, *at, n, start, len(inner),
-            start + tables.itemsize * kernels.INNER * len(inner), len(batch),
-            parts, pair.source.swap, tiles, *last,
-        )  # fmt: skip
+        if threads > 1:
+            _function(_TEAM, 3)(objects.address(pair.unit(name)), count, call)
+        else:
+            _function(pair.unit(name), 3)(0, count, call)
 
 
 def _plan(

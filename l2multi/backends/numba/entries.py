@@ -1,8 +1,9 @@
 """What is compiled: workers, one for each way through memory and pair of kinds, and launchers.
 
-A worker is a C function that does the vectors `first` to `last`, of signature WORKER. A launcher
-is what Python calls: it gives a worker's address the whole batch, or each thread its share, and
-knows nothing of kinds. So each pair of kinds is compiled once, not once serial and once parallel.
+A worker is a C function that does the vectors `first` to `last` of a call, of signature WORKER;
+`call` is the address of a record (see `records`). A launcher gives a worker the whole batch, or
+each thread its share, and knows nothing of kinds. So each pair of kinds is compiled once, not once
+serial and once parallel.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numba import prange, types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import kernels, simd
+from l2multi.backends.numba import kernels, records, simd
 from l2multi.backends.numba.kernels import (
     BATCH,
     DOWN,
@@ -26,24 +27,38 @@ from l2multi.backends.numba.kernels import (
     offset,
     settle,
 )  # fmt: skip
-from l2multi.backends.numba.simd import Kind, add, get, get_int, put, splat, sum_lanes
+from l2multi.backends.numba.records import SPLIT
+from l2multi.backends.numba.simd import (
+    Kind,
+    add,
+    get,
+    get_double,
+    get_int,
+    put,
+    splat,
+    sum_lanes,
+)  # fmt: skip
 
 # Parts into which a batch is cut for the threads, which share them evenly.
-PARTS = 64
+SHARES = 64
 
-# Elements of a long vector that are summed as one part, a power of two of blocks.
-SPLIT = 2**15
+# Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
+LET_GO = 2**12
 
 _INT, _FLOAT = types.intp, types.float64
 
-# x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes, parts, swap, tiles,
-# eps, zero_root, table_x, table_y
-_CALL = (*[_INT] * 12, _FLOAT, _FLOAT, _INT, _INT)
-WORKER = types.void(_INT, _INT, *_CALL)
+# first, last, call
+WORKER = types.void(_INT, _INT, _INT)
 # x, count, factor, slot, table_x
 SUM = types.void(_INT, _INT, _FLOAT, _INT, _INT)
 # x, y, count, root, up, down, plain, table_x, table_y
 SCALE = types.void(_INT, _INT, _INT, _FLOAT, _FLOAT, _FLOAT, _INT, _INT, _INT)
+# worker, count, call
+TEAM = types.void(_INT, _INT, _INT)
+# count, call
+LONG = types.void(_INT, _INT)
+# self, arguments, their number; as METH_FASTCALL of CPython has it
+METHOD = _INT(_INT, _INT, _INT)
 
 _work, _sum, _scale = map(simd.calling, (WORKER, SUM, SCALE))
 
@@ -54,11 +69,13 @@ def rows(source: Kind, target: Kind) -> Any:
     read, write = source.size, target.size
 
     @numba.cfunc(WORKER, error_model="numpy")
-    def worker(
-        first, last, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
-        parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # fmt: skip
-        n *= parts
+    def worker(first, last, call):
+        x, y = get_int(call, records.X), get_int(call, records.Y)
+        norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
+        n = get_int(call, records.N) * get_int(call, records.PARTS)
+        batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
+        eps, zero_root = get_double(call, records.EPS), get_double(call, records.ZERO_ROOT)
+        table_x, table_y = get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y)
         for i in range(first, last):
             if batch_axes == 0:
                 at_x, at_y, at_norm = i * n * read, i * n * write, i * norm_size
@@ -79,17 +96,20 @@ def packed(source: Kind, target: Kind) -> Any:
     vector = kernels.one_packed(source, target)
 
     @numba.cfunc(WORKER, error_model="numpy")
-    def worker(
-        first, last, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
-        parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # fmt: skip
+    def worker(first, last, call):
+        x, y = get_int(call, records.X), get_int(call, records.Y)
+        norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
+        batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
         for i in range(first, last):
             vector(
                 x + offset(batch, batch_axes, BATCH, 1, i),
                 y + offset(batch, batch_axes, BATCH, 2, i) if y else 0,
-                n, inner, inner_axes, parts, swap,
+                get_int(call, records.N),
+                get_int(call, records.INNER), get_int(call, records.INNER_AXES),
+                get_int(call, records.PARTS), get_int(call, records.SWAP),
                 norms + offset(batch, batch_axes, BATCH, 3, i) if norms else 0, norm_size,
-                eps, zero_root, table_x, table_y,
+                get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
+                get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
             )  # fmt: skip
 
     return worker
@@ -100,10 +120,11 @@ def columns(source: Kind, target: Kind) -> Any:
     tile = kernels.one_tile(source, target)
 
     @numba.cfunc(WORKER, error_model="numpy")
-    def worker(
-        first, last, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
-        parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # fmt: skip
+    def worker(first, last, call):
+        x, y = get_int(call, records.X), get_int(call, records.Y)
+        norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
+        batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
+        tiles, inner = get_int(call, records.TILES), get_int(call, records.INNER)
         width = get_int(batch, (batch_axes - 1) * BATCH)
         norm_step = get_int(batch, (batch_axes - 1) * BATCH + 3)
         for i in range(first, last):
@@ -112,9 +133,12 @@ def columns(source: Kind, target: Kind) -> Any:
             tile(
                 x + offset(batch, batch_axes, BATCH, 1, vector),
                 y + offset(batch, batch_axes, BATCH, 2, vector) if y else 0,
-                n, get_int(inner, 1), get_int(inner, 2), min(width - column, LANES),
+                get_int(call, records.N), get_int(inner, 1), get_int(inner, 2),
+                min(width - column, LANES),
                 norms + offset(batch, batch_axes, BATCH, 3, vector) if norms else 0,
-                norm_step, norm_size, eps, zero_root, table_x, table_y,
+                norm_step, norm_size,
+                get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
+                get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
             )  # fmt: skip
 
     return worker
@@ -156,7 +180,7 @@ def part_scale(source: Kind, target: Kind) -> Any:
     return worker
 
 
-# By name, for the cache of compiled workers.
+# By name.
 WORKERS = {
     "rows": rows,
     "columns": columns,
@@ -166,68 +190,105 @@ WORKERS = {
 }
 
 
-def flat(source: str, target: str, norm: str) -> Any:
-    """The short way in for contiguous arrays, by the storage of x, y and norms: ``(worker, x, y,
-    norms, n, eps, zero_root, table_x, table_y)``; no unit vectors or norms where these are
-    empty."""
-    norm_size = np.dtype(norm).itemsize
+# Bytes of an object before its own fields, and NumPy's flags of an array.
+HEAD = object.__basicsize__
+_C_CONTIGUOUS, _ALIGNED, _WRITEABLE = 0x1, 0x100, 0x400
+_FIT = _C_CONTIGUOUS | _ALIGNED
 
-    def array(storage: str) -> Any:
-        return types.Array(numba.from_dtype(np.dtype(storage)), 1, "C")
 
-    def launcher(worker, x, y, norms, n, eps, zero_root, table_x, table_y):
-        _work(
-            worker, 0, x.size // n, np.intp(x.ctypes.data),
-            np.intp(y.ctypes.data) if y.size else 0,
-            np.intp(norms.ctypes.data) if norms.size else 0,
-            norm_size, n, 0, 0, 0, 0, 1, 0, 0, eps, zero_root, table_x, table_y,
+def short() -> Any:
+    """The short way in, a function in C for Python to call: ``(x, y, norms, eps)``.
+
+    The arguments are trusted to be arrays (`y` and `norms` may be None) and a float; the arrays'
+    fields are read where NumPy's binary interface has them. True says that the vectors along the
+    last axis have been done; False, that this call is not one for the short way and nothing has
+    been written: the arrays are large, do not fit each other, are not contiguous, or overlap.
+    """
+
+    @device
+    def array(a):
+        """Address, number of axes, table of sizes, dtype and flags."""
+        a += HEAD
+        return (
+            get_int(a, 0), get_int(a, 1) & 0xFFFFFFFF, get_int(a, 2),
+            get_int(a, 5), get_int(a, 6) & 0xFFFFFFFF,
         )  # fmt: skip
 
-    signature = types.void(
-        _INT, array(source).copy(readonly=True), array(target), array(norm), _INT,
-        _FLOAT, _FLOAT, _INT, _INT,
-    )  # fmt: skip
-    return numba.njit(signature, **OPTIONS)(launcher)
+    @numba.cfunc(METHOD, error_model="numpy")
+    def method(bound, arguments, count):
+        own = get_int(bound + HEAD, 0)  # the data of an array
+        no = simd.new_reference(get_int(own, records.FALSE))
+        x, axes, sizes, dtype, flags = array(get_int(arguments, 0))
+        if axes == 0 or dtype != get_int(own, records.TYPE_X) or flags & _FIT != _FIT:
+            return no
+        total = 1
+        for axis in range(axes):
+            total *= get_int(sizes, axis)
+        n = get_int(sizes, axes - 1)
+        if total == 0 or total > get_int(own, records.LARGEST):
+            return no
+        y = norms = 0
+        if get_int(arguments, 1) != get_int(own, records.NONE):
+            y, axes_y, sizes_y, dtype, flags = array(get_int(arguments, 1))
+            fit = _FIT | _WRITEABLE
+            if axes_y != axes or dtype != get_int(own, records.TYPE_Y) or flags & fit != fit:
+                return no
+            for axis in range(axes):
+                if get_int(sizes_y, axis) != get_int(sizes, axis):
+                    return no
+            if y == x:
+                if dtype != get_int(own, records.TYPE_X):
+                    return no
+            elif (
+                y < x + total * get_int(own, records.SIZE_X)
+                and x < y + total * get_int(own, records.SIZE_Y)
+            ):  # fmt: skip
+                return no
+        if get_int(arguments, 2) != get_int(own, records.NONE):
+            norms = get_int(get_int(arguments, 2) + HEAD, 0)
+        call = simd.record()
+        simd.set_int(call, records.X, x)
+        simd.set_int(call, records.Y, y)
+        simd.set_int(call, records.NORMS, norms)
+        simd.set_int(call, records.NORM_SIZE, get_int(own, records.SHORT_NORM_SIZE))
+        simd.set_int(call, records.N, n)
+        simd.set_int(call, records.BATCH_AXES, 0)
+        simd.set_int(call, records.PARTS, get_int(own, records.SHORT_PARTS))
+        simd.set_int(call, records.TABLE_X, get_int(own, records.SHORT_TABLE_X))
+        simd.set_int(call, records.TABLE_Y, get_int(own, records.SHORT_TABLE_Y))
+        eps = get_double(get_int(arguments, 3) + HEAD, 0)
+        simd.put_double(call, records.EPS, eps)
+        simd.put_double(call, records.ZERO_ROOT, 1.0)
+        worker = get_int(own, records.WORKER)
+        if total < LET_GO:
+            _work(worker, 0, total // n, call)
+        else:
+            state = simd.let_go()
+            _work(worker, 0, total // n, call)
+            simd.take_back(state)
+        return simd.new_reference(get_int(own, records.TRUE))
+
+    return method
 
 
-def serial() -> Any:
-    """The whole batch in this thread: ``(worker, count, *call)``."""
+def team() -> Any:
+    """Shares of the batch in parallel threads."""
 
-    def launcher(
-        worker, count, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
-        parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # fmt: skip
-        _work(
-            worker, 0, count, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
-            parts, swap, tiles, eps, zero_root, table_x, table_y,
-        )  # fmt: skip
+    @numba.njit(TEAM, parallel=True, **OPTIONS)
+    def parallel(worker, count, call):
+        for share in prange(SHARES):
+            k = np.intp(share)
+            _work(worker, k * count // SHARES, (k + 1) * count // SHARES, call)
 
-    return numba.njit(types.void(_INT, _INT, *_CALL), **OPTIONS)(launcher)
+    @numba.cfunc(TEAM, error_model="numpy")
+    def launcher(worker, count, call):
+        parallel(worker, count, call)
 
-
-def parallel() -> Any:
-    """Shares of the batch in parallel threads: ``(worker, count, *call)``."""
-
-    def launcher(
-        worker, count, x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
-        parts, swap, tiles, eps, zero_root, table_x, table_y,
-    ):  # fmt: skip
-        for cut in prange(PARTS):
-            k = np.intp(cut)
-            _work(
-                worker, k * count // PARTS, (k + 1) * count // PARTS,
-                x, y, norms, norm_size, n, inner, inner_axes, batch, batch_axes,
-                parts, swap, tiles, eps, zero_root, table_x, table_y,
-            )  # fmt: skip
-
-    return numba.njit(types.void(_INT, _INT, *_CALL), parallel=True, **OPTIONS)(launcher)
+    return launcher
 
 
 def split() -> Any:
-    """Long contiguous vectors, one after another, the threads sharing each: ``(sum, scale, x, y,
-    norms, norm_size, n, count, stride_x, stride_y, norm_step, read, write, risky, scratch,
-    eps, zero_root, table_x, table_y)``. `scratch` has a slot for each whole part of SPLIT
-    elements, and one more."""
+    """Long contiguous vectors, one after another, the threads sharing each."""
     reserve = simd.stack(LEVELS)
 
     @device
@@ -251,13 +312,19 @@ def split() -> Any:
             level += 1
         return sum_lanes(total)
 
-    def launcher(
-        sum_, scale, x, y, norms, norm_size, n, count, stride_x, stride_y, norm_step, read, write,
-        risky, scratch, eps, zero_root, table_x, table_y,
-    ):  # fmt: skip
+    @numba.njit(LONG, parallel=True, **OPTIONS)
+    def parallel(count, call):
+        norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
+        batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
+        read, write = get_int(call, records.READ), get_int(call, records.WRITE)
+        table_x, table_y = get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y)
+        sum_, scale = get_int(call, records.PART_SUM), get_int(call, records.PART_SCALE)
+        scratch = get_int(call, records.SCRATCH)
+        n = get_int(call, records.N) * get_int(call, records.PARTS)
         whole = n // SPLIT
         for i in range(count):
-            px, py = x + i * stride_x, y + i * stride_y
+            px = get_int(call, records.X) + offset(batch, batch_axes, BATCH, 1, i)
+            py = get_int(call, records.Y)
             up, down, total = 1.0, 1.0, 0.0
             again = True
             while again:
@@ -269,15 +336,19 @@ def split() -> Any:
                     _sum(sum_, px + k * SPLIT * read, size, factor, slot, table_x)
                 total = join(scratch, whole)
                 again = False
-                if risky and factor == 1.0:
+                if get_int(call, records.RISKY) and factor == 1.0:
                     if total < LOWEST:
                         up, again = UP, True
                     elif total == INF:
                         down, again = DOWN, True
-            length, root, up, down, plain = settle(np.sqrt(total), up, down, eps, zero_root)
+            length, root, up, down, plain = settle(
+                simd.root(total), up, down,
+                get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
+            )  # fmt: skip
             if norms:
-                kernels.put_norm(norms + i * norm_step, norm_size, length)
-            if y:
+                kernels.put_norm(norms + offset(batch, batch_axes, BATCH, 3, i), norm_size, length)
+            if py:
+                py += offset(batch, batch_axes, BATCH, 2, i)
                 for part in prange(whole + 1):
                     k = np.intp(part)
                     size = min(SPLIT, n - k * SPLIT)
@@ -286,5 +357,12 @@ def split() -> Any:
                         root, up, down, 1 if plain else 0, table_x, table_y,
                     )  # fmt: skip
 
-    signature = types.void(*[_INT] * 15, _FLOAT, _FLOAT, _INT, _INT)
-    return numba.njit(signature, parallel=True, **OPTIONS)(launcher)
+    @numba.cfunc(LONG, error_model="numpy")
+    def launcher(count, call):
+        parallel(count, call)
+
+    return launcher
+
+
+# By name.
+LAUNCHERS = {"short": short, "team": team, "split": split}

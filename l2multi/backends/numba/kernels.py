@@ -202,7 +202,7 @@ def one_row(source: Kind, target: Kind) -> Any:
             elif total == INF:
                 down = DOWN
                 total = simd.sum_lanes(again(x, n, DOWN, table_x, stack))
-        length, root, up, down, plain = settle(math.sqrt(total), up, down, eps, zero_root)
+        length, root, up, down, plain = settle(simd.root(total), up, down, eps, zero_root)
         put_norm(norm, norm_size, length)
         if y != 0:
             scale(x, y, n, root, up, down, plain, table_x, table_y)
@@ -278,7 +278,7 @@ def one_packed(source: Kind, target: Kind) -> Any:
                     up, again = UP, True
                 elif total == INF:
                     down, again = DOWN, True
-        length, root, up, down, plain = settle(math.sqrt(total), up, down, eps, zero_root)
+        length, root, up, down, plain = settle(simd.root(total), up, down, eps, zero_root)
         put_norm(norm, norm_size, length)
         if y != 0:
             most = BUFFER // parts
@@ -416,7 +416,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
         all_plain = True
         put(roots, 0, splat(1.0))
         for c in range(columns):
-            root = math.sqrt(simd.get_double(sums, c))
+            root = simd.root(simd.get_double(sums, c))
             up, down = simd.get_double(ups, c), simd.get_double(downs, c)
             length, root, up, down, plain = settle(root, up, down, eps, zero_root)
             if norm != 0:

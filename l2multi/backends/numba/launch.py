@@ -15,13 +15,9 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
-
-import numba
-from numba.core.compiler_lock import global_compiler_lock
-from numba.np.ufunc import parallel as _layers
 
 from l2multi import _registry
 
@@ -30,9 +26,18 @@ from l2multi import _registry
 # smaller than that risk.
 PARALLEL = 2**18
 
+# The launchers that launch threads: Numba's must have been started before they are linked.
+THREADED = ("team", "split")
+
 _busy = threading.Lock()
-_layer: Any = _layers.threading_layer
+_numba: Any = None  # once its threads have been started
 _forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
+
+
+def _layer() -> str | None:
+    """The threading layer in use, whoever started it."""
+    parallel: Any = sys.modules.get("numba.np.ufunc.parallel")
+    return parallel.threading_layer() if parallel and parallel._is_initialized else None
 
 
 def _child_of_fork() -> bool:
@@ -43,7 +48,7 @@ def _child_of_fork() -> bool:
         if multiprocessing.parent_process() is not None:
             return multiprocessing.get_start_method(allow_none=True) in (None, "fork")
     tasks = "/proc/self/task"
-    return _layers._is_initialized and os.path.isdir(tasks) and len(os.listdir(tasks)) == 1
+    return _layer() is not None and os.path.isdir(tasks) and len(os.listdir(tasks)) == 1
 
 
 _forked = _child_of_fork()
@@ -55,35 +60,47 @@ def _in_child() -> None:
     _busy = threading.Lock()
 
 
-# A compilation in another thread holds locks that would stay closed in the child.
-_registry.hold_over_fork(global_compiler_lock)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-def threads() -> int:
-    """How many threads a large call may use here; starts Numba's, as a launch would."""
-    forced = _forced.get()
-    if forced == "serial":
-        return 1
-    if _forked and not (_layers._is_initialized and _layer() == "tbb"):
-        return 1
-    if not _layers._is_initialized:
-        with global_compiler_lock:  # a fork waits for it
-            numba.get_num_threads()
-    count = int(numba.get_num_threads())
-    return 1 if _layer() == "workqueue" else count
+def start() -> None:
+    """Start Numba's threads, and tell LLVM the names of what launches them."""
+    global _numba
+    with _registry.loading:
+        if _numba is None:
+            import numba
+            from numba.core.compiler_lock import global_compiler_lock
+            from numba.core.registry import cpu_target
+            from numba.core.runtime.nrt import rtsys
+
+            with global_compiler_lock:
+                numba.get_num_threads()
+                rtsys.initialize(cpu_target.target_context)
+            # A compilation in another thread holds what would stay closed in a forked child.
+            _registry.hold_over_fork(global_compiler_lock)
+            _numba = numba
 
 
-def worth(elements: int) -> bool:
-    """Whether a call on so many elements gains by threads."""
-    return elements >= PARALLEL or _forced.get() == "parallel"
+def threads(prepare: Callable[[], bool]) -> int:
+    """How many threads a large call may use here. `prepare` makes the launchers ready and says
+    whether they are; it is not called where there shall be no launch."""
+    if _forced.get() == "serial" or (_forked and _layer() != "tbb"):
+        return 1
+    if not prepare() or _layer() == "workqueue":
+        return 1
+    return int(_numba.get_num_threads())
+
+
+def forced() -> bool:
+    """Whether a launch is wanted for the smallest call."""
+    return _forced.get() == "parallel"
 
 
 @contextlib.contextmanager
-def team(elements: int) -> Iterator[int]:
+def team(elements: int, prepare: Callable[[], bool]) -> Iterator[int]:
     """The number of threads to launch for so many elements, and the right to launch them."""
-    count = threads() if worth(elements) else 1
+    count = threads(prepare) if elements >= PARALLEL or forced() else 1
     if count == 1 or not _busy.acquire(blocking=False):
         yield 1
         return

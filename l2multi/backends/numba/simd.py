@@ -10,12 +10,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 from l2multi._summation import LANES
+from l2multi.backends.numba.records import CALL
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -195,7 +195,6 @@ def _same(builder: Any, v: Value, table: Value) -> Value:
 class Kind(NamedTuple):
     """How elements of a dtype lie in memory and become float64 lanes, and lanes elements."""
 
-    storage: str  # the dtype of a NumPy view that Numba can type
     element: Any
     size: int
     decode: Convert
@@ -206,17 +205,17 @@ class Kind(NamedTuple):
 
 def _kinds() -> dict[str, Kind]:
     kinds = {
-        "float64": Kind("f8", DOUBLE, 8, _same, _same, risky=True),
-        "float32": Kind("f4", FLOAT, 4, _decode_float, _encode_float, narrow=True),
-        "float16": Kind("u2", I16, 2, _decode_half, _encode_half, narrow=True),
-        "bfloat16": Kind("u2", I16, 2, _decode_bfloat, _encode_bfloat, narrow=True),
-        "byte": Kind("u1", I8, 1, _decode_byte, _encode_byte, narrow=True),
-        "small": Kind("u1", I8, 1, _decode_byte),
-        "bool": Kind("u1", I8, 1, _decode_bool),
+        "float64": Kind(DOUBLE, 8, _same, _same, risky=True),
+        "float32": Kind(FLOAT, 4, _decode_float, _encode_float, narrow=True),
+        "float16": Kind(I16, 2, _decode_half, _encode_half, narrow=True),
+        "bfloat16": Kind(I16, 2, _decode_bfloat, _encode_bfloat, narrow=True),
+        "byte": Kind(I8, 1, _decode_byte, _encode_byte, narrow=True),
+        "small": Kind(I8, 1, _decode_byte),
+        "bool": Kind(I8, 1, _decode_bool),
     }
     for size, element in ((1, I8), (2, I16), (4, I32), (8, I64)):
-        kinds[f"int{8 * size}"] = Kind(f"u{size}", element, size, _decode_signed)
-        kinds[f"uint{8 * size}"] = Kind(f"u{size}", element, size, _decode_unsigned)
+        kinds[f"int{8 * size}"] = Kind(element, size, _decode_signed)
+        kinds[f"uint{8 * size}"] = Kind(element, size, _decode_unsigned)
     return kinds
 
 
@@ -350,6 +349,12 @@ def div(builder: Any, a: Value, b: Value) -> Value:
     return builder.fdiv(a, b)
 
 
+@_intrinsic(types.float64, types.float64)
+def root(builder: Any, value: Value) -> Value:
+    """The square root, as an instruction: C's function is not found in every process."""
+    return _call(builder, "llvm.sqrt.f64", DOUBLE, value)
+
+
 @_intrinsic(lanes, types.float64)
 def splat(builder: Any, value: Value) -> Value:
     """The same number in all lanes."""
@@ -467,13 +472,34 @@ def move(size: int) -> Any:
     return copy
 
 
-def decode_table(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """The float32 value of each byte, for a dtype of one byte."""
-    return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+@_intrinsic(types.void, types.intp, types.intp, types.intp)
+def set_int(builder: Any, address: Value, index: Value, value: Value) -> None:
+    """Write an int64."""
+    builder.store(value, _slot(builder, address, index, I64, 8))
 
 
-def encode_table(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """The byte nearest to each float32 whose lower 16 bits are zero."""
-    bits = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
-    with np.errstate(all="ignore"):
-        return bits.view(np.float32).astype(dtype).view(np.uint8)
+@_intrinsic(types.intp)
+def record(builder: Any) -> Value:
+    """The address of room for the record of a call on the machine's stack, not zeroed."""
+    with builder.goto_entry_block():
+        room = builder.alloca(I64, size=ir.Constant(I32, CALL))
+    return builder.ptrtoint(room, I64)
+
+
+@_intrinsic(types.intp, types.intp)
+def new_reference(builder: Any, address: Value) -> Value:
+    """The same object, owned once more."""
+    _call(builder, "Py_IncRef", ir.VoidType(), address)
+    return address
+
+
+@_intrinsic(types.intp)
+def let_go(builder: Any) -> Value:
+    """Let go of Python's lock; what `take_back` asks for."""
+    return _call(builder, "PyEval_SaveThread", I64)
+
+
+@_intrinsic(types.void, types.intp)
+def take_back(builder: Any, state: Value) -> None:
+    """Take Python's lock again."""
+    _call(builder, "PyEval_RestoreThread", ir.VoidType(), state)

@@ -1,0 +1,57 @@
+"""Records: how the Python side tells compiled code what to do. Arrays of 64-bit slots.
+
+What stands in a slot is an int (addresses among them) or, where said so, a float64. Imports
+nothing, so that both sides can read it.
+"""
+
+# A call, as workers and launchers read it. The geometry is that of `kernels`; `y` and `norms` are
+# 0 where they are not wanted.
+(
+    X,
+    Y,
+    NORMS,
+    NORM_SIZE,
+    N,  # elements of a vector
+    INNER,
+    INNER_AXES,
+    BATCH,
+    BATCH_AXES,
+    PARTS,  # 2 for complex elements, else 1
+    SWAP,
+    TILES,  # of the last axis of the batch, for columns
+    TABLE_X,
+    TABLE_Y,
+    EPS,  # float64
+    ZERO_ROOT,  # float64: what stands for the root of a zero vector
+    # For `split` alone: the address of the worker that sums a part and of the one that scales it,
+    # the bytes of an element (or of a part of a complex one), whether squares may leave the range
+    # of float64, and a slot of lanes for each whole part of SPLIT elements and one more.
+    PART_SUM,
+    PART_SCALE,
+    READ,
+    WRITE,
+    RISKY,
+    SCRATCH,
+    CALL,  # the length of the record
+) = range(23)
+
+# What `short` is bound to, for one pair of dtypes.
+(
+    WORKER,
+    TYPE_X,
+    TYPE_Y,
+    SIZE_X,
+    SIZE_Y,
+    SHORT_NORM_SIZE,
+    SHORT_PARTS,
+    SHORT_TABLE_X,
+    SHORT_TABLE_Y,
+    LARGEST,  # elements: more are not served
+    NONE,
+    TRUE,
+    FALSE,
+    SHORT,  # the length of the record
+) = range(14)
+
+# Elements of a long vector that are summed as one part, a power of two of blocks.
+SPLIT = 2**15
