@@ -192,11 +192,12 @@ def _bring() -> None:
 
 def _from_child(units: tuple[Unit, ...]) -> Iterator[Unit]:
     """Have units compiled in another process, and link each as it comes; those that came."""
-    import json
-    import struct
-    import subprocess
-
     global _child
+    with _registry.loading:  # or a forked child might find these half imported
+        import json
+        import struct
+        import subprocess
+
     if not units or "python" not in os.path.basename(sys.executable or ""):
         return
     command = [sys.executable, "-S", "-c", _CHILD, json.dumps(sys.path), *map(",".join, units)]
