@@ -8,6 +8,7 @@ its arrays reach the NumPy backends, and NumPy arrays reach it.
 
 import importlib
 import itertools
+import logging  # noqa: F401  # for its hook, see `hold_over_fork`
 import os
 import sys
 import threading
@@ -112,7 +113,9 @@ _failed: dict[str, str] = {}
 # A fork waits for a backend that another thread is importing, and for what backends hand to
 # `hold_over_fork`: in the child a lock that such a thread holds would stay closed, and the first
 # call there hang. One set of hooks, in place before any backend: one registered by a backend while
-# a fork waits for its import would miss its first half.
+# a fork waits for its import would miss its first half. And younger than that of `logging`, since
+# hooks before a fork run from the youngest to the oldest: one that held logging's lock while it
+# waits for an import that logs would wait for ever.
 loading = threading.RLock()
 _waited_for: list[Any] = []
 _held: list[Any] = []

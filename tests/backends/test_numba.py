@@ -100,6 +100,26 @@ def test_fork_during_first_call() -> None:
     run(after(FORK) + textwrap.dedent(script))
 
 
+def test_fork_while_an_import_logs() -> None:
+    """A fork takes no lock of logging's before it waits for an import that needs it."""
+    script = """
+    import logging, time
+    from l2multi import _registry
+    held = threading.Event()
+    def imports():
+        with _registry.loading:
+            held.set()
+            time.sleep(0.2)
+            logging.getLogger("l2multi.test")
+    thread = threading.Thread(target=imports)
+    thread.start()
+    held.wait()
+    child()
+    thread.join()
+    """
+    run(after(FORK) + textwrap.dedent(script))
+
+
 def test_fork_from_a_foreign_user_of_openmp() -> None:
     """A child whose parent launched by way of Numba, before l2multi was imported."""
     script = """

@@ -29,6 +29,11 @@ _Table = list[tuple[int, ...]]
 # takes as long for so many.
 WAIT = 2**22
 
+# Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far; bytes
+# of y from which it is streamed, if a row has so many. See `_memory`.
+FAR, AHEAD, NEAR = 2**20, 2**15, 2**12
+STREAM, WHOLE = 2**23, 2**11
+
 _NO_TABLE = np.empty(0, np.uint8)
 
 
@@ -303,6 +308,7 @@ def _run(
         tiles,
         pair.table_x,
         pair.table_y,
+        *(_memory(x, y, n, batch) if name == "rows" else (0, 0, 0)),
     )
     record.view(np.float64)[records.EPS : records.ZERO_ROOT + 1] = eps, zero_root
     call = record.ctypes.data
@@ -332,6 +338,31 @@ def _run(
             _function(_TEAM, 3)(objects.address(pair.unit(name)), count, call)
         else:
             _function(pair.unit(name), 3)(0, count, call)
+
+
+def _memory(x: Array, y: Array | None, n: int, batch: _Table) -> tuple[int, int, bool]:
+    """How `rows` goes about memory, by size; see `records`.
+
+    Where no cache holds x it is asked for ahead of time, not into the nearest cache, whose few
+    pending lines the stores need. Against the fastest copy (2 cores of a Xeon, 200000x768
+    float32): in place 1.62 times its time without, 0.98 four rows ahead; norms 1.25 without, 0.95
+    with. Where no cache holds y, its lines are not read before they are written: 2.4 times a
+    copy's time without and 1.3 with; under a few KiB a row the ends, which are no whole lines, cost
+    more than that saves.
+    """
+    if x.nbytes < FAR:
+        return 0, 0, False
+    if y is None:
+        return NEAR, 0, False
+    row = n * x.itemsize
+    even = len(batch) == 1 and batch[0][1] == row
+    stream = (
+        y.nbytes >= STREAM and n * y.itemsize >= WHOLE and y.ctypes.data != x.ctypes.data
+        and y.flags.aligned
+    )  # fmt: skip
+    if row > 2 * AHEAD or not even:
+        return NEAR, NEAR, stream
+    return 0, 4 * row if 4 * row <= AHEAD else row, stream
 
 
 def _plan(

@@ -76,6 +76,11 @@ def rows(source: Kind, target: Kind) -> Any:
         batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
         eps, zero_root = get_double(call, records.EPS), get_double(call, records.ZERO_ROOT)
         table_x, table_y = get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y)
+        ahead_sum, ahead_scale = (
+            get_int(call, records.AHEAD_SUM),
+            get_int(call, records.AHEAD_SCALE),
+        )
+        stream = get_int(call, records.STREAM)
         for i in range(first, last):
             if batch_axes == 0:
                 at_x, at_y, at_norm = i * n * read, i * n * write, i * norm_size
@@ -83,10 +88,14 @@ def rows(source: Kind, target: Kind) -> Any:
                 at_x = offset(batch, batch_axes, BATCH, 1, i)
                 at_y = offset(batch, batch_axes, BATCH, 2, i)
                 at_norm = offset(batch, batch_axes, BATCH, 3, i)
+            if stream:
+                simd.claim(y + at_y + n * write)
             row(
                 x + at_x, y + at_y if y else 0, n, norms + at_norm if norms else 0, norm_size,
-                eps, zero_root, table_x, table_y,
+                eps, zero_root, table_x, table_y, ahead_sum, ahead_scale, stream,
             )  # fmt: skip
+        if stream:
+            simd.fence()
 
     return worker
 
@@ -159,10 +168,10 @@ def part_sum(source: Kind, target: Kind) -> Any:
         whole = count // ROWS
         tail, left = x + whole * ROWS * read, count % ROWS
         if factor == 1.0:
-            add_blocks(x, 0, whole, splat(factor), table, stack)
+            add_blocks(x, 0, whole, splat(factor), table, stack, 0)
             total = finish(tail, whole, left, splat(factor), table, stack)
         else:
-            add_scaled(x, 0, whole, splat(factor), table, stack)
+            add_scaled(x, 0, whole, splat(factor), table, stack, 0)
             total = finish_scaled(tail, whole, left, splat(factor), table, stack)
         put(slot, 0, get(stack, top) if whole == blocks else total)
 
@@ -256,6 +265,9 @@ def short() -> Any:
         simd.set_int(call, records.PARTS, get_int(own, records.SHORT_PARTS))
         simd.set_int(call, records.TABLE_X, get_int(own, records.SHORT_TABLE_X))
         simd.set_int(call, records.TABLE_Y, get_int(own, records.SHORT_TABLE_Y))
+        simd.set_int(call, records.AHEAD_SUM, 0)
+        simd.set_int(call, records.AHEAD_SCALE, 0)
+        simd.set_int(call, records.STREAM, 0)
         eps = get_double(get_int(arguments, 3) + HEAD, 0)
         simd.put_double(call, records.EPS, eps)
         simd.put_double(call, records.ZERO_ROOT, 1.0)

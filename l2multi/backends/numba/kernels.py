@@ -93,11 +93,14 @@ def row_sum(source: Kind, scaled: bool) -> Any:
     whole = simd.sum_squares(source, scaled)
     one, four, eight = (simd.sum_squares_of_some(source, scaled, k) for k in (1, 4, BLOCK))
     size, line = source.size, source.size * LANES
+    fetch = simd.fetch(ROWS * size)
 
     @device
-    def add_blocks(x, first, count, scale, table, stack):
+    def add_blocks(x, first, count, scale, table, stack, ahead):
         """Take `count` more blocks into the stack of subtrees, of which it holds `first`."""
         for block in range(first, first + count):
+            if ahead != 0:
+                fetch(x + ahead)
             total = whole(x, line, scale, table)
             x += ROWS * size
             level, rest = 0, block
@@ -169,12 +172,55 @@ def row_scale(source: Kind, target: Kind) -> Any:
     return scale
 
 
+def row_stream(source: Kind, target: Kind) -> Any:
+    """As `row_scale`, where that is plain, for arrays that no cache holds."""
+    load, load_some = simd.loads(source)
+    store, store_some = simd.stores(target)
+    store_past = simd.streaming(target)
+    product = source.narrow and target.narrow
+    read, write = source.size * LANES, target.size * LANES
+    size, written, boundary = source.size, target.size, simd.boundary(target)
+    fetch = simd.fetch(read)
+
+    @device
+    def scaled(v, factor):
+        return mul(v, factor) if product else div(v, factor)
+
+    @device
+    def stream(x, y, n, root, table_x, table_y, ahead, past):
+        factor = splat(1.0 / root if product else root)
+        first = 0
+        if past:
+            first = min(-y % boundary // written, n)
+            if first:
+                store_some(scaled(load_some(x, first, table_x), factor), y, first, table_y)
+                x += first * size
+                y += first * written
+            for _ in range((n - first) // LANES):
+                fetch(x + ahead)
+                store_past(scaled(load(x, table_x), factor), y, table_y)
+                x += read
+                y += write
+        else:
+            for _ in range(n // LANES):
+                fetch(x + ahead)
+                store(scaled(load(x, table_x), factor), y, table_y)
+                x += read
+                y += write
+        left = (n - first) % LANES
+        if left:
+            store_some(scaled(load_some(x, left, table_x), factor), y, left, table_y)
+
+    return stream
+
+
 def one_row(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to one vector of neighbouring elements."""
     add_blocks, finish = row_sum(source, False)
     add_scaled, finish_scaled = row_sum(source, True) if source.risky else (add_blocks, finish)
     risky = source.risky
     scale = row_scale(source, target)
+    pass_by = row_stream(source, target)
     reserve = simd.stack(LEVELS)
     size = source.size
 
@@ -182,15 +228,17 @@ def one_row(source: Kind, target: Kind) -> Any:
     def again(x, n, factor, table, stack):
         """The sum once more, of elements times a power of two."""
         blocks = n // ROWS
-        add_scaled(x, 0, blocks, splat(factor), table, stack)
+        add_scaled(x, 0, blocks, splat(factor), table, stack, 0)
         x += blocks * ROWS * size
         return finish_scaled(x, blocks, n - blocks * ROWS, splat(factor), table, stack)
 
     @device
-    def row(x, y, n, norm, norm_size, eps, zero_root, table_x, table_y):
+    def row(
+        x, y, n, norm, norm_size, eps, zero_root, table_x, table_y, ahead_sum, ahead_scale, stream
+    ):  # fmt: skip
         stack = reserve()
         blocks = n // ROWS
-        add_blocks(x, 0, blocks, splat(1.0), table_x, stack)
+        add_blocks(x, 0, blocks, splat(1.0), table_x, stack, ahead_sum)
         tail = x + blocks * ROWS * size
         left = n - blocks * ROWS
         total = simd.sum_lanes(finish(tail, blocks, left, splat(1.0), table_x, stack))
@@ -205,7 +253,10 @@ def one_row(source: Kind, target: Kind) -> Any:
         length, root, up, down, plain = settle(simd.root(total), up, down, eps, zero_root)
         put_norm(norm, norm_size, length)
         if y != 0:
-            scale(x, y, n, root, up, down, plain, table_x, table_y)
+            if plain and (stream or ahead_scale):
+                pass_by(x, y, n, root, table_x, table_y, ahead_scale, stream)
+            else:
+                scale(x, y, n, root, up, down, plain, table_x, table_y)
 
     return row
 
@@ -265,7 +316,7 @@ def one_packed(source: Kind, target: Kind) -> Any:
                 count = min(most, n - first)
                 pack(x, first, count, inner, axes, parts, swap, buffer)
                 whole = count * parts // ROWS
-                add_blocks(buffer, blocks, whole, factor, table_x, stack)
+                add_blocks(buffer, blocks, whole, factor, table_x, stack, 0)
                 blocks += whole
                 first += count
                 if first == n:

@@ -21,6 +21,11 @@ nothing, so that both sides can read it.
     TILES,  # of the last axis of the batch, for columns
     TABLE_X,
     TABLE_Y,
+    # For `rows` alone: how many bytes ahead to ask memory for x while a vector is summed, and
+    # while it is scaled, 0 for not at all; and whether y is written past the caches.
+    AHEAD_SUM,
+    AHEAD_SCALE,
+    STREAM,
     EPS,  # float64
     ZERO_ROOT,  # float64: what stands for the root of a zero vector
     # For `split` alone: the address of the worker that sums a part and of the one that scales it,
@@ -33,7 +38,7 @@ nothing, so that both sides can read it.
     RISKY,
     SCRATCH,
     CALL,  # the length of the record
-) = range(23)
+) = range(26)
 
 # What `short` is bound to, for one pair of dtypes.
 (

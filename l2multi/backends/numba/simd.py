@@ -25,6 +25,7 @@ Convert = Callable[[Any, Value, Value], Value]
 
 
 BLOCK = 8  # rows summed in registers at a time
+LINE = 64  # bytes of a cache line
 
 
 def _vector(element: Any) -> Any:
@@ -266,6 +267,59 @@ def stores(kind: Kind) -> tuple[Any, Any]:
         _call(builder, name, ir.VoidType(), v, pointer, align, _mask(builder, count))
 
     return whole, part
+
+
+def boundary(kind: Kind) -> int:
+    """The alignment of `streaming` stores, in bytes."""
+    return min(LINE, kind.size * LANES)
+
+
+def streaming(kind: Kind) -> Any:
+    """A store as `stores` has it, aligned to `boundary`, that goes past the caches: memory is not
+    read before it is written. `fence` has to follow."""
+    vector = _vector(kind.element)
+    encode = kind.encode
+    assert encode is not None
+
+    @_intrinsic(types.void, lanes, types.intp, types.intp)
+    def whole(builder: Any, v: Value, address: Value, table: Value) -> None:
+        pointer = builder.inttoptr(address, vector.as_pointer())
+        store = builder.store(encode(builder, v, table), pointer)
+        store.align = boundary(kind)
+        once = builder.module.add_metadata([ir.Constant(I32, 1)])
+        store.set_metadata("nontemporal", once)
+
+    return whole
+
+
+@_intrinsic(types.void)
+def fence(builder: Any) -> None:
+    """Streaming stores before this are seen before whatever comes after it."""
+    builder.fence("seq_cst")
+
+
+@_intrinsic(types.void, types.intp)
+def claim(builder: Any, address: Value) -> None:
+    """Ask memory for the cache line of an address, to write to it."""
+    pointer = builder.inttoptr(address, I8.as_pointer())
+    flags = (ir.Constant(I32, k) for k in (1, 3, 1))  # to write, keep close, data
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+
+
+def fetch(count: int) -> Any:
+    """An intrinsic: ask memory for so many bytes from an address, which need not exist."""
+
+    @_intrinsic(types.void, types.intp)
+    def lines(builder: Any, address: Value) -> None:
+        for offset in range(0, count, LINE):
+            where = builder.add(address, ir.Constant(I64, offset))
+            pointer = builder.inttoptr(where, I8.as_pointer())
+            flags = (
+                ir.Constant(I32, k) for k in (0, 1, 1)
+            )  # to read, not into the nearest cache, data
+            _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+
+    return lines
 
 
 def _tree(builder: Any, values: list[Value]) -> Value:
