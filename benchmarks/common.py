@@ -133,6 +133,18 @@ def target(work: Work, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return work.out if work.out is not None else like(x, result_dtype(work, x.dtype))
 
 
+def _settled(call: Call) -> Call:
+    """A call for which nothing is being prepared any more."""
+    preparing = [getattr(module, "busy", bool) for module in _registry._loaded.values()]
+    again = True
+    while again:
+        call()
+        again = any(busy() for busy in preparing)
+        while any(busy() for busy in preparing):
+            time.sleep(0.001)
+    return call
+
+
 def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Call:
     """The call of l2multi that does this work, and waits for the result.
 
@@ -166,7 +178,7 @@ def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Cal
         for row in _registry.ROWS:  # a backend asked for by name compiles before it answers
             if row.library == "numpy" and not refused(row.name):
                 function(x, axis, **keywords, backend=row.name)
-        return functools.partial(function, x, axis, **keywords)
+        return _settled(functools.partial(function, x, axis, **keywords))
     if why := refused(backend):
         raise NotImplementedError(why)
     library = _registry.row(backend).library
@@ -176,7 +188,7 @@ def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Cal
         x = _registry.carry(x, "numpy", library)
     call = functools.partial(function, x, axis, **keywords, backend=backend)
     if not hasattr(x, "block_until_ready"):
-        return call
+        return _settled(call)
     if operation == "return_norm":
         return lambda: [y.block_until_ready() for y in call()]
     return lambda: call().block_until_ready()

@@ -204,16 +204,15 @@ def normalize(
             (axis == -1 or axis == x.ndim - 1)
             and type(axis) is int
             and dtype is None
-            and backend is None
             and zero == "keep"
             and nonfinite == "propagate"
             and type(eps) is float
             and eps >= 0.0
             and x.size < SHORT
-            and (found := _registry.usual(x.dtype)) is not None
+            and (found := _registry.usual(x.dtype, backend)) is not None
         ):
             # The usual call, by the shortest way.
-            short, result, norm_dtype = found
+            short, result, norm_dtype, _ = found
             if out is None:
                 y = np.empty(x.shape, result)
                 norms = np.empty(x.shape[:-1], norm_dtype) if return_norm and x.ndim else None
@@ -317,13 +316,12 @@ def norm(
             and type(axis) is int
             and out is None
             and dtype is None
-            and backend is None
             and nonfinite == "propagate"
             and x.ndim
             and x.size < SHORT
-            and (found := _registry.usual(x.dtype)) is not None
+            and (found := _registry.usual(x.dtype, backend)) is not None
         ):
-            short, _, norm_dtype = found
+            short, _, norm_dtype, _ = found
             norms = np.empty(x.shape[:-1], norm_dtype)
             if short(x, None, norms, 0.0):
                 return norms[..., None] if keepdims else norms[()]

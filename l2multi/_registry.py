@@ -6,13 +6,14 @@ One of a library other than NumPy has `to_numpy`, `from_numpy` and `default_floa
 its arrays reach the NumPy backends, and NumPy arrays reach it.
 """
 
+import contextlib
 import importlib
 import itertools
 import logging  # noqa: F401  # for its hook, see `hold_over_fork`
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -211,16 +212,39 @@ def named(argument: str | None) -> str | None:
 
 
 # Load-once cache: for NumPy arrays of a dtype, the short way into the backend that auto selects,
-# and the dtypes of result and norm.
-_usual: dict[np.dtype[Any], tuple[Short, np.dtype[Any], np.dtype[Any]]] = {}
+# the dtypes of result and norm, and the backend's name.
+_usual: dict[np.dtype[Any], tuple[Short, np.dtype[Any], np.dtype[Any], str]] = {}
 
 
-def usual(dtype: np.dtype[Any]) -> tuple[Short, np.dtype[Any], np.dtype[Any]] | None:
-    """The short way for NumPy arrays of `dtype` where no backend is named, if a call has found it
-    before. Takes 0.1 us where `select` and the dtype table take 2."""
-    if chosen.get() is None and named_in_environment() is None:
-        return _usual.get(dtype)
-    return None
+def usual(
+    dtype: np.dtype[Any], argument: str | None
+) -> tuple[Short, np.dtype[Any], np.dtype[Any], str] | None:
+    """The short way for NumPy arrays of `dtype`, if a call has found it before and no other backend
+    is named. Takes 0.1 us where `select` and the dtype table take 2."""
+    found = _usual.get(dtype)
+    if found is not None:
+        name = argument if argument is not None else chosen.get()
+        if name is None and _environ is not None and _key in _environ:
+            name = named_in_environment()
+        if name is not None and name != found[3]:
+            return None
+    return found
+
+
+@contextlib.contextmanager
+def no_short_way() -> Iterator[None]:
+    """Within this block, calls of all threads go the long way. For tests and benchmarks."""
+    global _usual
+    kept, _usual = _usual, _Nothing()
+    try:
+        yield
+    finally:
+        _usual = kept
+
+
+class _Nothing(dict[Any, Any]):
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Keep nothing."""
 
 
 def library_of(x: Any) -> str | None:
@@ -253,6 +277,8 @@ def select(
         why = found.unsupported(x, result)
         if why is not None:
             raise TypeError(f"backend {name!r} cannot serve this input: {why}")
+        if name == ROWS[0].name:
+            _find_short(name, found, x.dtype)
         return row(name), found, "asked for by name"
     passed: list[str] = []
     for one in ROWS:
@@ -264,16 +290,16 @@ def select(
             else:
                 why = found.unsupported(x, result) or found.unready(x, axes, result)
             if why is None:
-                if library == "numpy" and not passed:
-                    _find_short(found, x.dtype)
+                if one is ROWS[0]:
+                    _find_short(one.name, found, x.dtype)
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
             passed.append(f"not {one.name}: {why}")
     raise TypeError(f"x: no backend can serve it ({'; '.join(passed)})")
 
 
-def _find_short(found: Backend, dtype: np.dtype[Any]) -> None:
+def _find_short(name: str, found: Backend, dtype: np.dtype[Any]) -> None:
     way = found.short(dtype)
     if way is not None:
         rule = _contract.rule(dtype)
-        _usual[dtype] = way, rule.result, rule.norm
+        _usual[dtype] = way, rule.result, rule.norm, name

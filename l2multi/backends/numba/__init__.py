@@ -203,6 +203,11 @@ def check() -> None:
     objects.address(_SHORT)
 
 
+def busy() -> bool:
+    """Whether something is being prepared, for who measures."""
+    return objects.busy()
+
+
 def machine_code() -> dict[str, str]:
     """The assembly of the kernels linked by now, for who watches it; compiles each again."""
     from l2multi.backends.numba import build

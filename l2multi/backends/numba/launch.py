@@ -113,11 +113,13 @@ def team(elements: int, prepare: Callable[[], bool]) -> Iterator[int]:
 @contextlib.contextmanager
 def force(how: str) -> Iterator[None]:
     """Within this block and thread, launch threads for the smallest call ("parallel", where that
-    is safe) or for none ("serial"). For tests and benchmarks."""
+    is safe) or for none ("serial"). For tests and benchmarks: "parallel" takes the short way, which
+    launches none, from all threads."""
     if how not in ("serial", "parallel"):
         raise ValueError(f"how: expected 'serial' or 'parallel', got {how!r}")
     token = _forced.set(how)
     try:
-        yield
+        with _registry.no_short_way() if how == "parallel" else contextlib.nullcontext():
+            yield
     finally:
         _forced.reset(token)

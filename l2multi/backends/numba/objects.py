@@ -54,6 +54,11 @@ def linked(*units: Unit) -> bool:
     return all(unit in _addresses for unit in units)
 
 
+def busy() -> bool:
+    """Whether the thread has anything left to bring."""
+    return bool(_wanted)
+
+
 def workers() -> list[Unit]:
     """The units linked by now that are for kinds, so not the launchers."""
     return [unit for unit in _addresses if len(unit) > 1]
