@@ -68,7 +68,8 @@ def ml_dtypes_in(names: Sequence[str]) -> tuple[np.dtype[Any], ...]:
 
 
 def _make_rule(dtype: np.dtype[Any]) -> Rule | None:
-    native = dtype.newbyteorder("=")
+    # The same object where there is nothing to swap: dtypes are compared by address in places.
+    native = dtype if dtype.isnative else dtype.newbyteorder("=")
     if native.kind in "biu" or native in ml_dtypes_in(ML_INTEGERS):
         return Rule(native, _F64, _F64, _F64)
     if native == np.float16 or native in ml_dtypes_in(ML_FLOATS):

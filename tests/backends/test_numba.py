@@ -228,13 +228,34 @@ def test_unsupported() -> None:
 
 def test_kernels_by_layout() -> None:
     """Each way through memory is taken where it fits."""
-    x = np.ones((6, 8, 10), np.float32)
+    x = np.ones((6, 8, 20), np.float32)
     assert "rows" in l2.explain(x, backend="numba").kernel
     assert "rows" in l2.explain(x[::2], backend="numba").kernel
     assert "columns" in l2.explain(x, 1, backend="numba").kernel
     assert "columns" in l2.explain(np.asfortranarray(x), backend="numba").kernel
     assert "packed" in l2.explain(x[..., ::2], backend="numba").kernel
     assert "packed" in l2.explain(x.astype(">f4"), backend="numba").kernel
+    assert "bundles" in l2.explain(x[..., :16], backend="numba").kernel
+    assert "rows" in l2.explain(x[0, :, :16], backend="numba").kernel
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
+def test_bundles_have_the_bits_of_rows(dtype: str) -> None:
+    """Short vectors, sixteen at a time, special ones among them, as each by itself."""
+    rng = np.random.default_rng(5)
+    for n in range(1, 17):
+        x = (rng.standard_normal((16 * n + 5, n)) * 50).astype(dtype)
+        x[3], x[5] = 0, x[5] * 0 + 1
+        if x.dtype.kind in "fc":
+            x[7, -1], x[9, 0] = np.nan, np.inf
+            info = np.finfo(x.dtype)
+            x[11], x[13] = info.max, info.smallest_subnormal
+        for eps in (0.0, 10.0):
+            unit, norms = l2.normalize(x, eps=eps, return_norm=True, backend="numba")
+            for k, row in enumerate(x):
+                one, length = l2.normalize(row, eps=eps, return_norm=True, backend="numpy")
+                assert unit[k].tobytes() == one.tobytes(), (n, k)
+                assert norms[k].tobytes() == length.tobytes(), (n, k)
 
 
 COLD = """

@@ -337,7 +337,7 @@ def _run(
             )
             _function(_SPLIT, 2)(count, call)
             return
-        if name == "columns":
+        if name in ("columns", "bundles"):
             count = count // batch[-1][0] * tiles
         if threads > 1:
             _function(_TEAM, 3)(objects.address(pair.unit(name)), count, call)
@@ -390,7 +390,8 @@ def _plan(
     name = "packed"
     if not pair.source.swap and len(inner) == 1:
         if inner[0][1:] == (read, write):
-            name = "rows"
+            few = n * pair.source.parts <= LANES <= batch[-1][0]
+            name = "bundles" if few else "rows"
         elif pair.source.parts == 1:
             near = [k for k, row in enumerate(batch) if row[1:3] == (read, write)]
             if near:

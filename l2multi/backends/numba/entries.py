@@ -45,6 +45,9 @@ SHARES = 64
 # Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
 LET_GO = 2**12
 
+# Vectors from which `bundles` saves more than the way to it costs.
+BUNDLED = 2**9
+
 _INT, _FLOAT = types.intp, types.float64
 
 # first, last, call
@@ -189,10 +192,41 @@ def part_scale(source: Kind, target: Kind) -> Any:
     return worker
 
 
+def bundles(source: Kind, target: Kind) -> Any:
+    """Short vectors of neighbouring elements, in tiles as `columns` has them."""
+    bundle = kernels.one_bundle(source, target)
+
+    @numba.cfunc(WORKER, error_model="numpy")
+    def worker(first, last, call):
+        x, y = get_int(call, records.X), get_int(call, records.Y)
+        norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
+        batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
+        tiles = get_int(call, records.TILES)
+        last_axis = (batch_axes - 1) * BATCH
+        width = get_int(batch, last_axis)
+        for i in range(first, last):
+            start = i % tiles * LANES
+            vector = i // tiles * width + start
+            bundle(
+                x + offset(batch, batch_axes, BATCH, 1, vector),
+                y + offset(batch, batch_axes, BATCH, 2, vector) if y else 0,
+                get_int(call, records.N) * get_int(call, records.PARTS),
+                get_int(batch, last_axis + 1), get_int(batch, last_axis + 2),
+                min(width - start, LANES),
+                norms + offset(batch, batch_axes, BATCH, 3, vector) if norms else 0,
+                get_int(batch, last_axis + 3), norm_size,
+                get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
+                get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
+            )  # fmt: skip
+
+    return worker
+
+
 # By name.
 WORKERS = {
     "rows": rows,
     "columns": columns,
+    "bundles": bundles,
     "packed": packed,
     "part_sum": part_sum,
     "part_scale": part_scale,
@@ -235,6 +269,8 @@ def short() -> Any:
             total *= get_int(sizes, axis)
         n = get_int(sizes, axes - 1)
         if total == 0 or total > get_int(own, records.LARGEST):
+            return no
+        if n * get_int(own, records.SHORT_PARTS) <= LANES and total >= BUNDLED * n:
             return no
         y = norms = 0
         if get_int(arguments, 1) != get_int(own, records.NONE):

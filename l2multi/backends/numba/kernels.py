@@ -1,10 +1,11 @@
 """The kernels: loops only, no validation, no allocation. They follow `l2multi._summation`.
 
-Three ways through memory:
+Four ways through memory:
 
 rows     the elements of a vector are neighbours
 columns  neighbouring vectors are neighbours: up to sixteen of them, a tile, go through together,
          so that each cache line is read once
+bundles  vectors of at most sixteen neighbouring elements: sixteen vectors go through together
 packed   anything else, and foreign byte orders: elements are copied to a small buffer and back
 
 Geometry comes as integer tables, outermost axis first: `batch` with a row (size, stride of x,
@@ -441,6 +442,8 @@ def one_tile(source: Kind, target: Kind) -> Any:
             x += read
             y += write
 
+    settle_all = settle_tile(risky)
+
     @device
     def tile(
         x, y, n, read, write, columns, norm, norm_step, norm_size,
@@ -449,56 +452,156 @@ def one_tile(source: Kind, target: Kind) -> Any:
         stack, sums, ups, downs, roots = reserve(), small(), small(), small(), small()
         put(ups, 0, splat(1.0))
         put(downs, 0, splat(1.0))
-        first, again = True, True
-        while again:
+        put(sums, 0, sum_(x, n, read, columns, splat(1.0), table_x, stack))
+        rescued = risky and lost_sums(sums, ups, downs, columns)
+        if rescued:
             factor = mul(get(ups, 0), get(downs, 0))
             put(sums, 0, sum_(x, n, read, columns, factor, table_x, stack))
-            again = False
-            if risky and first:
-                first = False
-                for c in range(columns):
-                    total = simd.get_double(sums, c)
-                    if total < LOWEST:
-                        simd.put_double(ups, c, UP)
-                        again = True
-                    elif total == INF:
-                        simd.put_double(downs, c, DOWN)
-                        again = True
-        all_plain = True
+        plain = settle_all(
+            sums, ups, downs, roots, columns, norm, norm_step, norm_size, eps, zero_root, rescued
+        )
+        if y == 0:
+            return
+        if not plain:
+            if product:
+                careful_product(x, y, n, read, write, columns, roots, table_x, table_y)
+            else:
+                careful(x, y, n, read, write, columns, roots, ups, downs, table_x, table_y)
+            return
+        divisor = get(roots, 0)
+        if product:
+            divisor = div(splat(1.0), divisor)
+        if columns == LANES:
+            for _ in range(n):
+                v = load(x, table_x)
+                v = mul(v, divisor) if product else div(v, divisor)
+                store(v, y, table_y)
+                x += read
+                y += write
+        else:
+            for _ in range(n):
+                v = load_some(x, columns, table_x)
+                v = mul(v, divisor) if product else div(v, divisor)
+                store_some(v, y, columns, table_y)
+                x += read
+                y += write
+
+    return tile
+
+
+@device
+def lost_sums(sums, ups, downs, columns):
+    """Find the sums of a tile that have left the safe range, and the power of two for each."""
+    again = False
+    for c in range(columns):
+        total = simd.get_double(sums, c)
+        if total < LOWEST:
+            simd.put_double(ups, c, UP)
+            again = True
+        elif total == INF:
+            simd.put_double(downs, c, DOWN)
+            again = True
+    return again
+
+
+def settle_tile(risky: bool) -> Any:
+    """A function: `settle` for all vectors of a tile at once, where none is special (a tile of
+    2-element vectors takes a third of the time), or one by one; it writes their norms and gives
+    whether the division is plain for all."""
+    # A sum above this needs no rescue, and no root is zero.
+    lowest = LOWEST if risky else 0.0
+
+    @device
+    def settle_all(
+        sums, ups, downs, roots, columns, norm, norm_step, norm_size, eps, zero_root, rescued
+    ):  # fmt: skip
+        total = get(sums, 0)
+        root = simd.roots(total)
+        if (
+            not rescued
+            and simd.all_above(total, lowest, columns)
+            and simd.all_above(root, eps, columns)
+        ):
+            put(roots, 0, root)
+            if norm != 0:
+                if norm_step == norm_size:
+                    simd.put_floats(root, norm, columns, norm_size)
+                else:
+                    for c in range(columns):
+                        put_norm(norm + c * norm_step, norm_size, simd.get_double(roots, c))
+            return True
+        plain = True
         put(roots, 0, splat(1.0))
         for c in range(columns):
             root = simd.root(simd.get_double(sums, c))
             up, down = simd.get_double(ups, c), simd.get_double(downs, c)
-            length, root, up, down, plain = settle(root, up, down, eps, zero_root)
+            length, root, up, down, one = settle(root, up, down, eps, zero_root)
             if norm != 0:
                 put_norm(norm + c * norm_step, norm_size, length)
             simd.put_double(roots, c, root)
             simd.put_double(ups, c, up)
             simd.put_double(downs, c, down)
-            all_plain = all_plain and plain
-        if y != 0:
-            if not all_plain:
-                if product:
-                    careful_product(x, y, n, read, write, columns, roots, table_x, table_y)
-                else:
-                    careful(x, y, n, read, write, columns, roots, ups, downs, table_x, table_y)
-                return
-            divisor = get(roots, 0)
-            if product:
-                divisor = div(splat(1.0), divisor)
-            if columns == LANES:
-                for _ in range(n):
-                    v = load(x, table_x)
-                    v = mul(v, divisor) if product else div(v, divisor)
-                    store(v, y, table_y)
-                    x += read
-                    y += write
-            else:
-                for _ in range(n):
-                    v = load_some(x, columns, table_x)
-                    v = mul(v, divisor) if product else div(v, divisor)
-                    store_some(v, y, columns, table_y)
-                    x += read
-                    y += write
+            plain = plain and one
+        return plain
 
-    return tile
+    return settle_all
+
+
+def one_bundle(source: Kind, target: Kind) -> Any:
+    """A function that does all there is to do to a bundle: up to LANES vectors, `step` bytes apart,
+    of no more than LANES neighbouring elements, each vector in a lane."""
+    load, store = simd.scattered(source), simd.scatter(target)
+    risky = source.risky
+    product = source.narrow and target.narrow
+    size, written = source.size, target.size
+    reserve, small = simd.stack(LANES), simd.stack(1)
+    settle_all = settle_tile(risky)
+
+    @device
+    def sum_(x, n, step, count, factor, table, stack):
+        for k in range(n):
+            v = load(x + k * size, step, count, table)
+            if risky:
+                v = mul(v, factor)
+            put(stack, k, mul(v, v))
+        # The tree over lanes; those beyond n are zeros, which change no sum.
+        half, left = LANES // 2, n
+        while half:
+            for k in range(left - half):
+                put(stack, k, add(get(stack, k), get(stack, k + half)))
+            left = min(left, half)
+            half >>= 1
+        return get(stack, 0)
+
+    @device
+    def bundle(
+        x, y, n, step_x, step_y, count, norm, norm_step, norm_size,
+        eps, zero_root, table_x, table_y,
+    ):  # fmt: skip
+        stack, sums, ups, downs, roots = reserve(), small(), small(), small(), small()
+        put(ups, 0, splat(1.0))
+        put(downs, 0, splat(1.0))
+        put(sums, 0, sum_(x, n, step_x, count, splat(1.0), table_x, stack))
+        rescued = risky and lost_sums(sums, ups, downs, count)
+        if rescued:
+            factor = mul(get(ups, 0), get(downs, 0))
+            put(sums, 0, sum_(x, n, step_x, count, factor, table_x, stack))
+        plain = settle_all(
+            sums, ups, downs, roots, count, norm, norm_step, norm_size, eps, zero_root, rescued
+        )
+        if y == 0:
+            return
+        divisor = get(roots, 0)
+        if product:
+            divisor = div(splat(1.0), divisor)
+        for k in range(n):
+            v = load(x + k * size, step_x, count, table_x)
+            if plain:
+                v = mul(v, divisor) if product else div(v, divisor)
+            elif product:
+                v = canonical(mul(v, divisor))
+            else:
+                v = canonical(mul(div(mul(v, get(ups, 0)), divisor), get(downs, 0)))
+            store(v, y + k * written, step_y, count, table_y)
+
+    return bundle

@@ -269,6 +269,45 @@ def stores(kind: Kind) -> tuple[Any, Any]:
     return whole, part
 
 
+def _every(builder: Any, address: Value, step: Value, element: Any) -> Value:
+    """The addresses of lanes, `step` bytes apart."""
+    offsets = builder.mul(_splat(builder, step), _constant(I64, _IOTA))
+    where = builder.add(_splat(builder, address), offsets)
+    return builder.inttoptr(where, _vector(element.as_pointer()))
+
+
+def scattered(kind: Kind) -> Any:
+    """A load of lanes that are `step` bytes apart, ``(address, step, count, table)``."""
+
+    @_intrinsic(lanes, types.intp, types.intp, types.intp, types.intp)
+    def load(builder: Any, address: Value, step: Value, count: Value, table: Value) -> Value:
+        vector = _vector(kind.element)
+        name = f"llvm.masked.gather.v{LANES}{_SUFFIX[kind.element]}.v{LANES}p0"
+        where, zero = _every(builder, address, step, kind.element), ir.Constant(vector, None)
+        align = ir.Constant(I32, 1)
+        raw = _call(builder, name, vector, where, align, _mask(builder, count), zero)
+        return kind.decode(builder, raw, table)
+
+    return load
+
+
+def scatter(kind: Kind) -> Any:
+    """A store of lanes that go `step` bytes apart, ``(lanes, address, step, count, table)``."""
+    encode = kind.encode
+    assert encode is not None
+
+    @_intrinsic(types.void, lanes, types.intp, types.intp, types.intp, types.intp)
+    def store(
+        builder: Any, v: Value, address: Value, step: Value, count: Value, table: Value
+    ) -> None:
+        name = f"llvm.masked.scatter.v{LANES}{_SUFFIX[kind.element]}.v{LANES}p0"
+        where = _every(builder, address, step, kind.element)
+        v, align = encode(builder, v, table), ir.Constant(I32, 1)
+        _call(builder, name, ir.VoidType(), v, where, align, _mask(builder, count))
+
+    return store
+
+
 def boundary(kind: Kind) -> int:
     """The alignment of `streaming` stores, in bytes."""
     return min(LINE, kind.size * LANES)
@@ -407,6 +446,39 @@ def div(builder: Any, a: Value, b: Value) -> Value:
 def root(builder: Any, value: Value) -> Value:
     """The square root, as an instruction: C's function is not found in every process."""
     return _call(builder, "llvm.sqrt.f64", DOUBLE, value)
+
+
+@_intrinsic(lanes, lanes)
+def roots(builder: Any, v: Value) -> Value:
+    """The square roots."""
+    return _call(builder, f"llvm.sqrt.v{LANES}f64", v.type, v)
+
+
+@_intrinsic(types.boolean, lanes, types.float64, types.intp)
+def all_above(builder: Any, v: Value, bound: Value, count: Value) -> Value:
+    """Whether the first `count` lanes are all greater than `bound`, and less than inf."""
+    inf = _constant(DOUBLE, [float("inf")] * LANES)
+    above = builder.fcmp_ordered(">", v, _splat(builder, bound))
+    good = builder.and_(above, builder.fcmp_ordered("<", v, inf))
+    bad = builder.and_(builder.not_(good), _mask(builder, count))
+    bits = builder.bitcast(bad, ir.IntType(LANES))
+    return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, 0))
+
+
+@_intrinsic(types.void, lanes, types.intp, types.intp, types.intp)
+def put_floats(builder: Any, v: Value, address: Value, count: Value, size: Value) -> None:
+    """Write the first `count` lanes one after another, as float32 or, if `size` is 8, float64."""
+    mask, align = _mask(builder, count), ir.Constant(I32, 1)
+    with builder.if_else(builder.icmp_signed("==", size, ir.Constant(I64, 8))) as (wide, narrow):
+        with wide:
+            pointer = builder.inttoptr(address, v.type.as_pointer())
+            name = f"llvm.masked.store.v{LANES}f64.p0"
+            _call(builder, name, ir.VoidType(), v, pointer, align, mask)
+        with narrow:
+            single = builder.fptrunc(v, _vector(FLOAT))
+            pointer = builder.inttoptr(address, single.type.as_pointer())
+            name = f"llvm.masked.store.v{LANES}f32.p0"
+            _call(builder, name, ir.VoidType(), single, pointer, align, mask)
 
 
 @_intrinsic(lanes, types.float64)
