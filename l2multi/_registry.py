@@ -299,7 +299,6 @@ def select(
 
 
 def _find_short(name: str, found: Backend, dtype: np.dtype[Any]) -> None:
-    way = found.short(dtype)
-    if way is not None:
+    if dtype not in _usual and (way := found.short(dtype)) is not None:
         rule = _contract.rule(dtype)
         _usual[dtype] = way, rule.result, rule.norm, name
