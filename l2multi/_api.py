@@ -45,7 +45,7 @@ def _adopt(x: Any) -> tuple[Any, str]:
     return x, library
 
 
-def _enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -> _Call:
+def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -> _Call:
     """Validate what `normalize` and `norm` have in common, and select the backend."""
     library = "numpy"
     if type(x) is not np.ndarray:
@@ -232,7 +232,7 @@ def normalize(
         _contract.check_choice("zero", zero, _contract.ZERO)
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = _enter(x, axis, dtype, backend, False)
+    call = enter(x, axis, dtype, backend, False)
     direct = out is None or _check_out(call, out, call.x.shape, call.result)
     if zero == "raise" or nonfinite == "raise":
         _refuse(call, zero, nonfinite)
@@ -333,7 +333,7 @@ def norm(
         )
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = _enter(x, axis, dtype, backend, True)
+    call = enter(x, axis, dtype, backend, True)
     direct = True
     if out is not None:
         shape = _contract.batch_shape(call.x.shape, call.axes, keepdims)
@@ -391,7 +391,7 @@ def is_normalized(
         data, mask = _fill(x, axis)
         full = _full_mask(mask, axis, keepdims=False)
         return np.ma.MaskedArray(is_normalized(data, axis, tol=tol, backend=backend), full)[()]
-    call = _enter(x, axis, None, backend, True)
+    call = enter(x, axis, None, backend, True)
     if tol is None:
         tol = _contract.default_tol(call.x.dtype)
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
@@ -423,7 +423,7 @@ def _normalize_masked(x: Any, axis: Axis, out: Any, return_norm: bool, **keyword
     """`normalize` of a masked array."""
     data, mask = _fill(x, axis)
     if out is not None:
-        result = _enter(data, axis, keywords["dtype"], keywords["backend"], False).result
+        result = enter(data, axis, keywords["dtype"], keywords["backend"], False).result
         _contract.check_out(out, data.shape, result, masked=True)
     y, norms = normalize(data, axis, return_norm=True, **keywords)
     if out is None:
@@ -440,7 +440,7 @@ def _norm_masked(x: Any, axis: Axis, out: Any, **keywords: Any) -> Any:
     data, mask = _fill(x, axis)
     full = _full_mask(mask, axis, keywords["keepdims"])
     if out is not None:
-        dtype = _enter(data, axis, keywords["dtype"], keywords["backend"], True).norm
+        dtype = enter(data, axis, keywords["dtype"], keywords["backend"], True).norm
         _contract.check_out(out, full.shape, dtype, masked=True)
     norms = norm(data, axis, **keywords)
     if out is None:
@@ -537,7 +537,7 @@ def explain(
     _contract.check_size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = _enter(x, axis, dtype, backend, False)
+    call = enter(x, axis, dtype, backend, False)
     kernel, threads = call.backend.kernel(call.x, call.axes, call.result)
     return Explanation(call.name, kernel, threads, call.why)
 
