@@ -93,6 +93,16 @@ def _refuse(call: _Call, zero: str, nonfinite: str) -> None:
     )
 
 
+def _only_sparse(backend: str | None, **keywords: tuple[Any, Any]) -> None:
+    """Refuse what is not for sparse arrays."""
+    name = _registry.named(backend)
+    if name not in (None, "jax"):
+        raise TypeError(f"backend {name!r} cannot serve this input: a sparse JAX array")
+    for keyword, (value, only) in keywords.items():
+        if value is not only and (only is None or value != only):
+            raise TypeError(f"{keyword}: sparse arrays can have {only!r} only, got {value!r}")
+
+
 def _check_out(call: _Call, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Refuse an unfit `out`; whether the backend may write to it while it reads `x`."""
     if call.library != "numpy":
@@ -129,7 +139,9 @@ def normalize(
     Parameters
     ----------
     x : array_like, shape (..., n)
-        The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Any
+        The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Or a
+        BCOO or BCSR matrix of `jax.experimental.sparse`, real, along its rows: the result is of
+        its class, only stored entries change, and entries for one place are added first. Any
         strides; read-only arrays and memory maps too. It is not modified unless it is `out`.
         Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked.
     axis : int, tuple of ints or None, default -1
@@ -226,6 +238,12 @@ def normalize(
             x, axis, out, return_norm,
             eps=eps, zero=zero, nonfinite=nonfinite, dtype=dtype, backend=backend,
         )  # fmt: skip
+    elif (sparse := _registry.sparse(x)) is not None:
+        _only_sparse(
+            backend, zero=(zero, "keep"), nonfinite=(nonfinite, "propagate"), out=(out, None)
+        )
+        y, norms = sparse.normalize(x, axis, _contract.check_size("eps", eps), dtype, return_norm)
+        return (y, norms) if return_norm else y
     if type(eps) is not float or not eps >= 0.0:
         eps = _contract.check_size("eps", eps)
     if zero != "keep":
@@ -331,6 +349,9 @@ def norm(
         return _norm_masked(
             x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend
         )
+    elif (sparse := _registry.sparse(x)) is not None:
+        _only_sparse(backend, nonfinite=(nonfinite, "propagate"), out=(out, None))
+        return sparse.norm(x, axis, keepdims, dtype)
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     call = enter(x, axis, dtype, backend, True)
