@@ -45,7 +45,7 @@ def _adopt(x: Any) -> tuple[Any, str]:
     return x, library
 
 
-def _enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -> _Call:
+def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -> _Call:
     """Validate what `normalize` and `norm` have in common, and select the backend."""
     library = "numpy"
     if type(x) is not np.ndarray:
@@ -93,6 +93,16 @@ def _refuse(call: _Call, zero: str, nonfinite: str) -> None:
     )
 
 
+def _only_sparse(backend: str | None, **keywords: tuple[Any, Any]) -> None:
+    """Refuse what is not for sparse arrays."""
+    name = _registry.named(backend)
+    if name not in (None, "jax"):
+        raise TypeError(f"backend {name!r} cannot serve this input: a sparse JAX array")
+    for keyword, (value, only) in keywords.items():
+        if value is not only and (only is None or value != only):
+            raise TypeError(f"{keyword}: sparse arrays can have {only!r} only, got {value!r}")
+
+
 def _check_out(call: _Call, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Refuse an unfit `out`; whether the backend may write to it while it reads `x`."""
     if call.library != "numpy":
@@ -129,7 +139,9 @@ def normalize(
     Parameters
     ----------
     x : array_like, shape (..., n)
-        The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Any
+        The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Or a
+        BCOO or BCSR matrix of `jax.experimental.sparse`, real, along its rows: the result is of
+        its class, only stored entries change, and entries for one place are added first. Any
         strides; read-only arrays and memory maps too. It is not modified unless it is `out`.
         Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked.
     axis : int, tuple of ints or None, default -1
@@ -225,13 +237,19 @@ def normalize(
             x, axis, out, return_norm,
             eps=eps, zero=zero, nonfinite=nonfinite, dtype=dtype, backend=backend,
         )  # fmt: skip
+    elif (sparse := _registry.sparse(x)) is not None:
+        _only_sparse(
+            backend, zero=(zero, "keep"), nonfinite=(nonfinite, "propagate"), out=(out, None)
+        )
+        y, norms = sparse.normalize(x, axis, _contract.check_size("eps", eps), dtype, return_norm)
+        return (y, norms) if return_norm else y
     if type(eps) is not float or not eps >= 0.0:
         eps = _contract.check_size("eps", eps)
     if zero != "keep":
         _contract.check_choice("zero", zero, _contract.ZERO)
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = _enter(x, axis, dtype, backend, False)
+    call = enter(x, axis, dtype, backend, False)
     direct = out is None or _check_out(call, out, call.x.shape, call.result)
     if zero == "raise" or nonfinite == "raise":
         _refuse(call, zero, nonfinite)
@@ -329,9 +347,12 @@ def norm(
         return _norm_masked(
             x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend
         )
+    elif (sparse := _registry.sparse(x)) is not None:
+        _only_sparse(backend, nonfinite=(nonfinite, "propagate"), out=(out, None))
+        return sparse.norm(x, axis, keepdims, dtype)
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = _enter(x, axis, dtype, backend, True)
+    call = enter(x, axis, dtype, backend, True)
     direct = True
     if out is not None:
         shape = _contract.batch_shape(call.x.shape, call.axes, keepdims)
@@ -389,7 +410,7 @@ def is_normalized(
         data, mask = _fill(x, axis)
         full = _full_mask(mask, axis, keepdims=False)
         return np.ma.MaskedArray(is_normalized(data, axis, tol=tol, backend=backend), full)[()]
-    call = _enter(x, axis, None, backend, True)
+    call = enter(x, axis, None, backend, True)
     if tol is None:
         tol = _contract.default_tol(call.x.dtype)
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
@@ -421,7 +442,7 @@ def _normalize_masked(x: Any, axis: Axis, out: Any, return_norm: bool, **keyword
     """`normalize` of a masked array."""
     data, mask = _fill(x, axis)
     if out is not None:
-        result = _enter(data, axis, keywords["dtype"], keywords["backend"], False).result
+        result = enter(data, axis, keywords["dtype"], keywords["backend"], False).result
         _contract.check_out(out, data.shape, result, masked=True)
     y, norms = normalize(data, axis, return_norm=True, **keywords)
     if out is None:
@@ -438,7 +459,7 @@ def _norm_masked(x: Any, axis: Axis, out: Any, **keywords: Any) -> Any:
     data, mask = _fill(x, axis)
     full = _full_mask(mask, axis, keywords["keepdims"])
     if out is not None:
-        dtype = _enter(data, axis, keywords["dtype"], keywords["backend"], True).norm
+        dtype = enter(data, axis, keywords["dtype"], keywords["backend"], True).norm
         _contract.check_out(out, full.shape, dtype, masked=True)
     norms = norm(data, axis, **keywords)
     if out is None:
@@ -535,7 +556,7 @@ def explain(
     _contract.check_size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = _enter(x, axis, dtype, backend, False)
+    call = enter(x, axis, dtype, backend, False)
     kernel, threads = call.backend.kernel(call.x, call.axes, call.result)
     return Explanation(call.name, kernel, threads, call.why)
 

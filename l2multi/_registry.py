@@ -256,6 +256,15 @@ def library_of(x: Any) -> str | None:
     return None
 
 
+def sparse(x: Any) -> Any:
+    """The module that serves `x` if it is a sparse JAX array, whose library somebody imported."""
+    found = sys.modules.get("jax.experimental.sparse")
+    kinds = getattr(found, "BCOO", None), getattr(found, "BCSR", None)
+    if None not in kinds and isinstance(x, cast(Any, kinds)):
+        return importlib.import_module("l2multi.backends.jax.sparse")
+    return None
+
+
 def home(library: str) -> Backend:
     """The backend that speaks for a library other than NumPy."""
     return load(next(one.name for one in ROWS if one.library == library))

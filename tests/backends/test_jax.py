@@ -2,8 +2,10 @@
 of arrays between NumPy and JAX."""
 
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jax import export, lax
 from jax.sharding import PartitionSpec
 
 import l2multi as l2
+import l2multi.jax
 from l2multi.backends import jax as backend
 from l2multi.backends.jax import functions
 from tests import cases
@@ -233,7 +236,7 @@ def test_derivatives_at_zero(dtype, eps):
                     assert not np.asarray(derivative).any()
 
 
-@pytest.mark.parametrize("eps", [2.0**-120, 1e-3, 1.0, 2.0**120, 1e300, np.inf])
+@pytest.mark.parametrize("eps", [2.0**-130, 2.0**-120, 1e-3, 1.0, 2.0**120, 1e300, np.inf])
 def test_eps_of_any_size(eps):
     """The divisor is ``max(norm, eps)`` in value and derivative, also beyond float32's range."""
     near = float(np.clip(eps, 2.0**-110, 2.0**110))
@@ -343,49 +346,66 @@ def test_export(shape):
     close(got[0], jacobian(a[0])[0] * weights)
 
 
-DEVICES = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-import l2multi as l2
-from l2multi.backends import jax as backend
-assert len(jax.devices()) == 4
-a = np.random.default_rng(0).standard_normal((64, 1024)).astype("f4")
-want = a / np.linalg.norm(a.astype("f8"), axis=1, keepdims=True)
-for kind in (AxisType.Auto, AxisType.Explicit):
-    mesh = jax.make_mesh((4,), ("i",), axis_types=(kind,))
-    for spec in (P("i", None), P(None, "i")):
-        x = jax.device_put(a, NamedSharding(mesh, spec))
-        y, n = l2.normalize(x, eps=0.5, return_norm=True)
-        np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-7)
-        assert y.sharding.is_equivalent_to(x.sharding, 2), y.sharding
-        with jax.set_mesh(mesh):  # an eager gradient asks for it if the mesh is explicit
-            g = jax.grad(lambda x: (l2.normalize(x) ** 2).sum())(x)
-        np.testing.assert_allclose(g, 0 * a, atol=1e-6)
-        try:
-            l2.normalize(x, backend="numpy")
-        except TypeError as error:
-            assert "single CPU device" in str(error), error
-        else:
-            raise AssertionError("moved unasked")
-    sharded = jax.shard_map(l2.normalize, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
-    x = jax.device_put(a, NamedSharding(mesh, P("i")))
-    np.testing.assert_allclose(jax.jit(sharded)(x), want, rtol=1e-5, atol=1e-7)
-    hlo = jax.jit(sharded).lower(x).compile().as_text()
-    assert "all-" not in hlo
-other = jax.device_put(a, jax.devices()[2])
-assert l2.normalize(other).devices() == l2.normalize(other, backend="numpy").devices() == {
-    jax.devices()[2]
-}
-"""
+MESHES = Path(__file__).with_name("jax_meshes.py")
 
 
-def test_four_devices():
-    """Sharded batches and vectors, explicit meshes, and the device of an input, on four CPUs."""
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", DEVICES], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def meshes(*arguments, devices):
+    """A process with this many devices that makes the checks in `jax_meshes`."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", MESHES, *map(str, arguments)],
+        env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_eight_devices():
+    """Values, gradients, shardings and collectives under automatic and explicit sharding and
+    `shard_map`, and the device of an input."""
+    process = meshes(devices=8)
+    told = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, told
+
+
+def test_two_processes():
+    """The same over two processes of two devices each, joined by `jax.distributed`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pair = [meshes(rank, port, devices=2) for rank in (0, 1)]
+    told = [process.communicate(timeout=120)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], "\n".join(told)
+
+
+def test_split_vectors():
+    """`l2multi.jax` sums over a named axis in every dtype, and refuses what it cannot do."""
+    a = moderate((2, 4, 3)) * np.float32(2.0**40)
+    whole = np.moveaxis(a, 0, 1).reshape(4, 6)
+
+    def mapped(function, a, **keywords):
+        return jax.vmap(lambda x: function(x, axis_name="i", **keywords), axis_name="i")(a)
+
+    for dtype in ("f4", "bfloat16", "c8"):
+        y, n = mapped(l2multi.jax.normalize, a, eps=1.0, zero="nan", return_norm=True, dtype=None)
+        y = mapped(l2multi.jax.normalize, jnp.asarray(a, dtype))
+        assert y.dtype == dtype
+        close(np.asarray(y, "c8" if dtype == "c8" else "f4"), np.stack(np.split(unit(whole), 2, 1)),
+              1e-2 if dtype == "bfloat16" else 2e-6)  # fmt: skip
+        close(n[0], np.sqrt((whole.astype("f8") ** 2).sum(1)))
+    assert mapped(l2multi.jax.norm, a, keepdims=True, dtype="f2").dtype == np.float16
+    assert np.isnan(mapped(l2multi.jax.normalize, a * 0, zero="nan")).all()
+    assert not np.asarray(mapped(l2multi.jax.normalize, a * 0, eps=2.0**-130)).any()
+    close(l2multi.jax.normalize(whole), unit(whole))
+    close(l2multi.jax.norm(whole), np.sqrt((whole.astype("f8") ** 2).sum(1)))
+    with pytest.raises(l2.ZeroVectorError):
+        l2multi.jax.normalize([0.0, 0.0], zero="raise")
+    with pytest.raises(TypeError, match="axis_name"):
+        mapped(l2multi.jax.normalize, a, zero="raise")
+    with pytest.raises(ValueError, match="eps"):
+        mapped(l2multi.jax.normalize, a, eps=-1)
+    with pytest.raises(ValueError, match="zero"):
+        mapped(l2multi.jax.normalize, a, zero="drop")
+    with pytest.raises(NameError, match="nowhere"):
+        l2multi.jax.norm(a, axis_name="nowhere")
 
 
 def test_raise_needs_values():

@@ -1,22 +1,28 @@
 """Pure functions on JAX arrays: traceable, differentiable to any order, right at every magnitude.
 
-A vector whose sum of squares may have left the safe range is multiplied by the power of two that
-takes its largest element into [1, 2). Powers are made from exponent bits: ``jnp.ldexp`` and
-``exp2`` are not exact on XLA's CPU backend. The bits are clipped so that neither a power nor its
-inverse is subnormal, which XLA's CPU backend would flush to zero.
+A sum of squares is taken three times: of the vector as it is, times a large power of two, and over
+it. Wherever one of the sums overflows or loses digits, another does neither, as with the three
+accumulators of Blue, ACM Trans. Math. Softw. 4 (1978), doi:10.1145/355769.355771, but with no
+choice to make for each element. So nothing must be known before the sums begin, and where a vector
+is spread over devices, one all-reduce of three scalars serves.
+
+Powers of two are made from exponent bits: ``jnp.ldexp`` and ``exp2`` are not exact on XLA's CPU
+backend. The bits are clipped so that neither a power nor its inverse is subnormal, which XLA's CPU
+backend would flush to zero.
 
 The sum itself is left to XLA, which does not add in order (its CPU backend sums in windows or
 vectors, its GPU backend in a tree): at most 2.1 ulp of a float32 norm over random, sorted and equal
 values, at any length up to 10**6, where four are promised.
 
-The derivatives are made of `_norm`, `_unit` and `_inverse` alone and are linear in the tangents, so
-second derivatives come out as safe as first ones. (A rule must not call anything with a rule on
-the tangents: partial evaluation inlines that, and the square root in it has no derivative at 0.)
+All derivatives follow from the rule of `_polar`, which is linear in the tangents and made of
+`_polar` itself, so second derivatives come out as safe as first ones. (A rule must not call
+anything with a rule on the tangents: partial evaluation inlines that, and the square root in it has
+no derivative at 0.)
 """
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +32,38 @@ from jax import lax
 from l2multi import _contract
 
 Axes = tuple[int, ...]
-# Elements from which a sum that is seldom repeated beats one that is always scaled.
+# Elements from which sums that are seldom needed are worth a branch.
 LARGE = 2**15
 # A real array, or the real and the imaginary part of a complex one: the core is real, so that
 # complex derivatives are JAX's own.
 Parts = tuple[jax.Array, ...]
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+class Along(NamedTuple):
+    """What a vector extends over: axes of an array and, in `jax.shard_map`, axes of the mesh."""
+
+    axes: Axes
+    mesh: tuple[str, ...] = ()
+
+    def total(self, sums: Any) -> Any:
+        """Sums over devices of sums over `axes`."""
+        return lax.psum(sums, self.mesh) if self.mesh else sums  # type: ignore[no-untyped-call]
+
+
+class Polar(NamedTuple):
+    """Unit vectors, norms with their axes kept, and ``1 / norm`` as two factors, 0 for 0.
+
+    The first factor is a power of two, the second in (0.5, 1] or close to it: a number times both
+    leaves the range only where the quotient does.
+    """
+
+    unit: Parts
+    norm: jax.Array
+    power: jax.Array
+    rest: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6))
 def normalize(
     x: jax.Array,
     axes: Axes,
@@ -41,22 +71,32 @@ def normalize(
     zero_nan: bool,
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
+    mesh: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array | None]:
     """The unit vectors of `dtype` and, where `norm_dtype` is given, the norms before `eps`."""
-    parts = _parts(x, dtype)
-    unit = _unit(axes, eps, parts)
+    parts = _parts(x, _width(x, dtype))
+    polar = _polar(Along(axes, mesh), parts)
+    unit = _at_least(eps, parts, polar) if eps else polar.unit
     if zero_nan:
-        zero = _norm(axes, parts) == 0
-        unit = tuple(jnp.where(zero, jnp.nan, u) for u in unit)
+        unit = tuple(jnp.where(polar.norm == 0, jnp.nan, u) for u in unit)
     y = unit[0] if len(unit) == 1 else lax.complex(*unit)
-    norms = None if norm_dtype is None else norm(x, axes, False, norm_dtype)
+    norms = None
+    if norm_dtype is not None:  # the bits of `norm`: from sums no wider than its own
+        same = _width(x, norm_dtype) == polar.norm.dtype
+        norms = (
+            polar.norm.astype(norm_dtype).squeeze(axes)
+            if same
+            else norm(x, axes, False, norm_dtype, mesh)
+        )
     return y.astype(dtype), norms
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def norm(x: jax.Array, axes: Axes, keepdims: bool, dtype: np.dtype[Any]) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def norm(
+    x: jax.Array, axes: Axes, keepdims: bool, dtype: np.dtype[Any], mesh: tuple[str, ...] = ()
+) -> jax.Array:
     """The norms of `dtype`."""
-    n = _norm(axes, _parts(x, dtype)).astype(dtype)
+    n = _polar(Along(axes, mesh), _parts(x, _width(x, dtype))).norm.astype(dtype)
     return n if keepdims else n.squeeze(axes)
 
 
@@ -71,17 +111,45 @@ def canonical(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 
 
-def _parts(x: jax.Array, result: np.dtype[Any]) -> Parts:
-    """The parts of `x`, as wide as it or the result, whichever is wider, and at least float32."""
+def _width(x: jax.Array, result: np.dtype[Any]) -> np.dtype[Any]:
+    """The real dtype to compute in: as wide as `x` or the result, and at least float32."""
     own, wanted = (canonical(_contract.rule(d).norm) for d in (x.dtype, result))
+    return np.promote_types(own, wanted)
+
+
+def _parts(x: jax.Array, dtype: np.dtype[Any]) -> Parts:
+    """The parts of `x` in this dtype."""
     parts = (x.real, x.imag) if _contract.is_complex(x.dtype) else (x,)
-    return tuple(p.astype(np.promote_types(own, wanted)) for p in parts)
+    return tuple(p.astype(dtype) for p in parts)
 
 
-def _dot(axes: Axes, a: Parts, b: Parts) -> jax.Array:
+def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
+    """``x / max(norm, eps)``."""
+    form = np.finfo(polar.norm.dtype)
+    top = float(form.max)
+    # The inverse of eps as two factors, as in `Polar`. Where the second is beyond the range, only
+    # zero vectors are shorter than eps.
+    mantissa, exponent = math.frexp(eps)
+    power = max(2 - form.maxexp, min(-exponent, form.maxexp - 2))
+    rest = min(2.0 ** max(-1000, min(-exponent - power, 1000)) / mantissa, top)
+    if top < eps < math.inf:  # perhaps norm is too, but not 2**64 over either
+        below = polar.power * 2.0**64 * polar.rest >= 2.0**64 / eps
+    else:
+        below = polar.norm <= eps
+    # The barrier: XLA would make one constant of the two, which may be beyond the range.
+    barrier: Any = lax.optimization_barrier
+    shorter = (barrier(p * 2.0**power) * rest for p in x)
+    units = zip(shorter, polar.unit, strict=True)
+    return tuple(jnp.where(below, short, unit) for short, unit in units)
+
+
+def _dot(along: Along, a: Parts, b: Parts) -> jax.Array:
     """The inner products, axes kept."""
     products = map(jnp.multiply, a, b)
-    return functools.reduce(jnp.add, products).sum(axes, keepdims=True)
+    total: jax.Array = along.total(
+        functools.reduce(jnp.add, products).sum(along.axes, keepdims=True)
+    )
+    return total
 
 
 def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
@@ -91,111 +159,61 @@ def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
     return lax.bitcast_convert_type(bits, dtype)
 
 
-def _measure(axes: Axes, x: Parts) -> tuple[jax.Array, jax.Array]:
-    """Norms as ``(root, field)``: root times the power of two with this exponent field.
+def _squares(along: Along, x: Parts) -> tuple[jax.Array, jax.Array]:
+    """Sums of squares as ``(sum, exponent)``: sum times the power of four with this exponent."""
+    form = np.finfo(x[0].dtype)
+    shift = 3 * form.maxexp // 4
+    least = 2.0 ** (form.maxexp - 2 - 2 * shift)  # below this, the sum of `up` cannot overflow
+    local = Along(along.axes)
 
-    Scaling every vector reads the input twice more: for 10000x768 float32 on two CPUs, 17 ms
-    against 4 ms. The branch costs 30 us, so a small input is scaled without asking. Under vmap
-    that is the size of one example, so there the branch (which would become two) is rare.
-    """
-    if not _large(x[0].shape):
-        return _scaled(axes, x)
-    squares = _dot(axes, x, x)
-    form = np.finfo(squares.dtype)
-    safe = (squares >= 2.0 ** (form.minexp // 2)) & (squares < jnp.inf)
-    # Not `full`: under shard_map the branches must vary over the same axes.
-    one = jnp.where(safe, form.maxexp - 1, 0).astype(_integer(squares.dtype))
-    measured: tuple[jax.Array, jax.Array] = lax.cond(
-        safe.all(), lambda: (jnp.sqrt(squares), one), lambda: _scaled(axes, x)
-    )
-    return measured
+    def scaled(exponent: int) -> jax.Array:
+        up = tuple(p * 2.0**exponent for p in x)
+        return _dot(local, up, up)
 
-
-def _scaled(axes: Axes, x: Parts) -> tuple[jax.Array, jax.Array]:
-    """`_measure` at any magnitude. The root of a nonzero vector is at least 2**-23 (float32)."""
-    dtype = x[0].dtype
-    form = np.finfo(dtype)
-    largest = functools.reduce(jnp.maximum, (abs(p).max(axes, keepdims=True, initial=0) for p in x))
-    bits = lax.bitcast_convert_type(largest, _integer(dtype))
-    field = jnp.clip((bits >> form.nmant) & (2 * form.maxexp - 1), 1, 2 * form.maxexp - 3)
-    scale = _power(2 * form.maxexp - 2 - field, dtype)
-    scaled = tuple(p * scale for p in x)
-    return jnp.sqrt(_dot(axes, scaled, scaled)), field
+    plain = _dot(local, x, x)
+    if _large(x[0].shape) and jax.device_count() == 1:
+        # Two further sums of 10000x768 float32 on two CPUs take 1 ms beside 3.5 ms for all else,
+        # and the branch 30 us. (Under vmap, which would compute both sides of the branch, the
+        # size is that of one example.) With several devices, the question costs an all-reduce.
+        safe = (plain >= least) & (plain < jnp.inf)
+        up, down = lax.cond(
+            safe.all(),
+            lambda: (jnp.zeros_like(plain), jnp.zeros_like(plain)),
+            lambda: (scaled(shift), scaled(-shift)),
+        )
+    else:
+        up, down = scaled(shift), scaled(-shift)
+    plain, up, down = along.total((plain, up, down))
+    small, fits = plain < least, plain < jnp.inf
+    total = jnp.where(small, up, jnp.where(fits, plain, down))
+    return total, jnp.where(small, -shift, jnp.where(fits, 0, shift))
 
 
 def _large(shape: tuple[Any, ...]) -> bool:
     return all(isinstance(d, int) for d in shape) and math.prod(shape) >= LARGE
 
 
-def _integer(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(f"i{dtype.itemsize}")
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _norm(axes: Axes, x: Parts) -> jax.Array:
-    """The norms, axes kept."""
-    root, field = _measure(axes, x)
-    return root * _power(field, root.dtype)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _inverse(axes: Axes, eps: float, x: Parts) -> tuple[jax.Array, jax.Array]:
-    """``1 / max(norm(x), eps)`` as two factors, 0 where the divisor is 0.
-
-    The first is a power of two, that of the larger of norm and eps: a number times both leaves
-    the range only where the quotient does.
-    """
-    root, field = _measure(axes, x)
+def _polar(along: Along, x: Parts) -> Polar:
+    """Directions and lengths; zero vectors as they are."""
+    total, exponent = _squares(along, x)
+    root = jnp.sqrt(total)
     form = np.finfo(root.dtype)
     bias = form.maxexp - 1
-    if eps:
-        mantissa, exponent = math.frexp(eps)
-        own = exponent + bias
-        top = jnp.maximum(field, min(max(own, 1), 2 * bias - 1))
-        floor = mantissa * _power(bias + own - top, root.dtype)
-        root = jnp.maximum(root * _power(bias + field - top, root.dtype), floor)
-        field = top
-    return _power(2 * bias - field, root.dtype), 1 / jnp.where(root == 0, jnp.inf, root)
+    bits = lax.bitcast_convert_type(root, np.dtype(f"i{root.dtype.itemsize}"))
+    field = jnp.clip((bits >> form.nmant) + exponent, 1, 2 * bias - 1)
+    root = root * _power(bias + exponent + bias - field, root.dtype)
+    power, rest = _power(2 * bias - field, root.dtype), 1 / jnp.where(root == 0, jnp.inf, root)
+    unit = tuple(p * power * rest for p in x)
+    return Polar(unit, root * _power(field, root.dtype), power, rest)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _unit(axes: Axes, eps: float, x: Parts) -> Parts:
-    """``x / max(norm(x), eps)``, and zero vectors as they are."""
-    power, rest = _inverse(axes, eps, x)
-    return tuple(p * power * rest for p in x)
-
-
-def _growth(axes: Axes, eps: float, x: Parts, dx: Parts) -> jax.Array:
-    """The derivative of ``max(norm(x), eps)`` along `dx`."""
-    growth = _dot(axes, _unit(axes, eps, x), dx)
-    if eps:
-        # A finite eps beyond the dtype would be cast to inf with a warning.
-        floor = eps if eps <= float(np.finfo(growth.dtype).max) else jnp.inf
-        growth = jnp.where(_norm(axes, x) > floor, growth, 0)
-    return growth
-
-
-@_norm.defjvp
-def _norm_jvp(axes: Axes, primals: tuple[Parts], tangents: tuple[Parts]) -> tuple[Any, Any]:
+@_polar.defjvp
+def _polar_jvp(along: Along, primals: tuple[Parts], tangents: tuple[Parts]) -> tuple[Polar, Polar]:
     (x,), (dx,) = primals, tangents
-    return _norm(axes, x), _growth(axes, 0.0, x, dx)
-
-
-@_inverse.defjvp
-def _inverse_jvp(
-    axes: Axes, eps: float, primals: tuple[Parts], tangents: tuple[Parts]
-) -> tuple[Any, Any]:
-    (x,), (dx,) = primals, tangents
-    power, rest = _inverse(axes, eps, x)
-    relative = _growth(axes, eps, x, dx) * power * rest
-    return (power, rest), (jnp.zeros_like(power), -rest * relative)
-
-
-@_unit.defjvp
-def _unit_jvp(
-    axes: Axes, eps: float, primals: tuple[Parts], tangents: tuple[Parts]
-) -> tuple[Any, Any]:
-    (x,), (dx,) = primals, tangents
-    u, (power, rest) = _unit(axes, eps, x), _inverse(axes, eps, x)
-    growth = _growth(axes, eps, x, dx)
-    return u, tuple((d - p * growth) * power * rest for d, p in zip(dx, u, strict=True))
+    polar = _polar(along, x)
+    u, _, power, rest = polar
+    power = lax.stop_gradient(power)
+    growth = _dot(along, u, dx)
+    turn = tuple((d - p * growth) * power * rest for d, p in zip(dx, u, strict=True))
+    return polar, Polar(turn, growth, jnp.zeros_like(power), -rest * (growth * power * rest))

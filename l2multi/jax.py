@@ -1,0 +1,159 @@
+"""`normalize` and `norm` for JAX alone: also where `jax.shard_map` has split the vectors.
+
+Under automatic and explicit sharding `l2multi.normalize` is enough: the compiler knows how an array
+is spread. Inside `jax.shard_map` a function sees its own shard, and only these functions, told the
+axis of the mesh, know that the vector goes on elsewhere.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from l2multi import _api, _contract
+from l2multi._contract import Axis, Zero
+from l2multi.backends.jax import functions
+
+__all__ = ["norm", "normalize"]
+
+AxisName = str | Sequence[str] | None
+
+
+def normalize(
+    x: Any,
+    axis: Axis = -1,
+    *,
+    axis_name: AxisName = None,
+    eps: float = 0.0,
+    zero: Zero = "keep",
+    dtype: Any = None,
+    return_norm: bool = False,
+) -> Any:
+    """Scale vectors to unit Euclidean length, also such as are split over a mesh of devices.
+
+    Does what `l2multi.normalize` does to a JAX array, at every magnitude and with the same
+    derivatives. A split vector costs one all-reduce of three scalars, and its gradient one of
+    one scalar.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., n)
+        The vectors or, with `axis_name`, this device's part of them; not None along `axis`.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes of `x` over which a vector extends; None means all.
+    axis_name : str or sequence of str, optional
+        The axis or axes of the mesh over which vectors are split as well: names bound by
+        `jax.shard_map` (or by ``jax.vmap(..., axis_name=...)``). None means that each is whole.
+    eps : float, default 0.0
+        A lower bound of the divisor.
+    zero : {"keep", "nan", "raise"}, default "keep"
+        What becomes of a zero vector. "raise" needs values, and no `axis_name`.
+    dtype : dtype, optional
+        The floating dtype of the result, complex for complex input.
+    return_norm : bool, default False
+        Whether to return the norms of the whole vectors too.
+
+    Returns
+    -------
+    jax.Array, shape (..., n)
+        The unit vectors, or this device's part of them, in the dtype of `x` if it is a floating
+        one, else JAX's default float.
+    jax.Array, shape (...)
+        With `return_norm`, the norms before `eps`, the same on all devices that share a vector;
+        float32 for float16, bfloat16 and float8.
+
+    Raises
+    ------
+    ZeroVectorError
+        By ``zero="raise"``.
+    NameError
+        No such axis is bound.
+    numpy.exceptions.AxisError, TypeError, ValueError
+        As for `l2multi.normalize`.
+
+    Examples
+    --------
+    >>> import jax, l2multi.jax
+    >>> from jax.sharding import AxisType, PartitionSpec as P
+    >>> mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
+    >>> split = P(None, "model")
+    >>> @jax.jit
+    ... @jax.shard_map(mesh=mesh, in_specs=split, out_specs=split)
+    ... def unit(part):
+    ...     return l2multi.jax.normalize(part, axis_name="model")
+    >>> unit(jax.numpy.array([[3e30, 4e30], [0.0, 0.0]])).round(6)
+    Array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32)
+    """
+    x, names = jnp.asarray(x), _names(axis_name)
+    if not names:
+        return _api.normalize(
+            x, axis, eps=eps, zero=zero, dtype=dtype, return_norm=return_norm, backend="jax"
+        )
+    eps = _contract.check_size("eps", eps)
+    _contract.check_choice("zero", zero, _contract.ZERO)
+    if zero == "raise":
+        raise TypeError('zero="raise" needs values; with axis_name= there are none: use "keep"')
+    call = _api.enter(x, axis, dtype, "jax", False)
+    y, norms = functions.normalize(
+        x, call.axes, eps, zero == "nan", call.result, call.norm if return_norm else None, names
+    )
+    return (y, norms) if return_norm else y
+
+
+def norm(
+    x: Any,
+    axis: Axis = -1,
+    *,
+    axis_name: AxisName = None,
+    keepdims: bool = False,
+    dtype: Any = None,
+) -> jax.Array:
+    """Measure the Euclidean length of vectors, also such as are split over a mesh of devices.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., n)
+        The vectors, or this device's part of them.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes of `x` over which a vector extends; None means all.
+    axis_name : str or sequence of str, optional
+        The axis or axes of the mesh over which vectors are split, as for `normalize`.
+    keepdims : bool, default False
+        Whether the axes stay, with length one.
+    dtype : dtype, optional
+        The real floating dtype of the result.
+
+    Returns
+    -------
+    jax.Array, shape (...)
+        The norms, of the dtype that `l2multi.norm` gives; the same on all devices that share a
+        vector. They neither overflow nor underflow before their dtype does.
+
+    Raises
+    ------
+    NameError, numpy.exceptions.AxisError, TypeError, ValueError
+        As for `normalize`.
+
+    Examples
+    --------
+    >>> import jax, l2multi.jax
+    >>> halves = jax.numpy.array([[3e30], [4e30]])
+    >>> jax.vmap(lambda part: l2multi.jax.norm(part, axis_name="i"), axis_name="i")(halves)
+    Array([5.e+30, 5.e+30], dtype=float32)
+    """
+    x, names = jnp.asarray(x), _names(axis_name)
+    norms: jax.Array
+    if not names:
+        norms = _api.norm(x, axis, keepdims=keepdims, dtype=dtype, backend="jax")
+    else:
+        call = _api.enter(x, axis, dtype, "jax", True)
+        norms = functions.norm(x, call.axes, keepdims, call.norm, names)
+    return norms
+
+
+def _names(axis_name: AxisName) -> tuple[str, ...]:
+    if axis_name is None:
+        return ()
+    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)

@@ -1,0 +1,147 @@
+"""Checks over several devices, and over two processes; `test_jax` runs this as a script."""
+
+import re
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import l2multi as l2
+import l2multi.jax
+
+# Vectors of every magnitude, zeros, and one that is large on one device and small on the others.
+SHAPE = (16, 512)
+SIZES = np.float32(2.0) ** np.array([0, -105, 115, -66, 63, 64, -33, 1], np.float32)
+COLLECTIVE = re.compile(r"= (\S.*?) ((?:all|collective|reduce-scatter|ragged)[a-z-]*?)(-start)?\(")
+
+
+def vectors() -> np.ndarray:
+    """The input, of all processes."""
+    a = np.random.default_rng(0).standard_normal(SHAPE).astype("f4")
+    a *= np.tile(SIZES, 2)[:, None]
+    a[3] = 0
+    a[8, :100] *= np.float32(2.0**60)
+    a[8, 100:] *= np.float32(2.0**-40)
+    return a
+
+
+A = vectors()
+WIDE = A.astype("f8")
+NORM = np.sqrt((WIDE * WIDE).sum(1))
+UNIT = WIDE / np.where(NORM == 0, 1, NORM)[:, None]
+WEIGHT = np.random.default_rng(1).standard_normal(SHAPE).astype("f4")
+# The gradient of the sum of weighted unit vectors, times the norm: of moderate size everywhere.
+TURN = (WEIGHT - UNIT * (UNIT * WEIGHT).sum(1, keepdims=True)) * (NORM > 0)[:, None]
+
+
+def close(y: jax.Array, want: np.ndarray) -> None:
+    """What this process holds of `y` is right, to 1e-6 of the largest entry of each vector."""
+    for shard in y.addressable_shards:
+        part = want[shard.index]
+        got = np.asarray(shard.data, "f8")
+        scale = np.abs(part).max(-1, keepdims=True) if part.ndim > 1 else np.abs(part)
+        miss = np.abs(got - part) - 1e-6 * scale
+        rows = np.argwhere(~(miss <= 2.0**-126))
+        assert not rows.size, (y.sharding, shard.index, rows[:5], got.flat[:3], part.flat[:3])
+
+
+def collectives(function, *arguments) -> list[tuple[str, int]]:
+    """The collectives of a compiled function, and how many scalars each carries."""
+    text = function.lower(*arguments).compile().as_text()
+    found = []
+    for shapes, kind, _ in COLLECTIVE.findall(text):
+        sizes = re.findall(r"\w+\[([\d,]*)\]", shapes)
+        found.append((kind, sum(int(np.prod([int(n) for n in s.split(",") if n])) for s in sizes)))
+    return found
+
+
+def check(spec: P, mesh: jax.sharding.Mesh) -> None:
+    """Value, norm, gradient, sharding and collectives of arrays that are spread like this."""
+    sharding = NamedSharding(mesh, spec)
+    x, weight, scale = (
+        jax.make_array_from_callback(SHAPE, sharding, lambda index, a=a: a[index])
+        for a in (A, WEIGHT, np.broadcast_to(np.float32(NORM)[:, None], SHAPE))
+    )
+    batch, split = (*spec, None)[:2]
+    part = SHAPE[0] // (mesh.shape[batch] if isinstance(batch, str) else 1)
+
+    def normalize(x):
+        return l2.normalize(x, return_norm=True)
+
+    def per_shard(x):
+        return l2multi.jax.normalize(x, axis_name=split, return_norm=True)
+
+    def of_norm(x):
+        return l2multi.jax.norm(x, axis_name=split)
+
+    of_shards = jax.shard_map(per_shard, mesh=mesh, in_specs=spec, out_specs=(spec, P(batch)))
+    norms = jax.shard_map(of_norm, mesh=mesh, in_specs=spec, out_specs=P(batch))
+    sums = [("all-reduce", 3 * part)] if split else []
+    for whole, alone in ((normalize, l2.norm), (of_shards, norms)):
+        compiled = jax.jit(whole)
+        y, n = compiled(x)
+        close(y, UNIT)
+        close(n, NORM)
+        close(jax.jit(alone)(x), NORM)
+        assert y.sharding.is_equivalent_to(x.sharding, 2), y.sharding
+        assert collectives(compiled, x) == sums, collectives(compiled, x)
+        assert collectives(jax.jit(alone), x) == sums
+
+        def loss(x, factor, whole=whole):
+            return (factor * whole(x)[0]).sum()
+
+        gradient = jax.jit(jax.grad(loss))
+        factor = weight * scale  # for the gradient of a tiny vector has no float32
+        close(gradient(x, factor), TURN)
+        back = [("all-reduce", part)] if split else []
+        found = collectives(gradient, x, factor)
+        assert sorted(found) == sorted(sums + back), found
+        gradient = jax.jit(jax.grad(lambda x, alone=alone: alone(x).sum()))
+        close(gradient(x), UNIT)
+        assert collectives(gradient, x) == sums
+
+
+def eight() -> None:
+    """On one process with eight devices."""
+    assert jax.device_count() == 8
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+        with jax.set_mesh(mesh):
+            for spec in (P("data"), P(None, "model"), P("data", "model")):
+                check(spec, mesh)
+        x = jax.device_put(A, NamedSharding(mesh, P("data")))
+        y = l2.normalize(x, eps=0.5)  # eagerly, and with no mesh set
+        assert y.sharding.is_equivalent_to(x.sharding, 2), y.sharding
+        with pytest.raises(TypeError, match="single CPU device"):
+            l2.normalize(x, backend="numpy")
+    both = jax.shard_map(  # split over two axes of the mesh, unlike what `check` has
+        lambda x: l2multi.jax.normalize(x, axis_name=("data", "model"), eps=2.0**-130),
+        mesh=mesh, in_specs=P(None, ("data", "model")), out_specs=P(None, ("data", "model")),
+    )  # fmt: skip
+    x = jax.device_put(A, NamedSharding(mesh, P(None, ("data", "model"))))
+    close(both(x), UNIT)
+    other = jax.device_put(A, jax.devices()[2])
+    for backend in ("jax", "numpy"):
+        assert l2.normalize(other, backend=backend).devices() == {jax.devices()[2]}
+
+
+def pair(rank: int, port: int) -> None:
+    """On one of two processes with two devices each."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank, initialization_timeout=60)
+    assert (jax.process_count(), jax.local_device_count(), jax.device_count()) == (2, 2, 4)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((4,), ("model",), axis_types=(kind,))
+        with jax.set_mesh(mesh):
+            check(P(None, "model"), mesh)
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        eight()
+    else:
+        pair(*map(int, sys.argv[1:]))
