@@ -132,10 +132,12 @@ def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
     mantissa, exponent = math.frexp(eps)
     power = max(2 - form.maxexp, min(-exponent, form.maxexp - 2))
     rest = min(2.0 ** max(-1000, min(-exponent - power, 1000)) / mantissa, top)
+    with np.errstate(all="ignore"):  # whatever the caller has set: 0 and inf are meant
+        rest, floor, far = polar.norm.dtype.type([rest, eps, 2.0**64 / eps])
     if top < eps < math.inf:  # perhaps norm is too, but not 2**64 over either
-        below = polar.power * 2.0**64 * polar.rest >= 2.0**64 / eps
+        below = polar.power * 2.0**64 * polar.rest >= far
     else:
-        below = polar.norm <= eps
+        below = polar.norm <= floor
     # The barrier: XLA would make one constant of the two, which may be beyond the range.
     barrier: Any = lax.optimization_barrier
     shorter = (barrier(p * 2.0**power) * rest for p in x)
