@@ -11,8 +11,9 @@ backend. The bits are clipped so that neither a power nor its inverse is subnorm
 backend would flush to zero.
 
 The sum itself is left to XLA, which does not add in order (its CPU backend sums in windows or
-vectors, its GPU backend in a tree): at most 2.1 ulp of a float32 norm over random, sorted and equal
-values, at any length up to 10**6, where four are promised.
+vectors, its GPU backend in a tree): at most 1.7 ulp of a float32 norm over random and sorted values
+at any length up to 10**6. Equal values round alike at each addition: there 3.5 to 4 ulp are common
+at lengths of 500 to 2000, and 5.5 was met at 777, where four are promised.
 
 All derivatives follow from the rule of `_polar`, which is linear in the tangents and made of
 `_polar` itself, so second derivatives come out as safe as first ones. (A rule must not call
