@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks
-from benchmarks import common, gate, peers, race
+from benchmarks import common, gate, gpu, peers, race
 from l2multi import _registry
 
 ROOT = Path(benchmarks.__path__[0]).parent
@@ -195,3 +195,15 @@ def test_gate_tells_wide_code_from_narrow(monkeypatch: pytest.MonkeyPatch) -> No
         "narrow": "vmulsd\t%xmm1, %xmm0, %xmm0",
     }
     assert gate.narrow(code, pattern) == ["half", "narrow"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_gpu_benchmark_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "ROWS", (64, 128))
+    assert gpu.main([str(tmp_path), "--megabytes", "0.01", "--budget", "0"]) == 0
+    (record,) = tmp_path.glob("gpu-*.md")
+    lines = record.read_text().splitlines()
+    cells = [line.split("|")[1:-1] for line in lines if line.startswith(("| float", "| bfloat"))]
+    assert len(cells) == len(gpu.DTYPES) * 2
+    assert all(len(row) >= 6 for row in cells), "a contender failed"
+    assert any("l2multi | jax.jit of the formula | copy" in line for line in lines)

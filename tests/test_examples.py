@@ -48,3 +48,25 @@ def test_the_file_is_what_the_example_writes(tmp_path):
     load("digits_search").save(tmp_path / "digits.npy")
     assert (tmp_path / "digits.npy").read_bytes() == (EXAMPLES / "digits.npy").read_bytes()
     assert np.load(EXAMPLES / "digits.npy").shape == (1797, 64)
+
+
+def test_metric_learning_trains_where_the_naive_formula_is_nan():
+    example = load("metric_learning")
+    example.STEPS = 40
+    loss, accuracy = example.train(example.l2.normalize)
+    assert np.isfinite(loss)
+    assert accuracy > 0.85
+    loss, accuracy = example.train(example.naive)
+    assert np.isnan(loss)
+    assert accuracy < 0.2
+
+
+def test_grain_workers_feed_the_device(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "grain_pipeline.py"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100,
+        env={**os.environ, "L2MULTI_BACKEND": "numpy"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1797 digits from 2 worker processes" in done.stdout
+    assert "unit vectors: True" in done.stdout

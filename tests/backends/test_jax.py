@@ -316,6 +316,41 @@ def test_half_derivatives(dtype):
     close(got.astype("f4"), jacobian(x)[0] * 2.0**13, float(jnp.finfo(dtype).eps))
 
 
+def test_second_order_of_a_mixed_batch():
+    """Under vmap of jit, in half precision too: zero, tiny, huge and moderate rows at once."""
+    a = moderate((5, 4))
+    scales = np.float32(2.0) ** np.array([0, 0, -60, 60, -30], "f4")
+    a *= scales[:, None]
+    a[1] = 0
+    v = moderate(4, 1)
+
+    def curve(x, weight):  # the Hessian of a weighted entry, along v
+        slope = jax.grad(lambda x: weight * weight * l2.normalize(x, dtype="f4")[0])
+        return jax.jvp(slope, (x,), (jnp.asarray(v, x.dtype),))[1]
+
+    for dtype, rtol in ((jnp.float32, 4e-6), (jnp.bfloat16, 2e-2)):
+        x = jnp.asarray(a, dtype)
+        got = np.asarray(jax.jit(jax.vmap(curve))(x, jnp.asarray(scales)).astype("f4"))
+        assert not got[1].any()
+        for row in (0, 2, 3, 4):
+            moved = np.asarray(v, dtype).astype("f8")
+            want = np.einsum("jk,k", second(x[row].astype("f4"))[0], moved)
+            close(got[row], want * float(scales[row]) ** 2, rtol)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+def test_narrow_derivatives(dtype):
+    """float8 has gradients in its own dtype, 0 at the zero vector."""
+    x = jnp.asarray([[3, -4, 0.5, 1], [0, 0, 0, 0]], dtype)
+    got = jax.jit(jax.grad(lambda x: l2.norm(x).sum()))(x)
+    assert got.dtype == dtype
+    close(got[0].astype("f4"), unit(x[0].astype("f4")), float(jnp.finfo(dtype).eps))
+    assert not np.asarray(got[1].astype("f4")).any()
+    got = jax.grad(lambda x: l2.normalize(x, dtype="f4")[:, 0].sum())(x)
+    close(got[0].astype("f4"), jacobian(x[0].astype("f4"))[0], float(jnp.finfo(dtype).eps))
+    assert not np.asarray(got[1].astype("f4")).any()
+
+
 def test_zero_nan_and_axes_have_gradients():
     """``zero="nan"`` and tuples of axes differentiate too."""
     a = moderate((2, 3, 4))

@@ -11,8 +11,9 @@ backend. The bits are clipped so that neither a power nor its inverse is subnorm
 backend would flush to zero.
 
 The sum itself is left to XLA, which does not add in order (its CPU backend sums in windows or
-vectors, its GPU backend in a tree): at most 2.1 ulp of a float32 norm over random, sorted and equal
-values, at any length up to 10**6, where four are promised.
+vectors, its GPU backend in a tree): at most 1.7 ulp of a float32 norm over random and sorted values
+at any length up to 10**6. Equal values round alike at each addition: there 3.5 to 4 ulp are common
+at lengths of 500 to 2000, and 5.5 was met at 777, where four are promised.
 
 All derivatives follow from the rule of `_polar`, which is linear in the tangents and made of
 `_polar` itself, so second derivatives come out as safe as first ones. (A rule must not call
@@ -132,10 +133,12 @@ def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
     mantissa, exponent = math.frexp(eps)
     power = max(2 - form.maxexp, min(-exponent, form.maxexp - 2))
     rest = min(2.0 ** max(-1000, min(-exponent - power, 1000)) / mantissa, top)
+    with np.errstate(all="ignore"):  # whatever the caller has set: 0 and inf are meant
+        rest, floor, far = polar.norm.dtype.type([rest, eps, 2.0**64 / eps])
     if top < eps < math.inf:  # perhaps norm is too, but not 2**64 over either
-        below = polar.power * 2.0**64 * polar.rest >= 2.0**64 / eps
+        below = polar.power * 2.0**64 * polar.rest >= far
     else:
-        below = polar.norm <= eps
+        below = polar.norm <= floor
     # The barrier: XLA would make one constant of the two, which may be beyond the range.
     barrier: Any = lax.optimization_barrier
     shorter = (barrier(p * 2.0**power) * rest for p in x)
