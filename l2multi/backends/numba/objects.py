@@ -217,6 +217,7 @@ def _from_child(units: tuple[Unit, ...]) -> Iterator[Unit]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the parent, which ends it
         )
     assert process.stdout is not None
     with process.stdout as output:
