@@ -182,7 +182,8 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], masked: bo
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out: expected a writable array, got a read-only one")
-    if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
+    # NumPy gives arrays of no elements strides of 0.
+    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
         raise ValueError("out: expected one memory location per element, got a broadcast array")
 
 

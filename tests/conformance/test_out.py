@@ -25,6 +25,18 @@ def test_in_place(backend, dtype):
         assert same_bits(x, expected)
 
 
+def test_empty_out(backend):
+    """An `out` without elements is one like any other; NumPy gives such a copy strides of 0."""
+    for shape in ((0, 5), (5, 0), (2, 0, 3)):
+        x = np.ones(shape, np.float32)
+        out = x[::-1].copy(order="K")
+        with backend.scope(x.dtype):
+            assert l2.normalize(x, 0, out=out, backend=backend.name) is out
+        zeros = np.lib.stride_tricks.as_strided(x, shape, (0,) * len(shape))
+        with backend.scope(x.dtype):
+            assert l2.normalize(x, 0, out=zeros, backend=backend.name) is zeros
+
+
 # Pairs of views (x, out) of one square buffer, that overlap in different ways.
 OVERLAPS = {
     "one row down": lambda b: (b[:-1], b[1:]),
