@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from l2multi import _contract
+from l2multi import _contract, _registry
 from l2multi._api import explain, normalize
 from l2multi._contract import Axis, Zero, ZeroVectorError
 
@@ -49,7 +49,7 @@ class Report(NamedTuple):
     source_dtype, dtype : numpy.dtype
         What was read and what was written.
     backend : str
-        The backend that served.
+        The backend that served; two, where one took over from another.
     seconds : float
         From the call to the renamed file, compilation included, and the wait for the disk if a
         file was replaced.
@@ -151,13 +151,15 @@ def normalize_npy(
     result = _result(x.dtype, dtype)
     # One window speaks for all: under JAX even an explanation copies its input to the device.
     sample = x[next(_windows(x, axes))] if x.size else x
-    used = explain(sample, axes, dtype=result, zero=zero, backend=backend).backend
+    used = {explain(sample, axes, dtype=result, zero=zero, backend=backend).backend: None}
+    # Where none is named, another may take over when its kernel is there.
+    may_change = None if _registry.named(backend) else used
     with _replacing(path) as file:
         # The map must not outlive the call: on Windows a mapped file cannot be renamed.
-        counts = _scale(x, _create(file, x, result), axes, zero, backend, progress)
+        counts = _scale(x, _create(file, x, result), axes, zero, backend, may_change, progress)
     seconds = time.perf_counter() - start
     nbytes = x.nbytes + x.size * result.itemsize
-    return Report(*counts, x.dtype, result, used, seconds, nbytes)
+    return Report(*counts, x.dtype, result, ", then ".join(used), seconds, nbytes)
 
 
 def _open(path: str) -> Array:
@@ -311,9 +313,10 @@ def _scale(
     axes: tuple[int, ...],
     zero: Zero,
     backend: str | None,
+    used: dict[str, None] | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int, int, int, Any, Any]:
-    """Normalize `x` into `y`, and return what a `Report` begins with."""
+    """Normalize `x` into `y`, add to the backends `used`, return what a `Report` begins with."""
     batch = [d for d in range(x.ndim) if d not in axes]
     length = math.prod(x.shape[d] for d in axes)
     vectors = math.prod(x.shape[d] for d in batch)
@@ -326,6 +329,8 @@ def _scale(
     progress = progress or (lambda done, total: None)
     progress(0, vectors)
     for window in _windows(x, axes):
+        if used is not None:
+            used[explain(x[window], axes, dtype=y.dtype, zero=zero).backend] = None
         _, norms = normalize(
             x[window],
             axes,

@@ -483,3 +483,16 @@ def test_memory_is_bounded(tmp_path, order):
         [*command, order], capture_output=True, text=True, check=False, env=environment
     )
     assert (done.stdout, done.stderr) == ("bounded\n", "")
+
+
+def test_report_names_who_took_over(source: Path, target: Path, small_windows, monkeypatch) -> None:
+    """Where no backend is named, the report has all that served, in their order."""
+    np.save(source, np.ones((1000, 3)))
+    real, names = files.explain, itertools.chain(["numpy"] * 2, itertools.repeat("numba"))
+    monkeypatch.delenv(_registry.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(
+        files, "explain", lambda *a, **k: real(*a, **k)._replace(backend=next(names))
+    )
+    assert normalize_npy(source, target).backend == "numpy, then numba"
+    monkeypatch.setattr(files, "explain", real)
+    assert normalize_npy(source, target, backend="numpy").backend == "numpy"
