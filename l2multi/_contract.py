@@ -68,8 +68,11 @@ def ml_dtypes_in(names: Sequence[str]) -> tuple[np.dtype[Any], ...]:
 
 
 def _make_rule(dtype: np.dtype[Any]) -> Rule | None:
-    # The same object where there is nothing to swap: dtypes are compared by address in places.
-    native = dtype if dtype.isnative else dtype.newbyteorder("=")
+    # The one object that NumPy itself uses, for dtypes are compared by address in places; that of
+    # an unpickled array is another.
+    native = dtype.newbyteorder("=")
+    if native.kind in "biufc" or native.isbuiltin == 2:
+        native = np.dtype(native.type)
     if native.kind in "biu" or native in ml_dtypes_in(ML_INTEGERS):
         return Rule(native, _F64, _F64, _F64)
     if native == np.float16 or native in ml_dtypes_in(ML_FLOATS):

@@ -383,6 +383,71 @@ def test_nothing_outlives_a_process(tmp_path: Path) -> None:
         os.kill(int(pid), 0)
 
 
+def test_the_compiling_process_loads_nothing_from_here(tmp_path: Path) -> None:
+    """A module of any name in the working directory is not taken for one of Python's."""
+    (tmp_path / "json.py").write_text("open('was_run', 'w').close()")
+    script = tmp_path / "elsewhere"
+    script.mkdir()
+    (script / "main.py").write_text(textwrap.dedent(COLD) + "\nsettle()")
+    environment = {**os.environ, "L2MULTI_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, str(script / "main.py")]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_lost_process_is_replaced_once(tmp_path: Path) -> None:
+    """Who kills the process that compiles delays the kernel, and makes nobody wait for it."""
+    script = """
+    import os, signal
+    from l2multi.backends.numba import objects
+    l2.normalize(x)
+    while objects._child is None:
+        time.sleep(0.001)
+    os.kill(objects._child.pid, signal.SIGKILL)
+    settle()
+    assert "numba" not in sys.modules
+    """
+    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
+
+
+def test_the_process_ends_with_a_parent_that_dies(tmp_path: Path) -> None:
+    """Also where nothing is run at the end."""
+    script = """
+    import os
+    from l2multi.backends.numba import objects
+    l2.normalize(x)
+    while objects._child is None:
+        time.sleep(0.001)
+    time.sleep(0.5)
+    print(objects._child.pid, flush=True)
+    os._exit(0)
+    """
+    pid = int(cold(script, L2MULTI_CACHE_DIR=str(tmp_path)))
+    until = time.time() + 10
+    while os.path.exists(f"/proc/{pid}") and time.time() < until:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if state == "Z":  # ended, and nobody here to be told
+            return
+        time.sleep(0.02)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_unpickled_arrays_change_nothing() -> None:
+    """Their dtype is an object of its own, which the short way must not take for NumPy's."""
+    script = """
+    import pickle
+    x = pickle.loads(pickle.dumps(np.ones((2, 3), np.float16)))
+    from l2multi import _registry
+    l2.normalize(x, backend="numba")
+    objects = __import__("l2multi.backends.numba.objects", fromlist=["address"])
+    objects.address(("short",))
+    l2.normalize(x, backend="numba")
+    short = _registry._usual[np.dtype("f2")][0]
+    assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0)
+    """
+    cold(script)
+
+
 def test_fork_while_a_kernel_is_prepared(tmp_path: Path) -> None:
     """The child has neither the thread nor the process, and gets its own."""
     script = """

@@ -86,9 +86,10 @@ class _Pair:
     """What is known of an input and an output dtype."""
 
     def __init__(self, x: np.dtype[Any], y: np.dtype[Any]) -> None:
-        self.x, self.y = x, y
+        rule = _contract.rule(x)
+        self.x, self.y = rule.native, _contract.rule(y).native
         self.source, self.target = _side(x), _side(y)
-        self.norm = _contract.rule(x).norm
+        self.norm = rule.norm
         self.table_x = self.source.decode.ctypes.data
         self.table_y = self.target.encode.ctypes.data
 
@@ -117,7 +118,9 @@ class _Pair:
         ):
             bound[slot] = value
         definition = _MethodDef(b"short", objects.address(_SHORT), _METH_FASTCALL, None)
-        _kept.append((definition, bound))
+        # For ever: `bound` has addresses in this pair, and at exit Python may read the definition
+        # of a function after all that modules hold is gone.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, self)))
         method: Callable[..., bool] = _new_method(ctypes.byref(definition), bound, None)
         return method
 
@@ -137,7 +140,6 @@ _METH_FASTCALL = 0x80
 _new_method: Any = ctypes.pythonapi["PyCFunction_NewEx"]
 _new_method.restype = ctypes.py_object
 _new_method.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
-_kept: list[Any] = []
 
 # Load-once caches.
 _pairs: dict[tuple[Any, Any], _Pair] = {}
@@ -161,7 +163,7 @@ def _function(unit: objects.Unit, arguments: int) -> Any:
 def _pair(x: np.dtype[Any], y: np.dtype[Any]) -> _Pair:
     found = _pairs.get((x, y))
     if found is None:
-        found = _pairs[x, y] = _Pair(x, y)
+        found = _pairs.setdefault((x, y), _Pair(x, y))
     return found
 
 

@@ -80,5 +80,6 @@ def write(key: bytes, content: bytes) -> None:
                 file.write(_digest(key, content) + content)
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise

@@ -15,10 +15,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from l2multi import _registry
+from l2multi import _registry, _summation
 from l2multi.backends.numba import cache, launch
 
 if TYPE_CHECKING:
@@ -39,14 +38,23 @@ _wanted: list[Unit] = []
 _queue = threading.RLock()
 _thread: threading.Thread | None = None
 _child: "subprocess.Popen[bytes] | None" = None
-_over = False
+_over = threading.Event()
 
 # A fork waits for what holds these. Importing, compiling and linking are under `loading`.
 _registry.hold_over_fork(_queue)
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from l2multi.backends.numba.build import main; main()"
-)
+_CHILD = """
+import json, os, sys
+output = os.fdopen(os.dup(1), "wb")
+os.dup2(2, 1)  # whatever else is printed is no object code
+sys.path[:] = json.loads(sys.argv.pop(1))
+try:
+    from l2multi.backends.numba.build import main
+    main(output)
+except Exception as error:
+    told = f"{type(error).__name__}: {error}".encode()
+    output.write(b"-" + len(told).to_bytes(8, "little") + told)
+    output.flush()
+"""
 
 
 def linked(*units: Unit) -> bool:
@@ -95,22 +103,28 @@ def request(*units: Unit) -> None:
     with _queue:
         new = [u for u in units if u not in _addresses and u not in _failed and u not in _wanted]
         _wanted.extend(new)
-        if new and _thread is None and not _over:
+        if new and _thread is None and not _over.is_set():
             _thread = threading.Thread(target=_bring, name="l2multi-compile", daemon=True)
-            _thread.start()
+            try:
+                _thread.start()
+            except RuntimeError:  # no more threads here, for now
+                _thread = None
+                _wanted.clear()
 
 
 def _compile(unit: Unit) -> int:
     """Compile a unit in this process."""
+    _same_sources()
     from l2multi.backends.numba.build import build
 
     content = build(unit)
-    cache.write(_key(unit), content)
+    _keep(unit, content)
     return _link(unit, content)
 
 
 def _from_disk(unit: Unit) -> int | None:
-    content = cache.read(_key(unit))
+    key = _key(unit)
+    content = None if key is None or _stamp() != _STAMP else cache.read(key)
     if content is None:
         return None
     try:
@@ -132,14 +146,14 @@ def _link(unit: Unit, content: bytes) -> int:
     if not _engines:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    module = llvm.parse_assembly("")
+    module.triple = machine.triple
+    engine = llvm.create_mcjit_compiler(module, machine)  # the first finds the process's symbols
     # LLVM ends the process where it misses a symbol.
     missing = [name for name in told["needs"] if not llvm.address_of_symbol(name)]
     if missing:
         raise LookupError(f"no symbol {', '.join(missing)}")
-    machine = llvm.Target.from_default_triple().create_target_machine()
-    module = llvm.parse_assembly("")
-    module.triple = machine.triple
-    engine = llvm.create_mcjit_compiler(module, machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     found = int(engine.get_function_address(told["name"]))
@@ -150,9 +164,26 @@ def _link(unit: Unit, content: bytes) -> int:
     return found
 
 
+def _sources() -> list[str]:
+    here = os.path.dirname(__file__)
+    names = sorted(name for name in os.listdir(here) if name.endswith(".py"))
+    return [os.path.join(here, name) for name in names] + [_summation.__file__]
+
+
+def _stamp() -> list[tuple[int, int]] | None:
+    """When the sources were written, and their sizes; None where they are no files."""
+    try:
+        return [(s.st_mtime_ns, s.st_size) for s in map(os.stat, _sources())]
+    except OSError:
+        return None
+
+
+_STAMP = _stamp()
+
+
 @functools.cache
-def _surroundings() -> bytes:
-    """All that object code depends on beside its unit."""
+def _surroundings() -> bytes | None:
+    """All that object code depends on beside its unit; None where that cannot be told."""
     import hashlib
     import platform
     from importlib import metadata
@@ -160,17 +191,32 @@ def _surroundings() -> bytes:
 
     import llvmlite.binding as llvm
 
-    here = Path(__file__).parent
-    sources = sorted([*here.glob("*.py"), here.parent.parent / "_summation.py"])
-    versions = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    try:
+        digests = [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in _sources()]
+        versions = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    except (OSError, metadata.PackageNotFoundError):
+        return None
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
     machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
     told = (sys.version, object.__basicsize__, platform.platform(), versions, settings, machine)
-    return repr((told, [hashlib.sha256(one.read_bytes()).hexdigest() for one in sources])).encode()
+    return repr((told, digests)).encode()
 
 
-def _key(unit: Unit) -> bytes:
-    return ",".join(unit).encode() + b"\n" + _surroundings()
+def _key(unit: Unit) -> bytes | None:
+    around = _surroundings()
+    return None if around is None else ",".join(unit).encode() + b"\n" + around
+
+
+def _keep(unit: Unit, content: bytes) -> None:
+    key = _key(unit)
+    if key is not None:
+        cache.write(key, content)
+
+
+def _same_sources() -> None:
+    """Refuse to mix what has been imported with what lies on disk since an update."""
+    if _stamp() != _STAMP:
+        raise ImportError("the files of l2multi have changed since it was imported: start anew")
 
 
 def _bring() -> None:
@@ -180,67 +226,78 @@ def _bring() -> None:
     _registry.before_heavy_imports()
     while True:
         with _queue:
-            if not _wanted or _over:
+            if not _wanted or _over.is_set():
                 _thread = None
                 return
             units = list(_wanted)
-        try:
-            with _registry.loading:
-                left = [u for u in units if not cached(u)]
-            for unit in _from_child(tuple(left)):
-                left.remove(unit)
-            for unit in left:
-                if not _over:
-                    address(unit)
-        except Exception as error:
-            _failed.update((unit, str(error)) for unit in units if unit not in _addresses)
+        why = ""
+        for _ in range(2):  # a process may die of what passes
+            try:
+                with _registry.loading:
+                    _same_sources()
+                    left = tuple(u for u in units if not _over.is_set() and not cached(u))
+                why = _from_child(left) if left else ""
+            except Exception as error:  # a broken library fails in whatever way it likes
+                why = f"{type(error).__name__}: {error}"
+            if not why:
+                break
         with _queue:
+            _failed.update((u, why) for u in units if why and u not in _addresses)
             _wanted[:] = [u for u in _wanted if u not in units]
 
 
-def _from_child(units: tuple[Unit, ...]) -> Iterator[Unit]:
-    """Have units compiled in another process, and link each as it comes; those that came."""
+def _from_child(units: tuple[Unit, ...]) -> str:
+    """Have units compiled in another process, link each as it comes; why not all came, or ""."""
     global _child
     with _registry.loading:  # or a forked child might find these half imported
         import json
-        import struct
         import subprocess
 
-    if not units or "python" not in os.path.basename(sys.executable or ""):
-        return
-    command = [sys.executable, "-S", "-c", _CHILD, json.dumps(sys.path), *map(",".join, units)]
+    if "python" not in os.path.basename(sys.executable or "") or hasattr(sys, "frozen"):
+        return f"{sys.executable!r} does not run Python; only backend='numba' by name compiles here"
+    # No folder comes before the parent's own path, where a module of any name may lie.
+    command = [sys.executable, "-P", "-S", "-c", _CHILD, json.dumps(sys.path)]
     with _queue:
-        if _over:
-            return
+        if _over.is_set():
+            return "the process ends"
         _child = process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            [*command, *map(",".join, units)],
+            stdin=subprocess.PIPE,  # closed when this process ends, however it ends
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the parent, which ends it
         )
     assert process.stdout is not None
-    with process.stdout as output:
+    assert process.stdin is not None
+    why = ""
+    with process.stdout as output, process.stdin:
         for unit in units:
-            size = output.read(8)
-            content = output.read(*struct.unpack("<q", size)) if len(size) == 8 else b""
-            if not size or len(content) != struct.unpack("<q", size)[0]:
+            head = output.read(9)
+            content = output.read(int.from_bytes(head[1:], "little")) if len(head) == 9 else b""
+            if head[:1] != b"+" or len(content) != int.from_bytes(head[1:], "little"):
+                why = content.decode(errors="replace") or "the process that compiles it was lost"
                 break
             with _registry.loading:
-                cache.write(_key(unit), content)
-                _link(unit, content)
-            yield unit
+                if _over.is_set():
+                    break
+                try:
+                    _link(unit, content)
+                except LookupError as error:
+                    why = str(error)
+                else:
+                    _keep(unit, content)
+        process.kill()
     process.wait()
     with _queue:
         _child = None
+    return why
 
 
 @atexit.register
 def _end() -> None:
     """Nobody waits for a compilation at the end."""
-    global _over
     with _queue:
-        _over = True
+        _over.set()
         if _child is not None:
             _child.kill()
             _child.wait()
