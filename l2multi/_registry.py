@@ -7,9 +7,9 @@ its arrays reach the NumPy backends, and NumPy arrays reach it.
 """
 
 import contextlib
-import functools
 import importlib
 import itertools
+import logging  # noqa: F401  # for its fork hook; see `hold_over_fork`
 import os
 import sys
 import threading
@@ -114,7 +114,9 @@ _failed: dict[str, str] = {}
 # A fork waits for a backend that another thread is importing, and for what backends hand to
 # `hold_over_fork`: in the child a lock that such a thread holds would stay closed, and the first
 # call there hang. The hooks are in place before any backend: one registered by a backend while a
-# fork waits for its import would miss its first half.
+# fork waits for its import would miss its first half. And they are younger than those of `logging`,
+# for hooks before a fork run from the youngest to the oldest: one that held logging's lock while it
+# waits for an import that logs would wait for ever.
 loading = threading.RLock()
 _waited_for: list[Any] = []
 _held: list[Any] = []
@@ -136,27 +138,10 @@ def _after_fork() -> None:
         _held.pop().release()
 
 
-def _register_hooks() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(
-            before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-        )
-
-
-@functools.cache
-def before_heavy_imports() -> None:
-    """Have `loading` taken first by forks from now on, to be called without holding it.
-
-    Hooks before a fork run from the youngest to the oldest: one of `logging`, younger than ours,
-    would hold its lock while ours waits for an import that logs, for ever. So there is a second set
-    (the locks are re-entrant) that is younger; `logging` costs too much for `import l2multi`.
-    """
-    import logging  # noqa: F401
-
-    _register_hooks()
-
-
-_register_hooks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )
 
 chosen: ContextVar[str | None] = ContextVar("l2multi_backend", default=None)
 
@@ -181,8 +166,6 @@ def load(name: str) -> Backend:
         return found
     one = row(name)
     if name not in _failed:
-        if one.library != "numpy":
-            before_heavy_imports()
         try:
             with loading:
                 module = importlib.import_module(one.module)

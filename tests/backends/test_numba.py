@@ -107,7 +107,6 @@ def test_fork_while_an_import_logs() -> None:
     from l2multi import _registry
     held = threading.Event()
     def imports():
-        _registry.before_heavy_imports()
         with _registry.loading:
             held.set()
             time.sleep(0.2)

@@ -81,7 +81,6 @@ def address(unit: Unit) -> int:
     """The address of a function, whatever it takes to get it; an ImportError where nothing does."""
     found = _addresses.get(unit)
     if found is None:
-        _registry.before_heavy_imports()
         with _registry.loading:
             try:
                 found = _addresses.get(unit) or _from_disk(unit) or _compile(unit)
@@ -92,7 +91,6 @@ def address(unit: Unit) -> int:
 
 def cached(*units: Unit) -> bool:
     """Whether all of these can be called, once those that lie on disk are linked."""
-    _registry.before_heavy_imports()
     with _registry.loading:
         return all(unit in _addresses or _from_disk(unit) is not None for unit in units)
 
@@ -223,7 +221,6 @@ def _bring() -> None:
     """The thread: bring what is wanted until nothing is."""
     global _thread
     time.sleep(_PAUSE)
-    _registry.before_heavy_imports()
     while True:
         with _queue:
             if not _wanted or _over.is_set():
