@@ -150,11 +150,13 @@ def _run(
                     values *= down
                 if canonical:
                     values[np.isnan(values)] = np.nan
-                whole, index = _view(target[chunk], part, n, source.ndim - len(kept))
-                shape = np.shape(whole) if index is ... else (*np.shape(whole)[:-1], -1)
                 if target.dtype.kind != "f" or target.dtype.itemsize < 4:
                     values = round_to(values, target.dtype)
-                whole[index] = values.reshape(shape)
+                done = 0
+                for piece in _pieces(target[chunk], part, n, source.ndim - len(kept)):
+                    width = piece.size // len(values)
+                    piece[...] = values[:, done : done + width].reshape(piece.shape)
+                    done += width
 
 
 def _chunks(batch: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
@@ -172,22 +174,46 @@ def _chunks(batch: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
             yield (*lead, slice(lo, lo + step), ...)
 
 
-def _view(vectors: Array, part: slice, n: int, axes: int) -> tuple[Any, Any]:
-    """What to index, and by what, to reach one part of each vector, the elements in C order."""
+def _pieces(vectors: Array, part: slice, n: int, axes: int) -> list[Array]:
+    """Views that together hold one part of each vector, the elements in C order."""
     if axes == 1:
-        return vectors, (..., part)
+        return [vectors[..., part]]
     if part.stop - part.start == n:
-        return vectors, ...
-    line: Any = vectors.squeeze()  # more than PART elements: one vector at a time
-    if line.ndim != 1:
-        line = line.reshape(-1) if line.flags.c_contiguous else line.flat
-    return line, part
+        return [vectors]
+    vector = vectors.reshape(vectors.shape[-axes:])  # more than PART elements: one at a time
+    return [vector[box] for box in _boxes(vector.shape, part.start, part.stop)]
+
+
+def _boxes(shape: tuple[int, ...], lo: int, hi: int) -> Iterator[tuple[Any, ...]]:
+    """Indices of the blocks that hold the elements `lo` to `hi` of an array, in C order.
+
+    No more than two for each axis, while reaching an element by its number alone takes NumPy a walk
+    from the first one.
+    """
+    if len(shape) == 1:
+        yield (slice(lo, hi),)
+        return
+    size = math.prod(shape[1:])
+    first, last = -(-lo // size), hi // size  # between these, whole rows
+    if first > last:
+        yield from ((last, *box) for box in _boxes(shape[1:], lo - last * size, hi - last * size))
+        return
+    if lo < first * size:
+        start = lo - (first - 1) * size
+        yield from ((first - 1, *box) for box in _boxes(shape[1:], start, size))
+    if first < last:
+        yield (slice(first, last),)
+    if last * size < hi:
+        yield from ((last, *box) for box in _boxes(shape[1:], 0, hi - last * size))
 
 
 def _read(vectors: Array, n: int, axes: int, wide: np.dtype[Any], part: slice) -> Array:
     """A copy of one part of each vector, as rows of `wide`."""
-    whole, index = _view(vectors, part, n, axes)
-    return np.array(whole[index], wide, order="C").reshape(-1, part.stop - part.start)
+    pieces = _pieces(vectors, part, n, axes)
+    if len(pieces) == 1:
+        return np.array(pieces[0], wide, order="C").reshape(-1, part.stop - part.start)
+    flat = [piece.reshape(-1) for piece in pieces]
+    return np.concatenate(flat, dtype=wide, casting="unsafe")[None]
 
 
 def _only(values: Array, part: slice) -> Array:

@@ -1,5 +1,7 @@
 """NumPy arrays of any memory layout: the same bits, and never modified."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,20 @@ def test_long_strided(backend, dtype):
     view = x[:, :70_000].reshape(2, 7, -1)[:, :, :9_999].swapaxes(0, 1)
     agree(backend, view, (0, 2), view.copy())
     agree(backend, view, None, view.copy())
+
+
+def test_long_strided_in_proportion(backend):
+    """A long vector takes time in proportion to its length, wherever its elements lie."""
+    x = np.ones((2000, 2000), np.float32)
+    y = np.empty_like(x).T
+
+    def seconds(z, out):
+        start = time.perf_counter()
+        l2.normalize(z, axis=None, out=out, backend=backend.name)
+        return time.perf_counter() - start
+
+    straight = min(seconds(x, None) for _ in range(3))
+    # 2 to 4 times, for the caches; 150 where each part is looked for from the first element.
+    for z in (x, x.T):
+        assert min(seconds(z, y) for _ in range(2)) < 40 * straight
+    assert same_bits(np.ascontiguousarray(y), l2.normalize(x, axis=None, backend=backend.name))
