@@ -156,31 +156,91 @@ def test_process_pool() -> None:
 def test_thread_mask() -> None:
     """Numba's own limit on threads is honoured, and left as it was."""
     script = """
+    [objects.address((unit,)) for unit in ("team", "helper", "short")]
     import numba
     numba.set_num_threads(1)
     work()
     assert l2.explain(x, backend="numba").threads == 1
     assert numba.get_num_threads() == 1
     """
-    run(after(script))
+    run(after("from l2multi.backends.numba import objects\n" + textwrap.dedent(script)))
 
 
 SETTLED = """
 from l2multi.backends.numba import objects
-objects.address(("team",))
+[objects.address((unit,)) for unit in ("team", "helper", "short")]
 print(l2.explain(x, backend='numba').threads)
 """
 
 
-def test_workqueue_never_launches() -> None:
-    """The layer that aborts on concurrent launches gets none from here."""
-    assert run(after(SETTLED), NUMBA_THREADING_LAYER="workqueue").strip() == "1"
-
-
-@pytest.mark.skipif(os.cpu_count() == 1, reason="one core has no second thread")
 def test_large_calls_launch() -> None:
-    """Where it is safe, large calls are parallel."""
-    assert int(run(after(SETTLED), NUMBA_THREADING_LAYER="omp")) == os.cpu_count()
+    """On all cores, whatever layer Numba's own parallel loops use; as many as it is told to use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for layer in ("omp", "workqueue"):
+        assert int(run(after(SETTLED), NUMBA_THREADING_LAYER=layer)) == cores
+    assert int(run(after(SETTLED), NUMBA_NUM_THREADS="3")) == 3
+
+
+def test_a_forked_child_works_alone() -> None:
+    """Its helpers are its parent's, even where another thread is in the midst of a launch."""
+    script = """
+    stop = threading.Event()
+    def launches():
+        while not stop.is_set():
+            work()
+    thread = threading.Thread(target=launches)
+    thread.start()
+    for _ in range(20):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            work()
+            os._exit(0 if l2.explain(x, backend="numba").threads == 1 else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    stop.set()
+    thread.join()
+    """
+    run(after(SETTLED) + "import signal\n" + textwrap.dedent(script))
+
+
+def test_more_threads_than_cores() -> None:
+    """Many launchers, many helpers: each call is whole when it returns, at all sizes."""
+    script = """
+    sizes = [(m, n) for m in (3, 40, 400) for n in (90, 1000)] + [(1, 300_000), (50_000, 3)]
+    def one(seed):
+        rng = np.random.default_rng(seed)
+        for k in range(200):
+            m, n = sizes[rng.integers(len(sizes))]
+            z = xs[m, n]
+            y = l2.normalize(z) if k % 2 else l2.normalize(z.copy(order="F"))
+            assert y.tobytes() == want[m, n]
+    rng = np.random.default_rng(1)
+    xs = {size: rng.standard_normal(size).astype(np.float32) for size in sizes}
+    want = {size: l2.normalize(z, backend="numpy").tobytes() for size, z in xs.items()}
+    for z in xs.values():
+        l2.normalize(z, backend="numba")
+        l2.normalize(z.copy(order="F"), backend="numba")
+    import concurrent.futures
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(one, range(6)))
+    """
+    run(after(SETTLED) + textwrap.dedent(script), NUMBA_NUM_THREADS="7")
+
+
+def test_signals_are_for_the_program() -> None:
+    """A helper, which sleeps in C, takes none that Python waits for."""
+    script = """
+    import signal, time
+    work()
+    got = []
+    signal.signal(signal.SIGALRM, lambda *_: got.append(time.perf_counter()))
+    for _ in range(20):
+        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        time.sleep(0.02)
+        assert got.pop() - start < 0.015
+    """
+    run(after(SETTLED) + textwrap.dedent(script))
 
 
 def test_force() -> None:
@@ -195,14 +255,6 @@ def test_force() -> None:
     assert l2.explain(few, backend="numba").threads == 1
     with pytest.raises(ValueError, match="'serial' or 'parallel'"), launch.force("no"):
         pass
-
-
-def test_one_launch_at_a_time() -> None:
-    """Who comes while another launch runs is served by its own thread."""
-    with launch.force("parallel"):
-        count = launch.threads(lambda: True)
-        with launch.team(10, lambda: True) as first, launch.team(10, lambda: True) as second:
-            assert (first, second) == (count, 1)
 
 
 @pytest.mark.parametrize("name", sorted(entries.WORKERS))

@@ -37,6 +37,9 @@ WAIT = 2**22
 FAR, AHEAD, NEAR = 2**20, 2**15, 2**12
 STREAM, WHOLE = 2**23, 2**11
 
+# Elements that the short way serves no longer: from there on it matters how memory is gone about.
+_LARGEST = 2**18
+
 _NO_TABLE = np.empty(0, np.uint8)
 
 
@@ -111,7 +114,10 @@ class _Pair:
             (records.SHORT_PARTS, self.source.parts),
             (records.SHORT_TABLE_X, self.table_x),
             (records.SHORT_TABLE_Y, self.table_y),
-            (records.LARGEST, launch.PARALLEL - 1),
+            (records.LARGEST, _LARGEST - 1),
+            (records.SEVERAL, launch.PARALLEL),
+            (records.SHORT_THREADS, id(_threads)),
+            (records.SHORT_POOL, launch.pool()),
             (records.NONE, id(None)),
             (records.TRUE, id(True)),
             (records.FALSE, id(False)),
@@ -145,10 +151,10 @@ _new_method.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
 _pairs: dict[tuple[Any, Any], _Pair] = {}
 _functions: dict[objects.Unit, Any] = {}
 
-# A call's record, without what only `split` asks for.
-_RECORD = struct.Struct(f"={records.EPS}q2d")
+# A call's record, without what only `split` asks for, and the length of that.
+_RECORD = struct.Struct(f"={records.EPS}q2d{records.PART_SUM - records.POOL}q")
 
-_SHORT, _TEAM, _SPLIT = ("short",), ("team",), ("split",)
+_SHORT, _TEAM, _HELPER, _SPLIT = ("short",), ("team",), ("helper",), ("split",)
 
 
 def _function(unit: objects.Unit, arguments: int) -> Any:
@@ -191,7 +197,7 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
         return why
     if x.size >= WAIT and objects.cached(*units):
         return None
-    objects.request(*units, *([_SHORT] if x.size < launch.PARALLEL else ()))
+    objects.request(*units, *([_SHORT] if x.size < _LARGEST else ()))
     return "its kernel is being prepared"
 
 
@@ -227,19 +233,28 @@ def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str,
     """The name of the kernel and its number of threads."""
     name = _way(x, axes, _pair(x.dtype, result))
     large = x.size >= launch.PARALLEL or launch.forced()
-    return f"compiled {name}", launch.threads(_ready_team) if large else 1
+    return f"compiled {name}", _threads() if large else 1
 
 
 def _way(x: Array, axes: tuple[int, ...], pair: _Pair) -> str:
     return _plan(x, None, None, axes, pair)[0] if x.size else "rows"
 
 
+def _threads() -> int:
+    """How many threads a large call may use."""
+    return launch.threads(_ready_team)
+
+
 def _ready_team() -> bool:
     """Whether threads can be launched; nobody waits for that who has not asked for it."""
-    if launch.forced():
-        return bool(objects.address(_TEAM))
-    objects.request(_TEAM)
-    return objects.linked(_TEAM)
+    if not objects.linked(_TEAM, _HELPER) and not launch.forced():
+        objects.request(_TEAM, _HELPER)
+        return False
+    try:
+        launch.open_pool(objects.address(_TEAM), objects.address(_HELPER))
+    except ImportError:  # no POSIX threads here
+        return False
+    return True
 
 
 def _ready_split(pair: _Pair) -> bool:
@@ -304,6 +319,7 @@ def _run(
     name, n, inner, batch = _plan(x, y, norms, axes, pair)
     count = math.prod(row[0] for row in batch)
     tiles = -(-batch[-1][0] // LANES)
+    threads = _threads() if x.size >= launch.PARALLEL or launch.forced() else 1
     # array.array takes a tenth of NumPy's time to fill and to tell its address.
     tables = array.array("q", itertools.chain(*inner, *batch))
     at_tables = tables.buffer_info()[0]
@@ -317,34 +333,27 @@ def _run(
             pair.source.parts, pair.source.swap, tiles, pair.table_x, pair.table_y,
             *(_memory(x, y, n, batch) if name == "rows" else (0, 0, 0)),
             eps, zero_root,
+            launch.pool(), threads, x.size,
         ),
     )  # fmt: skip
     if name in ("columns", "bundles"):
         count = count // batch[-1][0] * tiles
-    if x.size < launch.PARALLEL and not launch.forced():
+    parts = n * pair.source.parts
+    if threads == 1:
         _function(pair.unit(name), 3)(0, count, record.buffer_info()[0])
-        return
-    with launch.team(x.size, _ready_team) as threads:
-        parts = n * pair.source.parts
-        long = name == "rows" and count < 2 * threads and parts >= 2 * records.SPLIT
-        if threads == 1:
-            _function(pair.unit(name), 3)(0, count, record.buffer_info()[0])
-        elif long and _ready_split(pair):
-            scratch = np.empty((parts // records.SPLIT + 1, LANES))
-            record.extend(
-                (
-                    objects.address(pair.unit("part_sum")),
-                    objects.address(pair.unit("part_scale")),
-                    pair.source.size,
-                    pair.target.size,
-                    pair.source.kind == "float64",
-                    _address(scratch),
-                )
-            )
-            _function(_SPLIT, 2)(count, record.buffer_info()[0])
-        else:
-            worker = objects.address(pair.unit(name))
-            _function(_TEAM, 3)(worker, count, record.buffer_info()[0])
+    elif (
+        name == "rows" and count < 2 * threads and parts >= 2 * records.SPLIT and _ready_split(pair)
+    ):
+        scratch = np.empty((parts // records.SPLIT + 1, LANES))
+        told = (
+            objects.address(pair.unit("part_sum")), objects.address(pair.unit("part_scale")),
+            pair.source.kind == "float64", _address(scratch),
+        )  # fmt: skip
+        record.extend((*told, *[0] * (records.CALL - records.PART_SUM - len(told))))
+        _function(_SPLIT, 2)(count, record.buffer_info()[0])
+    else:
+        worker = objects.address(pair.unit(name))
+        _function(_TEAM, 3)(worker, count, record.buffer_info()[0])
 
 
 def _address(a: Array) -> int:

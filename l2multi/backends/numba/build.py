@@ -16,9 +16,13 @@ import llvmlite.binding as llvm
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from l2multi.backends.numba import entries, launch, simd
+from l2multi import _registry
+from l2multi.backends.numba import entries, simd
 
 _NAME = "l2multi"
+
+# A compilation in another thread holds what would stay closed in a forked child.
+_registry.hold_over_fork(global_compiler_lock)
 
 
 def build(unit: tuple[str, ...]) -> bytes:
@@ -41,8 +45,6 @@ def assembly(unit: tuple[str, ...]) -> str:
 def _module(unit: tuple[str, ...]) -> tuple[Any, Any, list[str]]:
     """A unit's module, the machine it is for, and the symbols it needs."""
     name, *kinds = unit
-    if name in launch.THREADED:
-        launch.start()  # or Numba does not know what a parallel loop calls
     make = entries.LAUNCHERS.get(name) or entries.WORKERS[name]
     compiled = make(*(simd.KINDS[kind] for kind in kinds))
     library = compiled._library

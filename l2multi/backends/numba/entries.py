@@ -1,46 +1,22 @@
 """What is compiled: workers, one for each way through memory and pair of kinds, and launchers.
 
 A worker is a C function that does the vectors `first` to `last` of a call, of signature WORKER;
-`call` is the address of a record (see `records`). A launcher gives a worker the whole batch, or
-each thread its share, and knows nothing of kinds. So each pair of kinds is compiled once, not once
-serial and once parallel.
+`call` is the address of a record (see `records`). A launcher (see `team`) gives a worker the whole
+batch, or each thread its shares, and knows nothing of kinds. So each pair of kinds is compiled
+once, not once serial and once parallel.
 """
 
 from typing import Any
 
 import numba
-import numpy as np
-from numba import prange, types
+from numba import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import kernels, records, simd
-from l2multi.backends.numba.kernels import (
-    BATCH,
-    DOWN,
-    INF,
-    LEVELS,
-    LOWEST,
-    OPTIONS,
-    ROWS,
-    UP,
-    device,
-    offset,
-    settle,
-)  # fmt: skip
+from l2multi.backends.numba import kernels, records, simd, team
+from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, device, offset
 from l2multi.backends.numba.records import SPLIT
-from l2multi.backends.numba.simd import (
-    Kind,
-    add,
-    get,
-    get_double,
-    get_int,
-    put,
-    splat,
-    sum_lanes,
-)  # fmt: skip
-
-# Parts into which a batch is cut for the threads, which share them evenly.
-SHARES = 64
+from l2multi.backends.numba.simd import Kind, get, get_double, get_int, put, splat
+from l2multi.backends.numba.team import WORKER, launch, work
 
 # Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
 LET_GO = 2**12
@@ -48,22 +24,10 @@ LET_GO = 2**12
 # Vectors from which `bundles` saves more than the way to it costs.
 BUNDLED = 2**9
 
-_INT, _FLOAT = types.intp, types.float64
+_INT = types.intp
 
-# first, last, call
-WORKER = types.void(_INT, _INT, _INT)
-# x, count, factor, slot, table_x
-SUM = types.void(_INT, _INT, _FLOAT, _INT, _INT)
-# x, y, count, root, up, down, plain, table_x, table_y
-SCALE = types.void(_INT, _INT, _INT, _FLOAT, _FLOAT, _FLOAT, _INT, _INT, _INT)
-# worker, count, call
-TEAM = types.void(_INT, _INT, _INT)
-# count, call
-LONG = types.void(_INT, _INT)
 # self, arguments, their number; as METH_FASTCALL of CPython has it
 METHOD = _INT(_INT, _INT, _INT)
-
-_work, _sum, _scale = map(simd.calling, (WORKER, SUM, SCALE))
 
 
 def rows(source: Kind, target: Kind) -> Any:
@@ -157,7 +121,7 @@ def columns(source: Kind, target: Kind) -> Any:
 
 
 def part_sum(source: Kind, target: Kind) -> Any:
-    """The sum over lanes of one part of a long vector, put into a slot."""
+    """The sums over lanes of parts of a long vector, each put into a slot."""
     add_blocks, finish = kernels.row_sum(source, False)
     add_scaled, finish_scaled = (
         kernels.row_sum(source, True) if source.risky else (add_blocks, finish)
@@ -165,29 +129,50 @@ def part_sum(source: Kind, target: Kind) -> Any:
     reserve, read = simd.stack(LEVELS), source.size
     blocks, top = SPLIT // ROWS, (SPLIT // ROWS).bit_length() - 1
 
-    @numba.cfunc(SUM, error_model="numpy")
-    def worker(x, count, factor, slot, table):
+    @numba.cfunc(WORKER, error_model="numpy")
+    def worker(first, last, call):
         stack = reserve()
-        whole = count // ROWS
-        tail, left = x + whole * ROWS * read, count % ROWS
-        if factor == 1.0:
-            add_blocks(x, 0, whole, splat(factor), table, stack, 0)
-            total = finish(tail, whole, left, splat(factor), table, stack)
-        else:
-            add_scaled(x, 0, whole, splat(factor), table, stack, 0)
-            total = finish_scaled(tail, whole, left, splat(factor), table, stack)
-        put(slot, 0, get(stack, top) if whole == blocks else total)
+        n = get_int(call, records.N) * get_int(call, records.PARTS)
+        factor, table = get_double(call, records.FACTOR), get_int(call, records.TABLE_X)
+        ahead = get_int(call, records.AHEAD_SUM)
+        for part in range(first, last):
+            x = get_int(call, records.VECTOR_X) + part * SPLIT * read
+            count = min(SPLIT, n - part * SPLIT)
+            whole = count // ROWS
+            tail, left = x + whole * ROWS * read, count % ROWS
+            if factor == 1.0:
+                add_blocks(x, 0, whole, splat(factor), table, stack, ahead)
+                total = finish(tail, whole, left, splat(factor), table, stack)
+            else:
+                add_scaled(x, 0, whole, splat(factor), table, stack, ahead)
+                total = finish_scaled(tail, whole, left, splat(factor), table, stack)
+            lanes = get(stack, top) if whole == blocks else total
+            put(get_int(call, records.SCRATCH), part, lanes)
 
     return worker
 
 
 def part_scale(source: Kind, target: Kind) -> Any:
-    """One part of a long vector divided by the divisor."""
-    scale = kernels.row_scale(source, target)
+    """Parts of a long vector divided by the divisor."""
+    scale, pass_by = kernels.row_scale(source, target), kernels.row_stream(source, target)
+    read, write = source.size, target.size
 
-    @numba.cfunc(SCALE, error_model="numpy")
-    def worker(x, y, count, root, up, down, plain, table_x, table_y):
-        scale(x, y, count, root, up, down, plain != 0, table_x, table_y)
+    @numba.cfunc(WORKER, error_model="numpy")
+    def worker(first, last, call):
+        n = get_int(call, records.N) * get_int(call, records.PARTS)
+        start, stop = first * SPLIT, min(last * SPLIT, n)
+        x = get_int(call, records.VECTOR_X) + start * read
+        y = get_int(call, records.VECTOR_Y) + start * write
+        root, plain = get_double(call, records.ROOT), get_int(call, records.PLAIN) != 0
+        table_x, table_y = get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y)
+        if plain:
+            ahead, stream = get_int(call, records.AHEAD_SCALE), get_int(call, records.STREAM)
+            pass_by(x, y, stop - start, root, table_x, table_y, ahead, stream)
+            if stream:
+                simd.fence()
+        else:
+            up, down = get_double(call, records.UP), get_double(call, records.DOWN)
+            scale(x, y, stop - start, root, up, down, plain, table_x, table_y)
 
     return worker
 
@@ -248,6 +233,10 @@ def short() -> Any:
     been written: the arrays are large, do not fit each other, are not contiguous, or overlap.
     """
 
+    record = simd.room(records.CALL)
+    ask = simd.external("PyObject_CallNoArgs", simd.I64, simd.I64)
+    number = simd.external("PyLong_AsLong", simd.I64, simd.I64)
+
     @device
     def array(a):
         """Address, number of axes, table of sizes, dtype and flags."""
@@ -291,7 +280,7 @@ def short() -> Any:
                 return no
         if get_int(arguments, 2) != get_int(own, records.NONE):
             norms = get_int(get_int(arguments, 2) + HEAD, 0)
-        call = simd.record()
+        call = record()
         simd.set_int(call, records.X, x)
         simd.set_int(call, records.Y, y)
         simd.set_int(call, records.NORMS, norms)
@@ -309,108 +298,27 @@ def short() -> Any:
         simd.put_double(call, records.ZERO_ROOT, 1.0)
         worker = get_int(own, records.WORKER)
         if total < LET_GO:
-            _work(worker, 0, total // n, call)
+            work(worker, 0, total // n, call)
+            return simd.new_reference(get_int(own, records.TRUE))
+        threads = 1
+        if total >= get_int(own, records.SEVERAL):
+            told = ask(get_int(own, records.SHORT_THREADS))
+            threads = number(told)
+            simd.disown(told)
+        pool = get_int(own, records.SHORT_POOL)
+        simd.set_int(call, records.POOL, pool)
+        simd.set_int(call, records.THREADS, threads)
+        simd.set_int(call, records.TOTAL, total)
+        state = simd.let_go()
+        if threads > 1:
+            launch(get_int(pool, records.TEAM), worker, total // n, call)
         else:
-            state = simd.let_go()
-            _work(worker, 0, total // n, call)
-            simd.take_back(state)
+            work(worker, 0, total // n, call)
+        simd.take_back(state)
         return simd.new_reference(get_int(own, records.TRUE))
 
     return method
 
 
-def team() -> Any:
-    """Shares of the batch in parallel threads."""
-
-    @numba.njit(TEAM, parallel=True, **OPTIONS)
-    def parallel(worker, count, call):
-        for share in prange(SHARES):
-            k = np.intp(share)
-            _work(worker, k * count // SHARES, (k + 1) * count // SHARES, call)
-
-    @numba.cfunc(TEAM, error_model="numpy")
-    def launcher(worker, count, call):
-        parallel(worker, count, call)
-
-    return launcher
-
-
-def split() -> Any:
-    """Long contiguous vectors, one after another, the threads sharing each."""
-    reserve = simd.stack(LEVELS)
-
-    @device
-    def join(scratch, whole):
-        """The tree over parts, as `kernels.row_sum` has it over blocks."""
-        stack = reserve()
-        for part in range(whole):
-            total = get(scratch, part)
-            level, rest = 0, part
-            while rest & 1:
-                total = add(get(stack, level), total)
-                rest >>= 1
-                level += 1
-            put(stack, level, total)
-        total = get(scratch, whole)
-        level = 0
-        while whole:
-            if whole & 1:
-                total = add(get(stack, level), total)
-            whole >>= 1
-            level += 1
-        return sum_lanes(total)
-
-    @numba.njit(LONG, parallel=True, **OPTIONS)
-    def parallel(count, call):
-        norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
-        batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
-        read, write = get_int(call, records.READ), get_int(call, records.WRITE)
-        table_x, table_y = get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y)
-        sum_, scale = get_int(call, records.PART_SUM), get_int(call, records.PART_SCALE)
-        scratch = get_int(call, records.SCRATCH)
-        n = get_int(call, records.N) * get_int(call, records.PARTS)
-        whole = n // SPLIT
-        for i in range(count):
-            px = get_int(call, records.X) + offset(batch, batch_axes, BATCH, 1, i)
-            py = get_int(call, records.Y)
-            up, down, total = 1.0, 1.0, 0.0
-            again = True
-            while again:
-                factor = up * down
-                for part in prange(whole + 1):
-                    k = np.intp(part)
-                    size = min(SPLIT, n - k * SPLIT)
-                    slot = scratch + k * LANES * 8
-                    _sum(sum_, px + k * SPLIT * read, size, factor, slot, table_x)
-                total = join(scratch, whole)
-                again = False
-                if get_int(call, records.RISKY) and factor == 1.0:
-                    if total < LOWEST:
-                        up, again = UP, True
-                    elif total == INF:
-                        down, again = DOWN, True
-            length, root, up, down, plain = settle(
-                simd.root(total), up, down,
-                get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
-            )  # fmt: skip
-            if norms:
-                kernels.put_norm(norms + offset(batch, batch_axes, BATCH, 3, i), norm_size, length)
-            if py:
-                py += offset(batch, batch_axes, BATCH, 2, i)
-                for part in prange(whole + 1):
-                    k = np.intp(part)
-                    size = min(SPLIT, n - k * SPLIT)
-                    _scale(
-                        scale, px + k * SPLIT * read, py + k * SPLIT * write, size,
-                        root, up, down, 1 if plain else 0, table_x, table_y,
-                    )  # fmt: skip
-
-    @numba.cfunc(LONG, error_model="numpy")
-    def launcher(count, call):
-        parallel(count, call)
-
-    return launcher
-
-
 # By name.
-LAUNCHERS = {"short": short, "team": team, "split": split}
+LAUNCHERS = {"short": short, "team": team.team, "helper": team.helper, "split": team.split}

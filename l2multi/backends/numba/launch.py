@@ -1,95 +1,87 @@
-"""Serial or parallel: never a launch that could end the process or crowd the machine.
+"""How many threads a call may use, and the pool they come from; `team` has the threads themselves.
 
-What is known of Numba's threading layers (see also numba's `numba.np.ufunc.omppool`):
-
-- workqueue aborts the process when two threads launch at a time, or one launches inside another's
-  launch, and no lock of ours can keep others from launching: always serial.
-- GNU OpenMP ends a forked child that launches after its parent did, and may hang one whose parent
-  used OpenMP through another library: a forked child is serial.
-- TBB is safe in both.
-
-One launch at a time: a second thread that comes meanwhile runs serially, on its own core.
+A forked child works alone: the helpers are its parent's, and a pool of workers has a process for
+each core already. Else Numba's limits hold: its mask (``numba.set_num_threads``), and
+``NUMBA_NUM_THREADS`` or the number of cores.
 """
 
 import contextlib
+import ctypes
+import functools
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
+
 from l2multi import _registry
+from l2multi.backends.numba import records
 
-# Elements from which threads are launched. A launch takes microseconds on an idle machine, but
-# milliseconds beside a busy neighbour: below 2**18 elements (50 us in one thread) the gain is
-# smaller than that risk.
-PARALLEL = 2**18
+# Elements from which more than one thread works: with a helper awake, two need 0.6 of one's time
+# there (3 us), and waking one costs the caller as much as this many elements do.
+PARALLEL = 2**15
 
-# The launchers that launch threads: Numba's must have been started before they are linked.
-THREADED = ("team", "split")
-
-_busy = threading.Lock()
-_numba: Any = None  # once its threads have been started
 _forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
 
 
-def _layer() -> str | None:
-    """The threading layer in use, whoever started it."""
-    parallel: Any = sys.modules.get("numba.np.ufunc.parallel")
-    return parallel.threading_layer() if parallel and parallel._is_initialized else None
-
-
 def _child_of_fork() -> bool:
-    """Whether this process was forked, as far as can be told afterwards."""
-    if "multiprocessing" in sys.modules:
-        import multiprocessing
+    """Whether this process was forked by multiprocessing, before this module was imported."""
+    if "multiprocessing" not in sys.modules:
+        return False
+    import multiprocessing
 
-        if multiprocessing.parent_process() is not None:
-            return multiprocessing.get_start_method(allow_none=True) in (None, "fork")
-    tasks = "/proc/self/task"
-    return _layer() is not None and os.path.isdir(tasks) and len(os.listdir(tasks)) == 1
+    forks = multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+    return multiprocessing.parent_process() is not None and forks
 
 
 _forked = _child_of_fork()
 
 
 def _in_child() -> None:
-    global _forked, _busy
+    global _forked
     _forked = True
-    _busy = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-def start() -> None:
-    """Start Numba's threads, and tell LLVM the names of what launches them."""
-    global _numba
-    with _registry.loading:
-        if _numba is None:
-            import numba
-            from numba.core.compiler_lock import global_compiler_lock
-            from numba.core.registry import cpu_target
-            from numba.core.runtime.nrt import rtsys
+@functools.cache
+def _cores() -> int:
+    """As Numba counts them."""
+    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-            with global_compiler_lock:
-                numba.get_num_threads()
-                rtsys.initialize(cpu_target.target_context)
-            # A compilation in another thread holds what would stay closed in a forked child.
-            _registry.hold_over_fork(global_compiler_lock)
-            _numba = numba
+
+@functools.cache
+def pool() -> int:
+    """The address of the pool, which is there for ever, as its helpers are."""
+    room = np.zeros(records.POOL_SIZE + 8, np.int64)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(room))
+    address = int(room.ctypes.data)
+    return address + -address % 64
+
+
+def open_pool(team: int, helper: int) -> None:
+    """Tell the pool the addresses of the compiled functions."""
+    slots = (ctypes.c_int64 * records.POOL_SIZE).from_address(pool())
+    slots[records.HELPER], slots[records.TEAM] = helper, team
 
 
 def threads(prepare: Callable[[], bool]) -> int:
-    """How many threads a large call may use here. `prepare` makes the launchers ready and says
-    whether they are; it is not called where there shall be no launch."""
-    if _forced.get() == "serial" or (_forked and _layer() != "tbb"):
+    """How many threads a large call may use here. `prepare` makes the launcher ready and says
+    whether it is; it is not called where there shall be no launch."""
+    if _forked or _forced.get() == "serial":
         return 1
-    if not prepare() or _layer() == "workqueue":
-        return 1
-    return int(_numba.get_num_threads())
+    numba: Any = sys.modules.get("numba.np.ufunc.parallel")
+    # Numba has no mask before it has threads; asked for it, it would start them.
+    started = numba is not None and numba._is_initialized
+    most = int(numba.get_num_threads()) if started else _cores()
+    return most if most > 1 and prepare() else 1
 
 
 def forced() -> bool:
@@ -98,23 +90,10 @@ def forced() -> bool:
 
 
 @contextlib.contextmanager
-def team(elements: int, prepare: Callable[[], bool]) -> Iterator[int]:
-    """The number of threads to launch for so many elements, and the right to launch them."""
-    count = threads(prepare) if elements >= PARALLEL or forced() else 1
-    if count == 1 or not _busy.acquire(blocking=False):
-        yield 1
-        return
-    try:
-        yield count
-    finally:
-        _busy.release()
-
-
-@contextlib.contextmanager
 def force(how: str) -> Iterator[None]:
     """Within this block and thread, launch threads for the smallest call ("parallel", where that
     is safe) or for none ("serial"). For tests and benchmarks: "parallel" takes the short way, which
-    launches none, from all threads."""
+    launches none so small, from all threads."""
     if how not in ("serial", "parallel"):
         raise ValueError(f"how: expected 'serial' or 'parallel', got {how!r}")
     token = _forced.set(how)

@@ -10,6 +10,7 @@ process ends with this one, if it has not ended before.
 """
 
 import atexit
+import ctypes
 import functools
 import os
 import sys
@@ -18,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from l2multi import _registry, _summation
-from l2multi.backends.numba import cache, launch
+from l2multi.backends.numba import cache
 
 if TYPE_CHECKING:
     import subprocess
@@ -139,8 +140,6 @@ def _link(unit: Unit, content: bytes) -> int:
 
     head, _, code = content.partition(b"\n")
     told = json.loads(head)
-    if unit[0] in launch.THREADED:
-        launch.start()
     if not _engines:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -158,6 +157,8 @@ def _link(unit: Unit, content: bytes) -> int:
     if not found:
         raise LookupError(f"no function {told['name']}")
     _engines.append(engine)
+    # For ever: helpers may be at work when Python, at its end, lets go of what modules hold.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
     _addresses[unit] = found
     return found
 

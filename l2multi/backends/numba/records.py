@@ -28,17 +28,45 @@ nothing, so that both sides can read it.
     STREAM,
     EPS,  # float64
     ZERO_ROOT,  # float64: what stands for the root of a zero vector
+    # For launchers: the address of the pool, how many threads may work, and elements in all.
+    POOL,
+    THREADS,
+    TOTAL,
     # For `split` alone: the address of the worker that sums a part and of the one that scales it,
-    # the bytes of an element (or of a part of a complex one), whether squares may leave the range
-    # of float64, and a slot of lanes for each whole part of SPLIT elements and one more.
+    # whether squares may leave the range of float64, and a slot of lanes for each whole part of
+    # SPLIT elements and one more.
     PART_SUM,
     PART_SCALE,
-    READ,
-    WRITE,
     RISKY,
     SCRATCH,
+    # What `split` tells these workers of the vector in hand.
+    VECTOR_X,
+    VECTOR_Y,
+    FACTOR,  # float64: the power of two by which elements are multiplied before they are squared
+    ROOT,  # float64, as UP and DOWN: the divisor, with its powers of two
+    UP,
+    DOWN,
+    PLAIN,
     CALL,  # the length of the record
-) = range(26)
+) = range(34)
+
+# The pool of threads; see `team`. What different threads write lies on cache lines of its own.
+TICKET = 0  # generation, helpers still wanted, shares not yet taken; see `team`
+DONE = 8  # shares done
+(
+    BUSY,  # 1 while a launch is under way
+    HELPERS,  # threads started
+    HELPER,  # the address of what they run
+    TEAM,  # the address of the launcher
+    # The job: a worker, its vectors, its record, and the shares they are cut into.
+    JOB,
+    JOB_COUNT,
+    JOB_CALL,
+    JOB_SHARES,
+) = range(16, 24)
+ASLEEP = 24  # helpers that wait for a signal
+MUTEX, CONDITION = 32, 40  # of POSIX threads, which take 40 to 64 bytes
+POOL_SIZE = 56
 
 # What `short` is bound to, for one pair of dtypes.
 (
@@ -52,11 +80,14 @@ nothing, so that both sides can read it.
     SHORT_TABLE_X,
     SHORT_TABLE_Y,
     LARGEST,  # elements: more are not served
+    SEVERAL,  # elements from which more than one thread works
+    SHORT_THREADS,  # a Python function: how many
+    SHORT_POOL,
     NONE,
     TRUE,
     FALSE,
     SHORT,  # the length of the record
-) = range(14)
+) = range(17)
 
 # Elements of a long vector that are summed as one part, a power of two of blocks.
 SPLIT = 2**15

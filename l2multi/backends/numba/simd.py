@@ -15,7 +15,6 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 from l2multi._summation import LANES
-from l2multi.backends.numba.records import CALL
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -604,12 +603,73 @@ def set_int(builder: Any, address: Value, index: Value, value: Value) -> None:
     builder.store(value, _slot(builder, address, index, I64, 8))
 
 
-@_intrinsic(types.intp)
-def record(builder: Any) -> Value:
-    """The address of room for the record of a call on the machine's stack, not zeroed."""
-    with builder.goto_entry_block():
-        room = builder.alloca(I64, size=ir.Constant(I32, CALL))
-    return builder.ptrtoint(room, I64)
+def _cell(builder: Any, address: Value, index: Value) -> Value:
+    return _slot(builder, address, index, I64, 8)
+
+
+@_intrinsic(types.intp, types.intp, types.intp)
+def seen(builder: Any, address: Value, index: Value) -> Value:
+    """Read an int64 that other threads write, in one order for all."""
+    return builder.load_atomic(_cell(builder, address, index), "seq_cst", 8)
+
+
+@_intrinsic(types.void, types.intp, types.intp, types.intp)
+def show(builder: Any, address: Value, index: Value, value: Value) -> None:
+    """Write an int64 that other threads read, and with it all written before."""
+    builder.store_atomic(value, _cell(builder, address, index), "seq_cst", 8)
+
+
+@_intrinsic(types.intp, types.intp, types.intp, types.intp)
+def change(builder: Any, address: Value, index: Value, value: Value) -> Value:
+    """Add to an int64 that other threads change too."""
+    return builder.atomic_rmw("add", _cell(builder, address, index), value, "seq_cst")
+
+
+@_intrinsic(types.boolean, types.intp, types.intp, types.intp, types.intp)
+def swap(builder: Any, address: Value, index: Value, old: Value, new: Value) -> Value:
+    """Replace an int64 if it is still `old`; whether it was."""
+    cell = _cell(builder, address, index)
+    return builder.extract_value(builder.cmpxchg(cell, old, new, "seq_cst", "seq_cst"), 1)
+
+
+@_intrinsic(types.void)
+def pause(builder: Any) -> None:
+    """Let the other thread of a core work, if the machine knows how."""
+    name = builder.module.triple.split("-")[0]
+    if name in ("x86_64", "i686"):
+        _call(builder, "llvm.x86.sse2.pause", ir.VoidType())
+    elif name in ("aarch64", "arm64"):
+        _call(builder, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(I32, 1))
+
+
+def room(slots: int) -> Any:
+    """An intrinsic: the address of room for so many int64 on the machine's stack, not zeroed."""
+
+    @_intrinsic(types.intp)
+    def reserve(builder: Any) -> Value:
+        with builder.goto_entry_block():
+            found = builder.alloca(I64, size=ir.Constant(I32, slots))
+        return builder.ptrtoint(found, I64)
+
+    return reserve
+
+
+def external(name: str, result: Any, *arguments: Any) -> Any:
+    """An intrinsic: a C function that the process knows, of int32 and int64 (addresses among
+    them); all are int64 here."""
+
+    @_intrinsic(types.intp, *[types.intp] * len(arguments))
+    def call(builder: Any, *values: Value) -> Value:
+        given = [
+            builder.trunc(v, I32) if kind is I32 else v
+            for v, kind in zip(values, arguments, strict=True)
+        ]
+        value = _call(builder, name, result, *given)
+        if isinstance(result, ir.VoidType):
+            return ir.Constant(I64, 0)
+        return builder.sext(value, I64) if result is I32 else value
+
+    return call
 
 
 @_intrinsic(types.intp, types.intp)
@@ -619,13 +679,8 @@ def new_reference(builder: Any, address: Value) -> Value:
     return address
 
 
-@_intrinsic(types.intp)
-def let_go(builder: Any) -> Value:
-    """Let go of Python's lock; what `take_back` asks for."""
-    return _call(builder, "PyEval_SaveThread", I64)
+disown = external("Py_DecRef", ir.VoidType(), I64)
 
-
-@_intrinsic(types.void, types.intp)
-def take_back(builder: Any, state: Value) -> None:
-    """Take Python's lock again."""
-    _call(builder, "PyEval_RestoreThread", ir.VoidType(), state)
+# Let go of Python's lock, and take it again.
+let_go = external("PyEval_SaveThread", I64)
+take_back = external("PyEval_RestoreThread", ir.VoidType(), I64)
