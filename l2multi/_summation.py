@@ -5,7 +5,8 @@ element counts as its real, then its imaginary part) is defined to the last bit:
 
 1. *Square.* Each element is converted to float64, which is exact for all dtypes but int64, uint64
    (rounded to nearest) and longdouble (which is summed as longdouble). It is multiplied by itself
-   and rounded. No fused multiply-add anywhere.
+   and rounded. No fused multiply-add, but where squares are exact (float32 and narrower) and it
+   gives the same bits.
 2. *Lanes and rows.* Square ``i`` stands in row ``i // LANES``, lane ``i % LANES``; the last row is
    filled up with zeros, which change no sum.
 3. *Tree over rows.* Within each lane, neighbouring rows are added in pairs, then neighbouring

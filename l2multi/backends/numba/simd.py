@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 from l2multi._summation import LANES
@@ -114,17 +115,26 @@ def _table(builder: Any, element: Any, table: Value, index: Value) -> Value:
     return _gather(builder, element, where, _constant(I1, [1] * LANES))
 
 
-def _odd_float_bits(builder: Any, v: Value) -> Value:
-    """float64 to the bits of float32, rounded to odd: see `l2multi._summation`, Rounding."""
-    single = builder.fptrunc(v, _vector(FLOAT))
-    wide = builder.fpext(single, _vector(DOUBLE))
-    bits = builder.bitcast(single, _vector(I32))
-    name = f"llvm.fabs.v{LANES}f64"
-    over = builder.fcmp_ordered(
-        ">", _call(builder, name, wide.type, wide), _call(builder, name, v.type, v)
-    )
-    bits = builder.sub(bits, builder.zext(over, _vector(I32)))
-    return builder.or_(bits, builder.zext(builder.fcmp_ordered("!=", wide, v), _vector(I32)))
+def _odd(builder: Any, v: Value, kept: int) -> Value:
+    """float64 rounded to odd at so many bits below the leading one; see `l2multi._summation`,
+    Rounding. The rest of the bits are cut off, and the last of those kept is set if any was."""
+    cut = 52 - kept
+    bits = builder.bitcast(v, _vector(I64))
+    rest = builder.and_(bits, _constant(I64, [(1 << cut) - 1] * LANES))
+    sticky = builder.icmp_unsigned("!=", rest, _constant(I64, [0] * LANES))
+    last = builder.select(sticky, _constant(I64, [1 << cut] * LANES), _constant(I64, [0] * LANES))
+    upper = builder.and_(bits, _constant(I64, [-1 << cut] * LANES))
+    return builder.bitcast(builder.or_(upper, last), _vector(DOUBLE))
+
+
+def _odd_float(builder: Any, v: Value) -> Value:
+    """float64 to float32, by way of float64 rounded to odd.
+
+    At ten bits: two more than bfloat16 and float8 have, none of them is cut off where float32 is
+    subnormal and half of the smallest bfloat16 is not yet reached, and float32 holds the rest
+    exactly.
+    """
+    return builder.fptrunc(_odd(builder, v, 10), _vector(FLOAT))
 
 
 def _shift(builder: Any, bits: Value, by: int) -> Value:
@@ -145,7 +155,7 @@ def _decode_half(builder: Any, v: Value, table: Value) -> Value:
 
 
 def _encode_half(builder: Any, v: Value, table: Value) -> Value:
-    single = builder.bitcast(_odd_float_bits(builder, v), _vector(FLOAT))
+    single = builder.fptrunc(_odd(builder, v, 22), _vector(FLOAT))
     return builder.bitcast(builder.fptrunc(single, _vector(HALF)), _vector(I16))
 
 
@@ -156,7 +166,7 @@ def _decode_bfloat(builder: Any, v: Value, table: Value) -> Value:
 
 def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
     """To nearest, ties to even; a NaN is canonical by now and does not overflow."""
-    bits = _odd_float_bits(builder, v)
+    bits = builder.bitcast(_odd_float(builder, v), _vector(I32))
     even = builder.and_(_shift(builder, bits, 16), _constant(I32, [1] * LANES))
     bits = builder.add(bits, builder.add(even, _constant(I32, [0x7FFF] * LANES)))
     return builder.trunc(_shift(builder, bits, 16), _vector(I16))
@@ -168,7 +178,7 @@ def _decode_byte(builder: Any, v: Value, table: Value) -> Value:
 
 def _encode_byte(builder: Any, v: Value, table: Value) -> Value:
     """By a table over the upper 16 bits, rounded to odd: two bits more than any float8 has."""
-    bits = _odd_float_bits(builder, v)
+    bits = builder.bitcast(_odd_float(builder, v), _vector(I32))
     rest = builder.and_(bits, _constant(I32, [0xFFFF] * LANES))
     sticky = builder.icmp_unsigned("!=", rest, _constant(I32, [0] * LANES))
     upper = builder.or_(_shift(builder, bits, 16), builder.zext(sticky, _vector(I32)))
@@ -201,21 +211,22 @@ class Kind(NamedTuple):
     encode: Convert | None = None
     narrow: bool = False  # narrower than float64: no rescue; a product in place of the quotient
     risky: bool = False  # squares may leave the range of float64
+    exact: bool = False  # squares are exact in float64
 
 
 def _kinds() -> dict[str, Kind]:
     kinds = {
         "float64": Kind(DOUBLE, 8, _same, _same, risky=True),
-        "float32": Kind(FLOAT, 4, _decode_float, _encode_float, narrow=True),
-        "float16": Kind(I16, 2, _decode_half, _encode_half, narrow=True),
-        "bfloat16": Kind(I16, 2, _decode_bfloat, _encode_bfloat, narrow=True),
-        "byte": Kind(I8, 1, _decode_byte, _encode_byte, narrow=True),
-        "small": Kind(I8, 1, _decode_byte),
-        "bool": Kind(I8, 1, _decode_bool),
+        "float32": Kind(FLOAT, 4, _decode_float, _encode_float, narrow=True, exact=True),
+        "float16": Kind(I16, 2, _decode_half, _encode_half, narrow=True, exact=True),
+        "bfloat16": Kind(I16, 2, _decode_bfloat, _encode_bfloat, narrow=True, exact=True),
+        "byte": Kind(I8, 1, _decode_byte, _encode_byte, narrow=True, exact=True),
+        "small": Kind(I8, 1, _decode_byte, exact=True),
+        "bool": Kind(I8, 1, _decode_bool, exact=True),
     }
     for size, element in ((1, I8), (2, I16), (4, I32), (8, I64)):
-        kinds[f"int{8 * size}"] = Kind(element, size, _decode_signed)
-        kinds[f"uint{8 * size}"] = Kind(element, size, _decode_unsigned)
+        kinds[f"int{8 * size}"] = Kind(element, size, _decode_signed, exact=size < 4)
+        kinds[f"uint{8 * size}"] = Kind(element, size, _decode_unsigned, exact=size < 4)
     return kinds
 
 
@@ -360,19 +371,32 @@ def fetch(count: int) -> Any:
     return lines
 
 
-def _tree(builder: Any, values: list[Value]) -> Value:
-    """The tree over rows."""
+def _machine_has(feature: str) -> bool:
+    """Whether what Numba compiles for has a feature, by LLVM's name."""
+    features: str = cpu_target.target_context.codegen()._tm_features
+    return f"+{feature}" in features.split(",")
+
+
+def _sum_of_squares(builder: Any, kind: Kind, values: list[Value]) -> Value:
+    """The tree over rows, of the squares of lanes.
+
+    An exact square may be added as it is made: the fused operation rounds once, as the sum alone
+    does. That is a quarter of the arithmetic of a sum less.
+    """
     if len(values) == 1:
-        return values[0]
+        return builder.fmul(values[0], values[0])
+    if len(values) == 2 and kind.exact and _machine_has("fma"):
+        square = builder.fmul(values[0], values[0])
+        name = f"llvm.fma.v{LANES}f64"
+        return _call(builder, name, square.type, values[1], values[1], square)
     half = len(values) // 2
-    return builder.fadd(_tree(builder, values[:half]), _tree(builder, values[half:]))
+    halves = (_sum_of_squares(builder, kind, part) for part in (values[:half], values[half:]))
+    return builder.fadd(*halves)
 
 
-def _square(builder: Any, kind: Kind, raw: Value, table: Value, scale: Value | None) -> Value:
+def _decoded(builder: Any, kind: Kind, raw: Value, table: Value, scale: Value | None) -> Value:
     v = kind.decode(builder, raw, table)
-    if scale is not None:
-        v = builder.fmul(v, scale)
-    return builder.fmul(v, v)
+    return v if scale is None else builder.fmul(v, scale)
 
 
 def sum_squares(kind: Kind, scaled: bool) -> Any:
@@ -382,13 +406,13 @@ def sum_squares(kind: Kind, scaled: bool) -> Any:
 
     @_intrinsic(lanes, types.intp, types.intp, lanes, types.intp)
     def whole(builder: Any, address: Value, stride: Value, scale: Value, table: Value) -> Value:
-        squares = []
+        values = []
         for row in range(BLOCK):
             where = builder.add(address, builder.mul(stride, ir.Constant(I64, row)))
             raw = builder.load(builder.inttoptr(where, vector.as_pointer()))
             raw.align = 1
-            squares.append(_square(builder, kind, raw, table, scale if scaled else None))
-        return _tree(builder, squares)
+            values.append(_decoded(builder, kind, raw, table, scale if scaled else None))
+        return _sum_of_squares(builder, kind, values)
 
     return whole
 
@@ -410,15 +434,15 @@ def sum_squares_of_some(kind: Kind, scaled: bool, rows: int) -> Any:
         scale: Value,
         table: Value,
     ) -> Value:
-        squares = []
+        values = []
         for row in range(rows):
             k = ir.Constant(I64, row)
             where = builder.add(address, builder.mul(stride, k))
             left = builder.sub(count, builder.mul(fewer, k))
             left = builder.select(builder.icmp_signed("<", left, most), left, most)
             raw = _masked_load(builder, kind, where, left)
-            squares.append(_square(builder, kind, raw, table, scale if scaled else None))
-        return _tree(builder, squares)
+            values.append(_decoded(builder, kind, raw, table, scale if scaled else None))
+        return _sum_of_squares(builder, kind, values)
 
     return part
 
