@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2multi import _contract
-from l2multi.backends.jax import functions
+from l2multi.backends.jax import functions, native
 from l2multi.backends.jax.functions import Axes, finite
 
 __all__ = [
@@ -39,13 +39,13 @@ def normalize(
 ) -> tuple[jax.Array, jax.Array | None]:
     """The unit vectors, and the norms where asked for."""
     results: tuple[jax.Array, jax.Array | None]
-    results = functions.normalize(x, axes, eps, zero_nan, dtype, norm_dtype)
+    results = functions.normalize(x, axes, eps, zero_nan, dtype, norm_dtype, (), native.allowed())
     return results
 
 
 def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
-    norms: jax.Array = functions.norm(x, axes, keepdims, dtype)
+    norms: jax.Array = functions.norm(x, axes, keepdims, dtype, (), native.allowed())
     return norms
 
 

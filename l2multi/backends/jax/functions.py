@@ -31,6 +31,7 @@ import numpy as np
 from jax import lax
 
 from l2multi import _contract
+from l2multi.backends.jax import native
 
 Axes = tuple[int, ...]
 # Elements from which sums that are seldom needed are worth a branch.
@@ -40,11 +41,15 @@ LARGE = 2**15
 Parts = tuple[jax.Array, ...]
 
 
+Norms = tuple[jax.Array, jax.Array]  # roots and powers of two: `native.rows`
+
+
 class Along(NamedTuple):
     """What a vector extends over: axes of an array and, in `jax.shard_map`, axes of the mesh."""
 
     axes: Axes
     mesh: tuple[str, ...] = ()
+    kernels: bool = False  # whether those of `native` may serve
 
     def total(self, sums: Any) -> Any:
         """Sums over devices of sums over `axes`."""
@@ -64,7 +69,7 @@ class Polar(NamedTuple):
     rest: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6, 7))
 def normalize(
     x: jax.Array,
     axes: Axes,
@@ -73,32 +78,132 @@ def normalize(
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
     mesh: tuple[str, ...] = (),
+    kernels: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The unit vectors of `dtype` and, where `norm_dtype` is given, the norms before `eps`."""
+    """The unit vectors of `dtype` and, where `norm_dtype` is given, the norms before `eps`.
+
+    `kernels` allows those of `native`; it is an argument so that it is a part of the key by which
+    JAX finds what it has compiled.
+    """
+    results: tuple[jax.Array, jax.Array | None]
+    if kernels and not mesh and _own_width(x, norm_dtype) and native.serves(x, axes, dtype):
+        results = _normalize(x, axes, eps, zero_nan, dtype, norm_dtype)
+    else:
+        results = _traced_normalize(x, axes, eps, zero_nan, dtype, norm_dtype, mesh)
+    return results
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def norm(
+    x: jax.Array,
+    axes: Axes,
+    keepdims: bool,
+    dtype: np.dtype[Any],
+    mesh: tuple[str, ...] = (),
+    kernels: bool = False,
+) -> jax.Array:
+    """The norms of `dtype`."""
+    norms: jax.Array
+    if kernels and not mesh and _own_width(x, dtype) and native.serves(x, axes, None):
+        norms = _norm(x, axes, dtype)
+    else:
+        norms = _traced_norm(x, axes, dtype, mesh)
+    return norms if keepdims else norms.squeeze(axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _normalize(
+    x: jax.Array,
+    axes: Axes,
+    eps: float,
+    zero_nan: bool,
+    dtype: np.dtype[Any],
+    norm_dtype: np.dtype[Any] | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    wanted = norm_dtype is not None
+    y, *norms = native.rows(x, axes, eps, zero_nan, dtype, wanted, _formula)
+    return y, _length(*norms)[0].astype(norm_dtype).squeeze(axes) if wanted else None
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _norm(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> jax.Array:
+    root, power = native.rows(x, axes, 0.0, False, None, True, _formula)
+    return _length(root, power)[0].astype(dtype)
+
+
+# The derivatives are those of the traced functions, and so are the values beside them: there
+# `_polar` calls the kernel, for unit vectors as wide as the tangents are computed.
+@_normalize.defjvp
+def _normalize_jvp(
+    axes: Axes, eps: float, zero_nan: bool, dtype: Any, norm_dtype: Any, primals: Any, tangents: Any
+) -> Any:
+    def traced(x: jax.Array) -> Any:
+        return _traced_normalize(x, axes, eps, zero_nan, dtype, norm_dtype, (), True)
+
+    return jax.jvp(traced, primals, tangents)
+
+
+@_norm.defjvp
+def _norm_jvp(axes: Axes, dtype: Any, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(lambda x: _traced_norm(x, axes, dtype, (), True), primals, tangents)
+
+
+def _traced_normalize(
+    x: jax.Array,
+    axes: Axes,
+    eps: float,
+    zero_nan: bool,
+    dtype: np.dtype[Any],
+    norm_dtype: np.dtype[Any] | None,
+    mesh: tuple[str, ...],
+    kernels: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
     parts = _parts(x, _width(x, dtype))
-    polar = _polar(Along(axes, mesh), parts)
-    unit = _at_least(eps, parts, polar) if eps else polar.unit
-    if zero_nan:
-        unit = tuple(jnp.where(polar.norm == 0, jnp.nan, u) for u in unit)
+    polar = _polar(Along(axes, mesh, kernels), parts)
+    unit = _finish(parts, polar, eps, zero_nan)
     y = unit[0] if len(unit) == 1 else lax.complex(*unit)
     norms = None
     if norm_dtype is not None:  # the bits of `norm`: from sums no wider than its own
         same = _width(x, norm_dtype) == polar.norm.dtype
-        norms = (
-            polar.norm.astype(norm_dtype).squeeze(axes)
-            if same
-            else norm(x, axes, False, norm_dtype, mesh)
-        )
+        length = polar.norm if same else _traced_norm(x, axes, norm_dtype, mesh, kernels)
+        norms = length.astype(norm_dtype).squeeze(axes)
     return y.astype(dtype), norms
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def norm(
-    x: jax.Array, axes: Axes, keepdims: bool, dtype: np.dtype[Any], mesh: tuple[str, ...] = ()
+def _traced_norm(
+    x: jax.Array,
+    axes: Axes,
+    dtype: np.dtype[Any],
+    mesh: tuple[str, ...],
+    kernels: bool = False,
 ) -> jax.Array:
-    """The norms of `dtype`."""
-    n = _polar(Along(axes, mesh), _parts(x, _width(x, dtype))).norm.astype(dtype)
-    return n if keepdims else n.squeeze(axes)
+    """The norms, axes kept."""
+    parts = _parts(x, _width(x, dtype))
+    return _polar(Along(axes, mesh, kernels), parts).norm.astype(dtype)
+
+
+def _formula(
+    x: jax.Array, axes: Axes, eps: float, zero_nan: bool, dtype: np.dtype[Any] | None
+) -> tuple[jax.Array, ...]:
+    """What `native.rows` does, for XLA to compile."""
+    along = Along(axes)
+    own = _parts(x, _width(x, x.dtype))
+    root, power = norms = _roots(along, own)
+    if dtype is None:
+        return norms
+    wide = _parts(x, _width(x, dtype))
+    if wide[0].dtype != root.dtype:
+        root, power = _roots(along, wide)
+    (y,) = _finish(wide, _divided(wide, root, power), eps, zero_nan)
+    return y.astype(dtype), *norms
+
+
+def _finish(x: Parts, polar: Polar, eps: float, zero_nan: bool) -> Parts:
+    """The unit vectors, by what is wanted of short vectors and zero ones."""
+    unit = _at_least(eps, x, polar) if eps else polar.unit
+    if zero_nan:
+        unit = tuple(jnp.where(polar.norm == 0, jnp.nan, u) for u in unit)
+    return unit
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -116,6 +221,11 @@ def _width(x: jax.Array, result: np.dtype[Any]) -> np.dtype[Any]:
     """The real dtype to compute in: as wide as `x` or the result, and at least float32."""
     own, wanted = (canonical(_contract.rule(d).norm) for d in (x.dtype, result))
     return np.promote_types(own, wanted)
+
+
+def _own_width(x: jax.Array, norm_dtype: np.dtype[Any] | None) -> bool:
+    """Whether norms of this dtype need no wider sums than those of `x` itself."""
+    return norm_dtype is None or _width(x, norm_dtype) == _width(x, x.dtype)
 
 
 def _parts(x: jax.Array, dtype: np.dtype[Any]) -> Parts:
@@ -196,19 +306,34 @@ def _large(shape: tuple[Any, ...]) -> bool:
     return all(isinstance(d, int) for d in shape) and math.prod(shape) >= LARGE
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _polar(along: Along, x: Parts) -> Polar:
-    """Directions and lengths; zero vectors as they are."""
+def _roots(along: Along, x: Parts) -> Norms:
     total, exponent = _squares(along, x)
-    root = jnp.sqrt(total)
+    return jnp.sqrt(total), exponent
+
+
+def _length(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The norms, and their inverses as two factors: see `Polar`."""
     form = np.finfo(root.dtype)
     bias = form.maxexp - 1
     bits = lax.bitcast_convert_type(root, np.dtype(f"i{root.dtype.itemsize}"))
     field = jnp.clip((bits >> form.nmant) + exponent, 1, 2 * bias - 1)
     root = root * _power(bias + exponent + bias - field, root.dtype)
     power, rest = _power(2 * bias - field, root.dtype), 1 / jnp.where(root == 0, jnp.inf, root)
-    unit = tuple(p * power * rest for p in x)
-    return Polar(unit, root * _power(field, root.dtype), power, rest)
+    return root * _power(field, root.dtype), power, rest
+
+
+def _divided(x: Parts, root: jax.Array, exponent: jax.Array) -> Polar:
+    length, power, rest = _length(root, exponent)
+    return Polar(tuple(p * power * rest for p in x), length, power, rest)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _polar(along: Along, x: Parts) -> Polar:
+    """Directions and lengths; zero vectors as they are."""
+    if along.kernels and len(x) == 1 and native.serves(x[0], along.axes, x[0].dtype):
+        unit, *norms = native.rows(x[0], along.axes, 0.0, False, x[0].dtype, True, _formula)
+        return Polar((unit,), *_length(*norms))
+    return _divided(x, *_roots(along, x))
 
 
 @_polar.defjvp

@@ -32,11 +32,6 @@ _Table = list[tuple[int, ...]]
 # takes as long for so many.
 WAIT = 2**22
 
-# Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far; bytes
-# of y from which it is streamed, if a row has so many. See `_memory`.
-FAR, AHEAD, NEAR = 2**20, 2**15, 2**12
-STREAM, WHOLE = 2**23, 2**11
-
 # Elements that the short way serves no longer: from there on it matters how memory is gone about.
 _LARGEST = 2**18
 
@@ -155,6 +150,7 @@ _functions: dict[objects.Unit, Any] = {}
 _RECORD = struct.Struct(f"={records.EPS}q2d{records.PART_SUM - records.POOL}q")
 
 _SHORT, _TEAM, _HELPER, _SPLIT = ("short",), ("team",), ("helper",), ("split",)
+_FOREIGN = ("foreign",)
 
 
 def _function(unit: objects.Unit, arguments: int) -> Any:
@@ -215,6 +211,25 @@ def short(dtype: np.dtype[Any]) -> Callable[..., bool] | None:
 def check() -> None:
     """Raise an ImportError if nothing can be compiled here."""
     objects.address(_SHORT)
+
+
+def for_xla(x: np.dtype[Any], y: np.dtype[Any]) -> tuple[int, int] | None:
+    """For programs that XLA compiles for the CPU: the address of the handler, and the number of the
+    kernel for rows of `x` to rows of `y`, both compiled if need be; None if there is none."""
+    pair = _pair(x, y)
+    kinds = pair.source.kind, pair.target.kind
+    if any(kind not in records.FOREIGN_KINDS for kind in kinds):
+        return None
+    first, second = map(records.FOREIGN_KINDS.index, kinds)
+    number = first * len(records.FOREIGN_KINDS) + second
+    try:
+        handler = objects.address(_FOREIGN)
+        launch.open_pool(objects.address(_TEAM), objects.address(_HELPER))
+        workers = [objects.address(pair.unit(name)) for name in ("rows", "bundles")]
+    except ImportError:
+        return None
+    launch.open_foreign(number, *workers, pair.source.size, pair.target.size)
+    return handler, number
 
 
 def busy() -> bool:
@@ -371,19 +386,20 @@ def _memory(x: Array, y: Array | None, n: int, batch: _Table) -> tuple[int, int,
     copy's time without and 1.3 with; under a few KiB a row the ends, which are no whole lines, cost
     more than that saves.
     """
-    if x.nbytes < FAR:
+    if x.nbytes < records.FETCH_FROM:
         return 0, 0, False
     if y is None:
-        return NEAR, 0, False
+        return records.FETCH_LONG, 0, False
     row = n * x.itemsize
     even = len(batch) == 1 and batch[0][1] == row
     stream = (
-        y.nbytes >= STREAM and n * y.itemsize >= WHOLE and _address(y) != _address(x)
+        y.nbytes >= records.STREAM_FROM and n * y.itemsize >= records.STREAM_ROW
+        and _address(y) != _address(x)
         and y.flags.aligned
     )  # fmt: skip
-    if row > 2 * AHEAD or not even:
-        return NEAR, NEAR, stream
-    return 0, 4 * row if 4 * row <= AHEAD else row, stream
+    if row > 2 * records.FETCH_MOST or not even:
+        return records.FETCH_LONG, records.FETCH_LONG, stream
+    return 0, 4 * row if 4 * row <= records.FETCH_MOST else row, stream
 
 
 def _plan(

@@ -12,7 +12,7 @@ import numba
 from numba import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import kernels, records, simd, team
+from l2multi.backends.numba import foreign, kernels, records, simd, team
 from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, device, offset
 from l2multi.backends.numba.records import SPLIT
 from l2multi.backends.numba.simd import Kind, get, get_double, get_int, put, splat
@@ -321,4 +321,10 @@ def short() -> Any:
 
 
 # By name.
-LAUNCHERS = {"short": short, "team": team.team, "helper": team.helper, "split": team.split}
+LAUNCHERS = {
+    "short": short,
+    "team": team.team,
+    "helper": team.helper,
+    "split": team.split,
+    "foreign": foreign.handler,
+}

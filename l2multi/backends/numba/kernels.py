@@ -12,7 +12,7 @@ Geometry comes as integer tables, outermost axis first: `batch` with a row (size
 stride of y, stride of the norms) per axis of the batch, `inner` with a row (size, stride of x,
 stride of y) per axis of a vector; strides in bytes. `table_x` and `table_y` are the addresses of
 the tables that decode x and encode y. The addresses `y` and `norm` are 0 where no unit vectors or
-no norms are wanted; a norm takes `norm_size` bytes, 4 or 8.
+no norms are wanted; a norm takes `norm_size` bytes, 4 or 8, or 16: see `records`.
 """
 
 import math
@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from l2multi._summation import LANES, rescue
-from l2multi.backends.numba import simd
+from l2multi.backends.numba import records, simd
 from l2multi.backends.numba.simd import (
     BLOCK,
     Kind,
@@ -40,6 +40,7 @@ from l2multi.backends.numba.simd import (
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 LOWEST, UP, DOWN = map(float, rescue(np.dtype(np.float64)))
+EXPONENT = math.log2(UP)
 INF, NAN = math.inf, math.nan
 
 BATCH, INNER = 4, 3  # columns of the tables
@@ -69,13 +70,21 @@ def settle(root, up, down, eps, zero_root):
 
 
 @device
-def put_norm(address, norm_size, length):
-    """Write a norm, if it is wanted."""
+def put_norm(address, norm_size, length, root, up, down):
+    """Write a norm, if it is wanted, or its root and power; see `records.ROOT_AND_POWER`."""
     if address != 0:
         if norm_size == 4:
             simd.put_float(address, length)
-        else:
+        elif norm_size == 8:
             simd.put_double(address, 0, length)
+        else:
+            power = 0.0
+            if up != 1.0:
+                power = -EXPONENT
+            elif down != 1.0:
+                power = EXPONENT
+            simd.put_double(address, 0, root)
+            simd.put_double(address, 1, power)
 
 
 @device
@@ -251,8 +260,10 @@ def one_row(source: Kind, target: Kind) -> Any:
             elif total == INF:
                 down = DOWN
                 total = simd.sum_lanes(again(x, n, DOWN, table_x, stack))
-        length, root, up, down, plain = settle(simd.root(total), up, down, eps, zero_root)
-        put_norm(norm, norm_size, length)
+        first = simd.root(total)
+        length, root, up_, down_, plain = settle(first, up, down, eps, zero_root)
+        put_norm(norm, norm_size, length, first, up, down)
+        up, down = up_, down_
         if y != 0:
             if plain and (stream or ahead_scale):
                 pass_by(x, y, n, root, table_x, table_y, ahead_scale, stream)
@@ -330,8 +341,10 @@ def one_packed(source: Kind, target: Kind) -> Any:
                     up, again = UP, True
                 elif total == INF:
                     down, again = DOWN, True
-        length, root, up, down, plain = settle(simd.root(total), up, down, eps, zero_root)
-        put_norm(norm, norm_size, length)
+        first = simd.root(total)
+        length, root, up_, down_, plain = settle(first, up, down, eps, zero_root)
+        put_norm(norm, norm_size, length, first, up, down)
+        up, down = up_, down_
         if y != 0:
             most = BUFFER // parts
             for first in range(0, n, most):
@@ -524,24 +537,26 @@ def settle_tile(risky: bool) -> Any:
         ):
             put(roots, 0, root)
             if norm != 0:
-                if norm_step == norm_size:
+                if norm_step == norm_size and norm_size != records.ROOT_AND_POWER:
                     simd.put_floats(root, norm, columns, norm_size)
                 else:
                     for c in range(columns):
-                        put_norm(norm + c * norm_step, norm_size, simd.get_double(roots, c))
+                        one = simd.get_double(roots, c)
+                        put_norm(norm + c * norm_step, norm_size, one, one, 1.0, 1.0)
             return True
         plain = True
         put(roots, 0, splat(1.0))
         for c in range(columns):
-            root = simd.root(simd.get_double(sums, c))
+            first = simd.root(simd.get_double(sums, c))
             up, down = simd.get_double(ups, c), simd.get_double(downs, c)
-            length, root, up, down, one = settle(root, up, down, eps, zero_root)
+            length, divisor, up_, down_, simple = settle(first, up, down, eps, zero_root)
             if norm != 0:
-                put_norm(norm + c * norm_step, norm_size, length)
-            simd.put_double(roots, c, root)
+                put_norm(norm + c * norm_step, norm_size, length, first, up, down)
+            up, down = up_, down_
+            simd.put_double(roots, c, divisor)
             simd.put_double(ups, c, up)
             simd.put_double(downs, c, down)
-            plain = plain and one
+            plain = plain and simple
         return plain
 
     return settle_all

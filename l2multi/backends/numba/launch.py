@@ -42,6 +42,7 @@ _forked = _child_of_fork()
 def _in_child() -> None:
     global _forked
     _forked = True
+    _slots(pool(), records.POOL_SIZE)[records.LIMIT] = 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -57,19 +58,43 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache
-def pool() -> int:
-    """The address of the pool, which is there for ever, as its helpers are."""
-    room = np.zeros(records.POOL_SIZE + 8, np.int64)
+def _room(slots: int) -> int:
+    """The address of so many zeros, a cache line's start. It is there for ever, as helpers are."""
+    room = np.zeros(slots + 8, np.int64)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(room))
     address = int(room.ctypes.data)
     return address + -address % 64
 
 
+def _slots(address: int, count: int) -> Any:
+    return (ctypes.c_int64 * count).from_address(address)
+
+
+@functools.cache
+def pool() -> int:
+    """The address of the pool."""
+    return _room(records.POOL_SIZE)
+
+
+@functools.cache
+def foreign_table() -> int:
+    """The address of the table of kernels for XLA."""
+    return _room(records.FOREIGN_SIZE)
+
+
 def open_pool(team: int, helper: int) -> None:
-    """Tell the pool the addresses of the compiled functions."""
-    slots = (ctypes.c_int64 * records.POOL_SIZE).from_address(pool())
+    """Tell the pool the addresses of the compiled functions, and how many threads there may be."""
+    slots = _slots(pool(), records.POOL_SIZE)
     slots[records.HELPER], slots[records.TEAM] = helper, team
+    slots[records.LIMIT] = 1 if _forked else _cores()
+
+
+def open_foreign(pair: int, *values: int) -> None:
+    """Enter the kernels for one pair of kinds, and the sizes of its elements."""
+    slots = _slots(foreign_table(), records.FOREIGN_SIZE)
+    first = pair * records.FOREIGN_PAIR
+    slots[first : first + len(values)] = values
+    slots[records.FOREIGN_POOL] = pool()
 
 
 def threads(prepare: Callable[[], bool]) -> int:

@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from l2multi import _registry, _summation
-from l2multi.backends.numba import cache
+from l2multi.backends.numba import cache, launch, records
 
 if TYPE_CHECKING:
     import subprocess
@@ -147,6 +147,7 @@ def _link(unit: Unit, content: bytes) -> int:
     module = llvm.parse_assembly("")
     module.triple = machine.triple
     engine = llvm.create_mcjit_compiler(module, machine)  # the first finds the process's symbols
+    llvm.add_symbol(records.FOREIGN, launch.foreign_table())
     # LLVM ends the process where it misses a symbol.
     missing = [name for name in told["needs"] if not llvm.address_of_symbol(name)]
     if missing:

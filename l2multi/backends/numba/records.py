@@ -65,8 +65,17 @@ DONE = 8  # shares done
     JOB_SHARES,
 ) = range(16, 24)
 ASLEEP = 24  # helpers that wait for a signal
+LIMIT = 25  # threads that a caller may use who cannot ask Python
 MUTEX, CONDITION = 32, 40  # of POSIX threads, which take 40 to 64 bytes
 POOL_SIZE = 56
+
+# What XLA's handler reads (see `foreign`), by a symbol of this name: for each pair of kinds, by
+# number, its workers and the bytes of its elements; then the address of the pool.
+FOREIGN = "l2multi_foreign"
+FOREIGN_KINDS = ("float64", "float32", "float16", "bfloat16")
+FOREIGN_ROWS, FOREIGN_BUNDLES, FOREIGN_READ, FOREIGN_WRITE, FOREIGN_PAIR = range(5)
+FOREIGN_POOL = FOREIGN_PAIR * len(FOREIGN_KINDS) ** 2
+FOREIGN_SIZE = FOREIGN_POOL + 1
 
 # What `short` is bound to, for one pair of dtypes.
 (
@@ -91,3 +100,12 @@ POOL_SIZE = 56
 
 # Elements of a long vector that are summed as one part, a power of two of blocks.
 SPLIT = 2**15
+
+# Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far; bytes
+# of y from which it is streamed, if a row has so many. See `_memory` of this package.
+FETCH_FROM, FETCH_MOST, FETCH_LONG = 2**20, 2**15, 2**12
+STREAM_FROM, STREAM_ROW = 2**23, 2**11
+
+# In place of 4 or 8 bytes of a norm: its root, and the power of two by which to multiply it, both
+# float64. The norm may be beyond the range; these are not.
+ROOT_AND_POWER = 16

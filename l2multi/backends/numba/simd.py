@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
@@ -595,13 +595,43 @@ def put_float(builder: Any, address: Value, value: Value) -> None:
 
 def calling(signature: Any) -> Any:
     """An intrinsic: call the C function at an address, ``(address, *arguments)``."""
+    result = ir.VoidType() if signature.return_type == types.void else I64
 
-    @_intrinsic(types.void, types.intp, *signature.args)
-    def call(builder: Any, address: Value, *arguments: Value) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [a.type for a in arguments])
-        builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+    @_intrinsic(signature.return_type, types.intp, *signature.args)
+    def call(builder: Any, address: Value, *arguments: Value) -> Value:
+        kind = ir.FunctionType(result, [a.type for a in arguments])
+        value = builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+        return None if signature.return_type == types.void else value
 
     return call
+
+
+def symbol(name: str, address: int) -> Any:
+    """An intrinsic: the address of data that the process knows by a name, here and now `address`
+    (Numba links what it compiles)."""
+    binding.add_symbol(name, address)
+
+    @_intrinsic(types.intp)
+    def read(builder: Any) -> Value:
+        found = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, I64, name)
+        return builder.ptrtoint(found, I64)
+
+    return read
+
+
+def text(content: str) -> Any:
+    """An intrinsic: the address of a C string."""
+
+    @_intrinsic(types.intp)
+    def read(builder: Any) -> Value:
+        found = cgutils.global_constant(  # type: ignore[no-untyped-call]
+            builder.module,
+            "l2multi_text",
+            cgutils.make_bytearray(content.encode() + b"\0"),  # type: ignore[no-untyped-call]
+        )
+        return builder.ptrtoint(found, I64)
+
+    return read
 
 
 def move(size: int) -> Any:

@@ -244,19 +244,19 @@ def split() -> Any:
                         up, again = UP, True
                     elif total == INF:
                         down, again = DOWN, True
-            length, root, up, down, plain = settle(
-                simd.root(total), up, down,
-                get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
-            )  # fmt: skip
+            first = simd.root(total)
+            length, root, up_, down_, plain = settle(
+                first, up, down, get_double(call, records.EPS), get_double(call, records.ZERO_ROOT)
+            )
             if norms:
                 at = norms + offset(batch, batch_axes, kernels.BATCH, 3, i)
-                kernels.put_norm(at, norm_size, length)
+                kernels.put_norm(at, norm_size, length, first, up, down)
             if get_int(call, records.Y):
                 y = get_int(call, records.Y) + offset(batch, batch_axes, kernels.BATCH, 2, i)
                 set_int(call, records.VECTOR_Y, y)
                 simd.put_double(call, records.ROOT, root)
-                simd.put_double(call, records.UP, up)
-                simd.put_double(call, records.DOWN, down)
+                simd.put_double(call, records.UP, up_)
+                simd.put_double(call, records.DOWN, down_)
                 set_int(call, records.PLAIN, 1 if plain else 0)
                 launch(team, get_int(call, records.PART_SCALE), parts, call)
 

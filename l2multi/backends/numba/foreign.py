@@ -1,0 +1,146 @@
+"""The kernels as a handler for XLA's typed foreign function interface, in CPU programs.
+
+The layouts are those of ``xla/ffi/api/c_api.h``, version 0.3, which comes with jaxlib. XLA asks a
+handler for the version it was made for, and refuses one that it does not know.
+"""
+
+import sys
+from typing import Any
+
+import numba
+from numba import types
+
+from l2multi._summation import LANES
+from l2multi.backends.numba import launch, records, simd
+from l2multi.backends.numba.kernels import device
+from l2multi.backends.numba.simd import get_double, get_int, set_int
+from l2multi.backends.numba.team import HELPER, work
+from l2multi.backends.numba.team import launch as share_out
+
+MAJOR, MINOR = 0, 3
+_METADATA = 1  # the extension by which XLA asks for the version
+_UNAVAILABLE = 14
+
+# Slots of a call frame; of its lists of arguments, results and attributes; and of a buffer.
+_EXTENSION, _API, _ARGUMENTS, _RESULTS, _ATTRIBUTES = 1, 2, 9, 14, 20
+_DATA, _RANK, _SIZES = 3, 4, 5
+_NEW_ERROR = 6  # of the table of functions
+# The attributes, which XLA sorts by name.
+EPS, KERNEL, N, RESULTS, ZERO = range(5)
+UNIT, NORM = 1, 2  # of `results`
+
+# Bytes of an output from which huge pages are asked for, as NumPy does and XLA does not; and
+# Linux's word for it.
+HUGE_FROM, PAGE = 2**22, 2**12
+HUGE = 14 if sys.platform == "linux" else 0
+
+_advise = simd.external("madvise", simd.I32, simd.I64, simd.I64, simd.I32)
+_report = simd.calling(types.intp(types.intp))
+
+
+def handler() -> Any:
+    """Rows of x, of `n` elements, to unit vectors and to the roots and powers of their norms,
+    whichever is wanted."""
+    table_at = simd.symbol(records.FOREIGN, launch.foreign_table())
+    new_record, new_batch, new_error = map(simd.room, (records.CALL, 4, 4))
+    message = simd.text("l2multi: this process has not prepared the kernel")
+
+    @device
+    def number(attributes, k):
+        """The address of the value of an attribute."""
+        return get_int(get_int(attributes, k), 1)
+
+    @device
+    def memory(call, x_bytes, row, written, row_written, y):
+        """As `_memory` of this package has it."""
+        ahead_sum = ahead_scale = stream = 0
+        if x_bytes >= records.FETCH_FROM:
+            if y == 0:
+                ahead_sum = records.FETCH_LONG
+            elif row > 2 * records.FETCH_MOST:
+                ahead_sum = ahead_scale = records.FETCH_LONG
+            else:
+                ahead_scale = 4 * row if 4 * row <= records.FETCH_MOST else row
+            if (
+                y != 0
+                and x_bytes // row * written >= records.STREAM_FROM
+                and written >= records.STREAM_ROW
+            ):
+                stream = 1
+        set_int(call, records.AHEAD_SUM, ahead_sum)
+        set_int(call, records.AHEAD_SCALE, ahead_scale)
+        set_int(call, records.STREAM, stream)
+
+    @numba.cfunc(HELPER, error_model="numpy")
+    def handle(frame):
+        extension = get_int(frame, _EXTENSION)
+        if extension != 0 and get_int(extension, 1) & 0xFFFFFFFF == _METADATA:
+            asked = get_int(extension, 3)
+            set_int(asked, 3, MINOR << 32 | MAJOR)
+            set_int(asked, 4, 0)  # no traits
+            return 0
+        attributes, results = get_int(frame, _ATTRIBUTES), get_int(frame, _RESULTS)
+        table = table_at()
+        pair = table + 8 * records.FOREIGN_PAIR * get_int(number(attributes, KERNEL), 0)
+        pool = get_int(table, records.FOREIGN_POOL)
+        worker, bundles = (
+            get_int(pair, records.FOREIGN_ROWS),
+            get_int(pair, records.FOREIGN_BUNDLES),
+        )
+        if worker == 0 or pool == 0:
+            error = new_error()
+            set_int(error, 0, 32)
+            set_int(error, 1, 0)
+            set_int(error, 2, message())
+            set_int(error, 3, _UNAVAILABLE)
+            return _report(get_int(get_int(frame, _API), _NEW_ERROR), error)
+        buffer = get_int(get_int(frame, _ARGUMENTS), 0)
+        total = 1
+        for axis in range(get_int(buffer, _RANK)):
+            total *= get_int(get_int(buffer, _SIZES), axis)
+        n, wanted = get_int(number(attributes, N), 0), get_int(number(attributes, RESULTS), 0)
+        count = total // n
+        y = norms = 0
+        if wanted & UNIT:
+            y = get_int(get_int(results, 0), _DATA)
+        if wanted & NORM:
+            norms = get_int(get_int(results, 1 if y else 0), _DATA)
+        read, write = get_int(pair, records.FOREIGN_READ), get_int(pair, records.FOREIGN_WRITE)
+        written = total * write
+        call = new_record()
+        set_int(call, records.X, get_int(buffer, _DATA))
+        set_int(call, records.Y, y)
+        set_int(call, records.NORMS, norms)
+        set_int(call, records.NORM_SIZE, records.ROOT_AND_POWER)
+        set_int(call, records.N, n)
+        set_int(call, records.BATCH_AXES, 0)
+        set_int(call, records.PARTS, 1)
+        set_int(call, records.SWAP, 0)
+        set_int(call, records.TABLE_X, 0)
+        set_int(call, records.TABLE_Y, 0)
+        simd.put_double(call, records.EPS, get_double(number(attributes, EPS), 0))
+        simd.put_double(call, records.ZERO_ROOT, get_double(number(attributes, ZERO), 0))
+        set_int(call, records.POOL, pool)
+        set_int(call, records.TOTAL, total)
+        if n <= LANES and count >= LANES and bundles != 0:
+            batch = new_batch()
+            set_int(batch, 0, count)
+            set_int(batch, 1, n * read)
+            set_int(batch, 2, n * write)
+            set_int(batch, 3, records.ROOT_AND_POWER)
+            set_int(call, records.BATCH, batch)
+            set_int(call, records.BATCH_AXES, 1)
+            worker, count = bundles, (count + LANES - 1) // LANES
+            set_int(call, records.TILES, count)
+        else:
+            memory(call, total * read, n * read, written, n * write, y)
+        if HUGE and y != 0 and written >= HUGE_FROM:
+            _advise(y + -y % PAGE, written - PAGE, HUGE)
+        if total < launch.PARALLEL:
+            work(worker, 0, count, call)
+        else:
+            set_int(call, records.THREADS, get_int(pool, records.LIMIT))
+            share_out(get_int(pool, records.TEAM), worker, count, call)
+        return 0
+
+    return handle
