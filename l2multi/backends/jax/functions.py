@@ -1,19 +1,20 @@
 """Pure functions on JAX arrays: traceable, differentiable to any order, right at every magnitude.
 
-A sum of squares is taken three times: of the vector as it is, times a large power of two, and over
-it. Wherever one of the sums overflows or loses digits, another does neither, as with the three
-accumulators of Blue, ACM Trans. Math. Softw. 4 (1978), doi:10.1145/355769.355771, but with no
-choice to make for each element. So nothing must be known before the sums begin, and where a vector
-is spread over devices, one all-reduce of three scalars serves.
+A sum of squares has three values: of the vector as it is, times a large power of two, and over it.
+Wherever one of them overflows or loses digits, another does neither, as with the three accumulators
+of Blue, ACM Trans. Math. Softw. 4 (1978), doi:10.1145/355769.355771, but with no choice to make for
+each element. So nothing must be known before the sums begin, and where a vector is spread over
+devices, one all-reduce of three scalars serves. On platforms that have float64 the three values of
+a float32 vector come from one sum in it, which also makes up for the order that XLA adds in.
 
 Powers of two are made from exponent bits: ``jnp.ldexp`` and ``exp2`` are not exact on XLA's CPU
 backend. The bits are clipped so that neither a power nor its inverse is subnormal, which XLA's CPU
 backend would flush to zero.
 
 The sum itself is left to XLA, which does not add in order (its CPU backend sums in windows or
-vectors, its GPU backend in a tree): at most 1.7 ulp of a float32 norm over random and sorted values
-at any length up to 10**6. Equal values round alike at each addition: there 3.5 to 4 ulp are common
-at lengths of 500 to 2000, and 5.5 was met at 777, where four are promised.
+vectors, its GPU backend in a tree). In float32 on a CPU that was at most 1.7 ulp of the norm over
+random and sorted values at any length up to 10**6, but 5.5 for 777 equal ones, which round alike at
+each addition; in float64 a float32 norm is right to 0.51 ulp.
 
 All derivatives follow from the rule of `_polar`, which is linear in the tangents and made of
 `_polar` itself, so second derivatives come out as safe as first ones. (A rule must not call
@@ -49,7 +50,7 @@ class Along(NamedTuple):
 
     axes: Axes
     mesh: tuple[str, ...] = ()
-    kernels: bool = False  # whether those of `native` may serve
+    kernels: bool = False  # as `normalize` has it
 
     def total(self, sums: Any) -> Any:
         """Sums over devices of sums over `axes`."""
@@ -82,14 +83,14 @@ def normalize(
 ) -> tuple[jax.Array, jax.Array | None]:
     """The unit vectors of `dtype` and, where `norm_dtype` is given, the norms before `eps`.
 
-    `kernels` allows those of `native`; it is an argument so that it is a part of the key by which
-    JAX finds what it has compiled.
+    `kernels` allows those that are not XLA's; it is an argument so that it is a part of the key by
+    which JAX finds what it has compiled.
     """
     results: tuple[jax.Array, jax.Array | None]
-    if kernels and not mesh and _own_width(x, norm_dtype) and native.serves(x, axes, dtype):
-        results = _normalize(x, axes, eps, zero_nan, dtype, norm_dtype)
+    if not mesh and _own_width(x, norm_dtype) and native.serves(x, axes, dtype):
+        results = _normalize(x, axes, eps, zero_nan, dtype, norm_dtype, kernels)
     else:
-        results = _traced_normalize(x, axes, eps, zero_nan, dtype, norm_dtype, mesh)
+        results = _traced_normalize(x, Along(axes, mesh), eps, zero_nan, dtype, norm_dtype)
     return results
 
 
@@ -104,14 +105,14 @@ def norm(
 ) -> jax.Array:
     """The norms of `dtype`."""
     norms: jax.Array
-    if kernels and not mesh and _own_width(x, dtype) and native.serves(x, axes, None):
-        norms = _norm(x, axes, dtype)
+    if not mesh and _own_width(x, dtype) and native.serves(x, axes, None):
+        norms = _norm(x, axes, dtype, kernels)
     else:
-        norms = _traced_norm(x, axes, dtype, mesh)
+        norms = _traced_norm(x, Along(axes, mesh), dtype)
     return norms if keepdims else norms.squeeze(axes)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
 def _normalize(
     x: jax.Array,
     axes: Axes,
@@ -119,83 +120,102 @@ def _normalize(
     zero_nan: bool,
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
+    kernels: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     wanted = norm_dtype is not None
-    y, *norms = native.rows(x, axes, eps, zero_nan, dtype, wanted, _formula)
+    y, *norms = native.rows(x, axes, eps, zero_nan, dtype, wanted, kernels, _formula)
     return y, _length(*norms)[0].astype(norm_dtype).squeeze(axes) if wanted else None
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _norm(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> jax.Array:
-    root, power = native.rows(x, axes, 0.0, False, None, True, _formula)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _norm(x: jax.Array, axes: Axes, dtype: np.dtype[Any], kernels: bool) -> jax.Array:
+    root, power = native.rows(x, axes, 0.0, False, None, True, kernels, _formula)
     return _length(root, power)[0].astype(dtype)
 
 
 # The derivatives are those of the traced functions, and so are the values beside them: there
-# `_polar` calls the kernel, for unit vectors as wide as the tangents are computed.
+# `_polar` has unit vectors as wide as the tangents are computed.
 @_normalize.defjvp
 def _normalize_jvp(
-    axes: Axes, eps: float, zero_nan: bool, dtype: Any, norm_dtype: Any, primals: Any, tangents: Any
-) -> Any:
-    def traced(x: jax.Array) -> Any:
-        return _traced_normalize(x, axes, eps, zero_nan, dtype, norm_dtype, (), True)
-
-    return jax.jvp(traced, primals, tangents)
-
-
-@_norm.defjvp
-def _norm_jvp(axes: Axes, dtype: Any, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(lambda x: _traced_norm(x, axes, dtype, (), True), primals, tangents)
-
-
-def _traced_normalize(
-    x: jax.Array,
     axes: Axes,
     eps: float,
     zero_nan: bool,
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
-    mesh: tuple[str, ...],
-    kernels: bool = False,
+    kernels: bool,
+    primals: Any,
+    tangents: Any,
+) -> Any:
+    def traced(x: jax.Array) -> Any:
+        along = Along(axes, kernels=kernels)
+        return _traced_normalize(x, along, eps, zero_nan, dtype, norm_dtype)
+
+    return jax.jvp(traced, primals, tangents)
+
+
+@_norm.defjvp
+def _norm_jvp(axes: Axes, dtype: np.dtype[Any], kernels: bool, primals: Any, tangents: Any) -> Any:
+    along = Along(axes, kernels=kernels)
+    return jax.jvp(lambda x: _traced_norm(x, along, dtype), primals, tangents)
+
+
+def _traced_normalize(
+    x: jax.Array,
+    along: Along,
+    eps: float,
+    zero_nan: bool,
+    dtype: np.dtype[Any],
+    norm_dtype: np.dtype[Any] | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     parts = _parts(x, _width(x, dtype))
-    polar = _polar(Along(axes, mesh, kernels), parts)
+    polar = _polar(along, parts)
     unit = _finish(parts, polar, eps, zero_nan)
     y = unit[0] if len(unit) == 1 else lax.complex(*unit)
     norms = None
     if norm_dtype is not None:  # the bits of `norm`: from sums no wider than its own
         same = _width(x, norm_dtype) == polar.norm.dtype
-        length = polar.norm if same else _traced_norm(x, axes, norm_dtype, mesh, kernels)
-        norms = length.astype(norm_dtype).squeeze(axes)
+        length = polar.norm if same else _traced_norm(x, along, norm_dtype)
+        norms = length.astype(norm_dtype).squeeze(along.axes)
     return y.astype(dtype), norms
 
 
-def _traced_norm(
-    x: jax.Array,
-    axes: Axes,
-    dtype: np.dtype[Any],
-    mesh: tuple[str, ...],
-    kernels: bool = False,
-) -> jax.Array:
+def _traced_norm(x: jax.Array, along: Along, dtype: np.dtype[Any]) -> jax.Array:
     """The norms, axes kept."""
-    parts = _parts(x, _width(x, dtype))
-    return _polar(Along(axes, mesh, kernels), parts).norm.astype(dtype)
+    return _polar(along, _parts(x, _width(x, dtype))).norm.astype(dtype)
 
 
 def _formula(
-    x: jax.Array, axes: Axes, eps: float, zero_nan: bool, dtype: np.dtype[Any] | None
+    x: jax.Array, axes: Axes, eps: float, zero_nan: bool, dtype: np.dtype[Any] | None, wide: bool
 ) -> tuple[jax.Array, ...]:
-    """What `native.rows` does, for XLA to compile."""
-    along = Along(axes)
-    own = _parts(x, _width(x, x.dtype))
+    """What `native.rows` does, for XLA to compile; `wide` where float64 is at hand."""
+    if wide and x.dtype != np.float64:
+        return _wide_formula(x, axes, eps, zero_nan, dtype)
+    along, own = Along(axes), _parts(x, _width(x, x.dtype))
     root, power = norms = _roots(along, own)
     if dtype is None:
         return norms
-    wide = _parts(x, _width(x, dtype))
-    if wide[0].dtype != root.dtype:
-        root, power = _roots(along, wide)
-    (y,) = _finish(wide, _divided(wide, root, power), eps, zero_nan)
+    parts = _parts(x, _width(x, dtype))
+    if parts[0].dtype != root.dtype:
+        root, power = _roots(along, parts)
+    (y,) = _finish(parts, _divided(parts, root, power), eps, zero_nan)
     return y.astype(dtype), *norms
+
+
+def _wide_formula(
+    x: jax.Array, axes: Axes, eps: float, zero_nan: bool, dtype: np.dtype[Any] | None
+) -> tuple[jax.Array, ...]:
+    """One sum, a factor, a product: no square of a narrower number leaves the range of float64. And
+    no choice between operands, which keeps XLA's GPU backend from making one kernel of it."""
+    with jax.enable_x64(True):
+        root = jnp.sqrt(_wide_sum(axes, (x,)))
+        norms = native.split(root)
+        if dtype is None:
+            return norms
+        # 0 stays 0 by a factor that is finite; inf becomes 0; NaN stays NaN.
+        inverse = 1 / jnp.maximum(root, max(eps, 2.0**-500))
+        if zero_nan:
+            inverse = jnp.where(root == 0, jnp.nan, inverse)
+        return (x.astype(np.float64) * inverse).astype(dtype), *norms
 
 
 def _finish(x: Parts, polar: Polar, eps: float, zero_nan: bool) -> Parts:
@@ -272,34 +292,56 @@ def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
     return lax.bitcast_convert_type(bits, dtype)
 
 
-def _squares(along: Along, x: Parts) -> tuple[jax.Array, jax.Array]:
+def _squares(along: Along, x: Parts) -> Norms:
     """Sums of squares as ``(sum, exponent)``: sum times the power of four with this exponent."""
     form = np.finfo(x[0].dtype)
     shift = 3 * form.maxexp // 4
     least = 2.0 ** (form.maxexp - 2 - 2 * shift)  # below this, the sum of `up` cannot overflow
-    local = Along(along.axes)
+    three = functools.partial(_three_sums, along.axes, shift, least)
+    if x[0].dtype == np.float32:
+        wide = functools.partial(_wide_sums, along.axes, shift)
+        sums = lax.platform_dependent(x, default=three, **dict.fromkeys(native.WIDE, wide))
+    else:
+        sums = three(x)
+    plain, up, down = along.total(sums)
+    small, fits = plain < least, plain < jnp.inf
+    total = jnp.where(small, up, jnp.where(fits, plain, down))
+    return total, jnp.where(small, -shift, jnp.where(fits, 0, shift))
+
+
+def _three_sums(axes: Axes, shift: int, least: float, x: Parts) -> tuple[jax.Array, ...]:
+    """The sums of squares of `x`, and of `x` times ``2**shift`` and ``2**-shift``."""
+    local = Along(axes)
 
     def scaled(exponent: int) -> jax.Array:
         up = tuple(p * 2.0**exponent for p in x)
         return _dot(local, up, up)
 
     plain = _dot(local, x, x)
-    if _large(x[0].shape) and jax.device_count() == 1:
-        # Two further sums of 10000x768 float32 on two CPUs take 1 ms beside 3.5 ms for all else,
-        # and the branch 30 us. (Under vmap, which would compute both sides of the branch, the
-        # size is that of one example.) With several devices, the question costs an all-reduce.
-        safe = (plain >= least) & (plain < jnp.inf)
-        up, down = lax.cond(
-            safe.all(),
-            lambda: (jnp.zeros_like(plain), jnp.zeros_like(plain)),
-            lambda: (scaled(shift), scaled(-shift)),
-        )
-    else:
-        up, down = scaled(shift), scaled(-shift)
-    plain, up, down = along.total((plain, up, down))
-    small, fits = plain < least, plain < jnp.inf
-    total = jnp.where(small, up, jnp.where(fits, plain, down))
-    return total, jnp.where(small, -shift, jnp.where(fits, 0, shift))
+    if not _large(x[0].shape) or jax.device_count() > 1:
+        return plain, scaled(shift), scaled(-shift)
+    # Two further sums of 10000x768 float32 on two CPUs take 1 ms beside 3.5 ms for all else, and
+    # the branch 30 us. (Under vmap, which would compute both sides of the branch, the size is that
+    # of one example.) With several devices, the question costs an all-reduce.
+    safe = (plain >= least) & (plain < jnp.inf)
+    return plain, *lax.cond(
+        safe.all(),
+        lambda: (jnp.zeros_like(plain), jnp.zeros_like(plain)),
+        lambda: (scaled(shift), scaled(-shift)),
+    )
+
+
+def _wide_sums(axes: Axes, shift: int, x: Parts) -> tuple[jax.Array, ...]:
+    """The same of float32, from one sum in float64."""
+    with jax.enable_x64(True):
+        total = _wide_sum(axes, x)
+        scales = (np.float64(2.0**s) for s in (0, 2 * shift, -2 * shift))
+        return tuple((total * scale).astype(np.float32) for scale in scales)
+
+
+def _wide_sum(axes: Axes, x: Parts) -> jax.Array:
+    wide = tuple(p.astype(np.float64) for p in x)
+    return _dot(Along(axes), wide, wide)
 
 
 def _large(shape: tuple[Any, ...]) -> bool:
@@ -308,7 +350,7 @@ def _large(shape: tuple[Any, ...]) -> bool:
 
 def _roots(along: Along, x: Parts) -> Norms:
     total, exponent = _squares(along, x)
-    return jnp.sqrt(total), exponent
+    return jnp.sqrt(total), exponent.astype(np.int32)
 
 
 def _length(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -330,8 +372,10 @@ def _divided(x: Parts, root: jax.Array, exponent: jax.Array) -> Polar:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _polar(along: Along, x: Parts) -> Polar:
     """Directions and lengths; zero vectors as they are."""
-    if along.kernels and len(x) == 1 and native.serves(x[0], along.axes, x[0].dtype):
-        unit, *norms = native.rows(x[0], along.axes, 0.0, False, x[0].dtype, True, _formula)
+    if not along.mesh and len(x) == 1 and native.serves(x[0], along.axes, x[0].dtype):
+        unit, *norms = native.rows(
+            x[0], along.axes, 0.0, False, x[0].dtype, True, along.kernels, _formula
+        )
         return Polar((unit,), *_length(*norms))
     return _divided(x, *_roots(along, x))
 

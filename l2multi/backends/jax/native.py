@@ -34,7 +34,8 @@ _TARGET = "l2multi_rows"
 _UNIT, _NORM = 1, 2  # as `l2multi.backends.numba.foreign` has them
 
 Axes = tuple[int, ...]
-# ``(x, axes, eps, zero_nan, dtype)`` to what `rows` returns; dtype None: no unit vectors.
+# ``(x, axes, eps, zero_nan, dtype, wide)`` to what `rows` returns with norms; dtype None: no unit
+# vectors; wide: the platform is one of `WIDE`.
 Formula = Callable[..., tuple[jax.Array, ...]]
 
 _forced: ContextVar[bool | None] = ContextVar("l2multi_jax_native", default=None)
@@ -64,9 +65,11 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
         and axes == tuple(range(x.ndim - len(axes), x.ndim))
         and all(d is None or d.name in _KINDS for d in (x.dtype, dtype))
         and jax.sharding.get_abstract_mesh().empty
-        and allowed()
     )
 
+
+# Platforms that compute in float64, whatever JAX's setting for users' arrays.
+WIDE = ("cpu", "cuda", "rocm")
 
 _KINDS = ("float64", "float32", "float16", "bfloat16")
 
@@ -78,13 +81,15 @@ def rows(
     zero_nan: bool,
     dtype: np.dtype[Any] | None,
     norm: bool,
+    kernels: bool,
     formula: Formula,
 ) -> tuple[jax.Array, ...]:
     """The unit vectors of `dtype`, unless it is None; then, if `norm`, roots and powers with axes
     kept: a norm is ``root * 2**power``, of at least float32 and of int32."""
     results: list[jax.Array] = _rows.bind(
-        x, count=len(axes), eps=eps, zero_nan=zero_nan, dtype=dtype, norm=norm, formula=formula
-    )
+        x, count=len(axes), eps=eps, zero_nan=zero_nan, dtype=dtype, norm=norm, kernels=kernels,
+        formula=formula,
+    )  # fmt: skip
     return tuple(results)
 
 
@@ -126,17 +131,26 @@ def _by_formula(
     zero_nan: bool,
     dtype: Any,
     norm: bool,
+    wide: bool,
     formula: Formula,
+    **_: Any,
 ) -> list[jax.Array]:
     axes = tuple(range(x.ndim - count, x.ndim))
-    results = formula(x, axes, eps, zero_nan, dtype)
+    results = formula(x, axes, eps, zero_nan, dtype, wide)
     return list(results if norm else results[:-2])
 
 
 def _by_kernel(
-    kernel: int, x: jax.Array, *, count: int, eps: float, zero_nan: bool, dtype: Any, norm: bool,
-    formula: Formula,
-) -> list[jax.Array]:  # fmt: skip
+    kernel: int,
+    x: jax.Array,
+    *,
+    count: int,
+    eps: float,
+    zero_nan: bool,
+    dtype: Any,
+    norm: bool,
+    **_: Any,
+) -> list[jax.Array]:
     n = math.prod(x.shape[x.ndim - count :])
     shape: Any = jax.ShapeDtypeStruct
     shapes = [] if dtype is None else [shape(x.shape, dtype)]
@@ -155,17 +169,20 @@ def _by_kernel(
     *unit, pairs = results
     root, power = pairs[:, 0], pairs[:, 1].astype(np.int32)
     if _wide(x.dtype) == np.float32:
-        # The exponent goes to the power: root is then in the range of float32, as norms may not be.
-        bits = lax.bitcast_convert_type(root, np.int64)
-        field = bits >> np.int64(52)
-        ordinary = (field > 0) & (field < 2047)
-        one = lax.bitcast_convert_type(
-            (bits & np.int64((1 << 52) - 1)) | np.int64(1023 << 52), np.float64
-        )
-        root = jnp.where(ordinary, one, root).astype(np.float32)
-        power = jnp.where(ordinary, field - np.int64(1023), np.int64(0)).astype(np.int32)
+        root, power = split(root)
     few = (*x.shape[: x.ndim - count], *[1] * count)
     return [*unit, root.reshape(few), power.reshape(few)]
+
+
+def split(root: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """float64 roots as roots in the range of float32, as norms may not be, and powers of two."""
+    bits = lax.bitcast_convert_type(root, np.int64)
+    field = bits >> np.int64(52)
+    ordinary = (field > 0) & (field < 2047)
+    fraction = (bits & np.int64((1 << 52) - 1)) | np.int64(1023 << 52)
+    one = jnp.where(ordinary, lax.bitcast_convert_type(fraction, np.float64), root)
+    power = jnp.where(ordinary, field - np.int64(1023), np.int64(0))
+    return one.astype(np.float32), power.astype(np.int32)
 
 
 def _lower(context: Any, x: Any, **parameters: Any) -> Any:
@@ -174,19 +191,26 @@ def _lower(context: Any, x: Any, **parameters: Any) -> Any:
     alone = getattr(module.axis_context, "num_devices", 0) in (None, 1)
     exported = module.lowering_parameters.for_export
     kernel = None
-    if alone and not exported:
+    if parameters["kernels"] and alone and not exported:
         (aval,) = context.avals_in
         kernel = _kernel(aval.dtype, parameters["dtype"] or aval.dtype)
     if kernel is None:
-        return _lower_formula(context, x, **parameters)
+        return _lower_wide(context, x, **parameters)
     with jax.enable_x64(True):
         function = functools.partial(_by_kernel, kernel)
         return mlir.lower_fun(function, multiple_results=True)(context, x, **parameters)
 
 
-_lower_formula = mlir.lower_fun(_by_formula, multiple_results=True)
-mlir.register_lowering(_rows, _lower_formula)
+def _lower_formula(wide: bool) -> Any:
+    function = functools.partial(_by_formula, wide=wide)
+    return mlir.lower_fun(function, multiple_results=True)
+
+
+_lower_wide = _lower_formula(True)
+mlir.register_lowering(_rows, _lower_formula(False))
 mlir.register_lowering(_rows, _lower, platform="cpu")
+for _platform in WIDE[1:]:
+    mlir.register_lowering(_rows, _lower_wide, platform=_platform)
 
 
 def _kernel(x: np.dtype[Any], y: np.dtype[Any]) -> int | None:
