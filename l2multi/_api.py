@@ -232,6 +232,17 @@ def normalize(
                     return y if norms is None else (y, norms[()])
             elif type(out) is np.ndarray and not return_norm and short(x, out, None, eps):
                 return out
+    elif (
+        (quick := _registry.usual(type(x), backend)) is not None
+        and type(eps) is float
+        and eps >= 0.0
+        and zero == "keep"
+        and nonfinite == "propagate"
+        and out is None
+        and dtype is None
+        and (done := quick[0](x, axis, eps, return_norm)) is not None
+    ):
+        return done
     elif isinstance(x, np.ma.MaskedArray):
         return _normalize_masked(
             x, axis, out, return_norm,
@@ -343,6 +354,14 @@ def norm(
             norms = np.empty(x.shape[:-1], norm_dtype)
             if short(x, None, norms, 0.0):
                 return norms[..., None] if keepdims else norms[()]
+    elif (
+        (quick := _registry.usual(type(x), backend)) is not None
+        and nonfinite == "propagate"
+        and out is None
+        and dtype is None
+        and (done := quick[1](x, axis, keepdims)) is not None
+    ):
+        return done
     elif isinstance(x, np.ma.MaskedArray):
         return _norm_masked(
             x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend

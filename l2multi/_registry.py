@@ -211,24 +211,31 @@ def named(argument: str | None) -> str | None:
     return name
 
 
-# Load-once cache: for NumPy arrays of a dtype, the short way into the backend that auto selects,
-# the dtypes of result and norm, and the backend's name.
-_usual: dict[np.dtype[Any], tuple[Short, np.dtype[Any], np.dtype[Any], str]] = {}
+# Load-once cache of the shortest ways of the usual calls, each with the name of its backend at the
+# end. For NumPy arrays by their dtype: the short way into the backend that auto selects, and the
+# dtypes of result and norm. For arrays of other libraries by their class: two functions; see
+# `learn`.
+_usual: dict[Any, Any] = {}
 
 
-def usual(
-    dtype: np.dtype[Any], argument: str | None
-) -> tuple[Short, np.dtype[Any], np.dtype[Any], str] | None:
-    """The short way for NumPy arrays of `dtype`, if a call has found it before and no other backend
-    is named. Takes 0.1 us where `select` and the dtype table take 2."""
-    found = _usual.get(dtype)
+def usual(key: Any, argument: str | None) -> Any:
+    """What `_usual` has for this dtype or class, if no other backend is named. Takes 0.1 us where
+    `select` and the dtype table take 2."""
+    found = _usual.get(key)
     if found is not None:
         name = argument if argument is not None else chosen.get()
         if name is None and _environ is not None and _key in _environ:
             name = named_in_environment()
-        if name is not None and name != found[3]:
+        if name is not None and name != found[-1]:
             return None
     return found
+
+
+def learn(cls: type, normalize: Callable[..., Any], norm: Callable[..., Any], name: str) -> None:
+    """From a backend: the shortest ways for instances of a class, all of whom have values:
+    ``normalize(x, axis, eps, return_norm)`` and ``norm(x, axis, keepdims)``, each with None for
+    calls that are not usual."""
+    _usual[cls] = normalize, norm, name
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ known: on one CPU a custom call runs the kernel, and everywhere else, and in wha
 writes down for other processes, XLA compiles the functions of `functions`. Those are given to the
 primitive, which knows no formula.
 
-``L2MULTI_JAX_KERNELS=0`` in the environment switches custom calls off.
+``L2MULTI_JAX_KERNELS=0`` in the environment, read when this module is imported, switches custom
+calls off.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from jax.interpreters import batching, mlir
 from l2multi import _registry
 
 ENVIRONMENT = "L2MULTI_JAX_KERNELS"
+_ON = os.environ.get(ENVIRONMENT) != "0"
 _TARGET = "l2multi_rows"
 _UNIT, _NORM = 1, 2  # as `l2multi.backends.numba.foreign` has them
 
@@ -44,7 +46,7 @@ _forced: ContextVar[bool | None] = ContextVar("l2multi_jax_native", default=None
 def allowed() -> bool:
     """Whether custom calls are switched on."""
     wish = _forced.get()
-    return os.environ.get(ENVIRONMENT) != "0" if wish is None else wish
+    return _ON if wish is None else wish
 
 
 @contextlib.contextmanager

@@ -61,11 +61,7 @@ def handler() -> Any:
                 ahead_sum = ahead_scale = records.FETCH_LONG
             else:
                 ahead_scale = 4 * row if 4 * row <= records.FETCH_MOST else row
-            if (
-                y != 0
-                and x_bytes // row * written >= records.STREAM_FROM
-                and written >= records.STREAM_ROW
-            ):
+            if y != 0 and written >= records.STREAM_FROM and row_written >= records.STREAM_ROW:
                 stream = 1
         set_int(call, records.AHEAD_SUM, ahead_sum)
         set_int(call, records.AHEAD_SCALE, ahead_scale)
@@ -136,11 +132,13 @@ def handler() -> Any:
             memory(call, total * read, n * read, written, n * write, y)
         if HUGE and y != 0 and written >= HUGE_FROM:
             _advise(y + -y % PAGE, written - PAGE, HUGE)
+        modes = simd.exact_modes()  # XLA's threads take subnormal numbers for zero
         if total < launch.PARALLEL:
             work(worker, 0, count, call)
         else:
             set_int(call, records.THREADS, get_int(pool, records.LIMIT))
             share_out(get_int(pool, records.TEAM), worker, count, call)
+        simd.restore_modes(modes)
         return 0
 
     return handle

@@ -49,7 +49,7 @@ ROWS = BLOCK * LANES  # elements that `simd.sum_squares` takes at a time
 LEVELS = 40  # of the tree over blocks: 2**40 of them are more than memory holds
 BUFFER = 1024  # elements, a power of two of blocks
 
-device = numba.njit(**OPTIONS)
+device = numba.njit(**OPTIONS, forceinline=True)
 copied = {size: simd.move(size) for size in (1, 2, 4, 8)}
 
 

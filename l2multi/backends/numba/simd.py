@@ -696,6 +696,41 @@ def pause(builder: Any) -> None:
         _call(builder, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(I32, 1))
 
 
+# Exceptions masked, to nearest, subnormal numbers as they are: what a process begins with.
+_EXACT = 0x1F80
+
+
+def _modes(builder: Any, action: str, value: Value | None = None) -> Value:
+    """Read or write the register of floating-point modes of an x86 machine; 0 elsewhere."""
+    if not builder.module.triple.startswith(("x86_64", "i686")):
+        return ir.Constant(I32, 0)
+    with builder.goto_entry_block():
+        cell = builder.alloca(I32)
+    if value is not None:
+        builder.store(value, cell)
+    _call(
+        builder,
+        f"llvm.x86.sse.{action}mxcsr",
+        ir.VoidType(),
+        builder.bitcast(cell, I8.as_pointer()),
+    )
+    return builder.load(cell)
+
+
+@_intrinsic(types.int32)
+def exact_modes(builder: Any) -> Value:
+    """Compute with subnormal numbers, if the machine can be told to; what `restore_modes` needs."""
+    before = _modes(builder, "st")
+    _modes(builder, "ld", ir.Constant(I32, _EXACT))
+    return before
+
+
+@_intrinsic(types.void, types.int32)
+def restore_modes(builder: Any, modes: Value) -> None:
+    """Compute as before `exact_modes`."""
+    _modes(builder, "ld", modes)
+
+
 def room(slots: int) -> Any:
     """An intrinsic: the address of room for so many int64 on the machine's stack, not zeroed."""
 
