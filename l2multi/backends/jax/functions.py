@@ -133,8 +133,8 @@ def _norm(x: jax.Array, axes: Axes, dtype: np.dtype[Any], kernels: bool) -> jax.
     return _length(root, power)[0].astype(dtype)
 
 
-# The derivatives are those of the traced functions, and so are the values beside them: there
-# `_polar` has unit vectors as wide as the tangents are computed.
+# The derivatives are those of the traced functions. The values are not: where only derivatives are
+# wanted, nobody has to write unit vectors.
 @_normalize.defjvp
 def _normalize_jvp(
     axes: Axes,
@@ -150,13 +150,16 @@ def _normalize_jvp(
         along = Along(axes, kernels=kernels)
         return _traced_normalize(x, along, eps, zero_nan, dtype, norm_dtype)
 
-    return jax.jvp(traced, primals, tangents)
+    (x,) = primals
+    _, derivatives = jax.jvp(traced, primals, tangents)
+    return _normalize(x, axes, eps, zero_nan, dtype, norm_dtype, kernels), derivatives
 
 
 @_norm.defjvp
 def _norm_jvp(axes: Axes, dtype: np.dtype[Any], kernels: bool, primals: Any, tangents: Any) -> Any:
-    along = Along(axes, kernels=kernels)
-    return jax.jvp(lambda x: _traced_norm(x, along, dtype), primals, tangents)
+    (x,), along = primals, Along(axes, kernels=kernels)
+    _, derivatives = jax.jvp(lambda x: _traced_norm(x, along, dtype), primals, tangents)
+    return _norm(x, axes, dtype, kernels), derivatives
 
 
 def _traced_normalize(
@@ -373,10 +376,8 @@ def _divided(x: Parts, root: jax.Array, exponent: jax.Array) -> Polar:
 def _polar(along: Along, x: Parts) -> Polar:
     """Directions and lengths; zero vectors as they are."""
     if not along.mesh and len(x) == 1 and native.serves(x[0], along.axes, x[0].dtype):
-        unit, *norms = native.rows(
-            x[0], along.axes, 0.0, False, x[0].dtype, True, along.kernels, _formula
-        )
-        return Polar((unit,), *_length(*norms))
+        norms = native.rows(x[0], along.axes, 0.0, False, None, True, along.kernels, _formula)
+        return _divided(x, *norms)
     return _divided(x, *_roots(along, x))
 
 

@@ -59,7 +59,10 @@ LEAST, MOST = 2**13, 2**18
 
 # Looks at the ticket, of some 40 ns each, after which a helper goes to sleep: 0.1 to 0.2 ms, so
 # that it is awake when calls follow each other, for waking it takes a caller microseconds.
-LOOKS = 4000
+LOOKS = 2000
+
+# Looks after which it offers its core to whoever waits for one, such as a thread of XLA's.
+POLITE = 16
 
 # Bits of the ticket: where its parts begin, and how long they are.
 _FIRST, _HELP, _GENERATION = 16, 32, 44
@@ -130,6 +133,8 @@ def helper() -> Any:
                 continue
             simd.pause()
             looks += 1
+            if looks % POLITE == 0:
+                _yield()
             if looks > LOOKS:
                 _lock(mutex)
                 change(pool, records.ASLEEP, 1)

@@ -1,0 +1,192 @@
+"""The Numba kernels inside XLA's CPU programs: where they run, with what bits, and where not."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax import export
+
+import l2multi as l2
+from l2multi.backends.jax import native
+
+CALL = "custom_call @l2multi_rows"
+FLOATS = [np.dtype("f2"), np.dtype("f4"), np.dtype("f8"), np.dtype(ml_dtypes.bfloat16)]
+SHAPES = [(1, 1), (3, 5), (20, 7), (40, 16), (7, 300), (2, 70_000), (300, 200), (50_000, 3)]
+
+
+def sample(shape, dtype=np.float32, seed=0):
+    """Vectors of very different lengths, one of zeros, one with an inf, one with a NaN."""
+    rng = np.random.default_rng(seed)
+    info = ml_dtypes.finfo(dtype)
+    scale = 2.0 ** rng.uniform(info.minexp - 3, info.maxexp - 2, (shape[0], 1))
+    x = (rng.standard_normal(shape) * np.where(rng.random((shape[0], 1)) < 0.5, scale, 1.0)).astype(
+        dtype
+    )
+    if shape[0] > 5:
+        x[1] = 0
+        x[2, 0], x[3, -1] = np.inf, np.nan
+    return x
+
+
+def text(function, *arguments):
+    """What a function is lowered to."""
+    return jax.jit(function).lower(*arguments).as_text()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_bits(dtype, shape):
+    """Those of NumPy, of each quantity, eagerly and under jit, subnormal numbers among them."""
+    with np.errstate(all="ignore"):
+        a = sample(shape, dtype)
+    with jax.enable_x64(dtype.itemsize == 8):
+        x = jnp.asarray(a)
+        for keywords in ({}, {"zero": "nan"}, {"eps": 1e-3, "return_norm": True}):
+            want = l2.normalize(a, backend="numpy", **keywords)
+            got = l2.normalize(x, **keywords)
+            if "return_norm" not in keywords:
+                got, want = (got,), (want,)
+            under = jax.jit(lambda x, keywords=keywords: l2.normalize(x, **keywords))(x)
+            assert (got[0] == jax.tree.leaves(under)[0]).all() or np.isnan(want[0]).any()
+            assert np.asarray(got[0]).tobytes() == want[0].tobytes()
+            if len(got) > 1:
+                # Norms go through XLA, which takes subnormal ones for zero.
+                tiny = np.finfo(want[1].dtype).tiny
+                np.testing.assert_array_equal(got[1], np.where(want[1] < tiny, 0, want[1]))
+                np.testing.assert_array_equal(got[1], l2.norm(x))
+
+
+def test_where_it_runs():
+    """For real rows; not for columns, complex numbers and bytes, under a mesh or in an export."""
+    x = jnp.ones((4, 6))
+    assert CALL in text(l2.normalize, x)
+    assert CALL in text(l2.norm, x)
+    assert CALL in text(lambda x: l2.normalize(x, axis=None), x)
+    assert CALL in text(jax.vmap(l2.normalize), x)
+    assert CALL in text(jax.vmap(l2.normalize, in_axes=1), x)
+    assert CALL in text(jax.grad(lambda x: l2.normalize(x)[0].sum()), x)
+    assert CALL not in text(lambda x: l2.normalize(x, axis=0), x)
+    assert CALL not in text(l2.normalize, x.astype(jnp.complex64))
+    assert CALL not in text(l2.normalize, x.astype(jnp.float8_e4m3fn))
+    assert CALL not in text(l2.normalize, jnp.ones((0, 6)))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        assert CALL not in text(l2.normalize, x)
+    assert CALL not in export.export(jax.jit(l2.normalize))(x).mlir_module()
+    with native.use(False):
+        assert CALL not in text(lambda x: l2.normalize(x), x)
+
+
+def test_switch():
+    """The environment switches it off, for a process."""
+    script = f"""
+    import jax, l2multi as l2
+    print({CALL!r} in jax.jit(l2.normalize).lower(jax.numpy.ones((2, 3))).as_text())
+    """
+    for value, wanted in (("0", "False"), ("1", "True"), ("", "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            env={**os.environ, native.ENVIRONMENT: value},
+            capture_output=True, text=True, check=True, timeout=120,
+        )  # fmt: skip
+        assert done.stdout.strip() == wanted
+
+
+def test_without_numba(monkeypatch):
+    """XLA serves where there is no kernel, or its interface is another."""
+    monkeypatch.setattr(native, "_interface", lambda: False)
+    assert CALL not in text(lambda x: l2.normalize(x), jnp.ones((4, 6)))
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_derivatives(kernels):
+    """First and second ones, with the kernel as without, at zero, huge and tiny vectors."""
+    with native.use(kernels):
+        x = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1e30, 2e30, 2e30], [1e-30, 0, 0]])
+        w = np.array([1.0, 2.0, 3.0])
+        for eps in (0.0, 1e-12):
+            value, gradient = jax.vmap(
+                jax.value_and_grad(lambda v, eps=eps: l2.normalize(v, eps=eps) @ w)
+            )(x)
+            u = np.array([[0.6, 0.8, 0], [0, 0, 0], [1 / 3, 2 / 3, 2 / 3], [1, 0, 0]])
+            n = np.array([5, np.inf, 3e30, 1e-30])
+            if eps:
+                u[3], n[1] = [1e-18, 0, 0], eps
+            np.testing.assert_allclose(value, u @ w, rtol=3e-6)
+            turn = (w - u * (u @ w)[:, None]) / n[:, None]
+            if eps:
+                turn[1] = turn[3] = w / eps
+            np.testing.assert_allclose(gradient, turn, rtol=3e-6, atol=1e-6 / np.max(n[:1]))
+        hessian = jax.vmap(jax.hessian(lambda v: l2.normalize(v) @ w))(x)
+        assert np.isfinite(hessian[:3]).all()
+        assert (hessian[1] == 0).all()
+        length = jax.vmap(jax.grad(l2.norm))(x)
+        np.testing.assert_allclose(length, [[0.6, 0.8, 0], [0] * 3, u[2], [1, 0, 0]], rtol=3e-6)
+
+
+def test_from_many_threads():
+    """One launch at a time, others alone; all whole."""
+    a = sample((600, 200))
+    want = l2.normalize(a, backend="numpy").tobytes()
+    failed = []
+
+    def work():
+        x = jnp.asarray(a)
+        for _ in range(30):
+            if np.asarray(l2.normalize(x)).tobytes() != want:
+                failed.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_a_program_from_jax_s_cache(tmp_path):
+    """A second process finds the compiled program on disk, and the kernel under its name."""
+    script = """
+    import jax, numpy as np, l2multi as l2
+    jax.config.update("jax_compilation_cache_dir", {path!r})
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    first = [jax.numpy.float16, jax.numpy.float32][{number}]
+    l2.normalize(jax.numpy.ones((2, 3), first))  # kernels are prepared in another order
+    a = np.random.default_rng(0).standard_normal((40, 50)).astype(np.float32)
+    got = jax.jit(lambda x: l2.normalize(x, return_norm=True))(a)
+    want = l2.normalize(a, return_norm=True, backend="numpy")
+    assert all((np.asarray(g) == w).all() for g, w in zip(got, want))
+    """
+    for number in (0, 1):
+        code = textwrap.dedent(script).format(path=str(tmp_path), number=number)
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+        assert list(tmp_path.iterdir())
+
+
+def test_shapes_and_axes_of_the_usual_call():
+    """The short way into JAX refuses what the long way refuses, in the same words."""
+    x = jnp.ones((2, 3))
+    l2.normalize(x)
+    l2.norm(x)
+    for function in (l2.normalize, l2.norm):
+        for axis in (2, -3):
+            with pytest.raises(np.exceptions.AxisError):
+                function(x, axis)
+        with pytest.raises(np.exceptions.AxisError):
+            function(jnp.float32(3))
+    assert l2.norm(x, keepdims=True).shape == (2, 1)
+    assert l2.norm(x, 0, keepdims=True).shape == (1, 3)
+    with pytest.raises(TypeError, match="axis"):
+        l2.normalize(x, True)
+    assert type(l2.normalize(x, backend="numpy")) is type(x)
+    with l2.backend("numpy"):
+        assert (l2.normalize(x) == l2.normalize(np.ones((2, 3), np.float32))).all()
+    assert l2.normalize(jnp.ones((2, 3), int)).dtype == np.float32
