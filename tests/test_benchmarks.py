@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks
-from benchmarks import common, gate, gpu, peers, race
+from benchmarks import common, cpu_jax, gate, gpu, peers, race
 from l2multi import _registry
 
 ROOT = Path(benchmarks.__path__[0]).parent
@@ -207,3 +207,13 @@ def test_gpu_benchmark_writes_a_record(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(cells) == len(gpu.DTYPES) * 2
     assert all(len(row) >= 6 for row in cells), "a contender failed"
     assert any("l2multi | jax.jit of the formula | copy" in line for line in lines)
+
+
+def test_jax_on_a_cpu_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At tiny size: every shape has its line, and every contender its time."""
+    monkeypatch.setattr(cpu_jax, "SHAPES", ("1x8", "20x30"))
+    assert cpu_jax.main([str(tmp_path), "--budget", "0"]) == 0
+    (record,) = tmp_path.glob("cpu-jax-*.md")
+    cells = [line for line in record.read_text().splitlines() if line.startswith(("| 1x8", "| 20"))]
+    assert len(cells) == 2
+    assert all(line.count("|") == len(cpu_jax.CONTENDERS) + 5 for line in cells)

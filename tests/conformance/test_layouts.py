@@ -77,7 +77,7 @@ def test_long_strided(backend, dtype):
 
 def test_long_strided_in_proportion(backend):
     """A long vector takes time in proportion to its length, wherever its elements lie."""
-    x = np.ones((2000, 2000), np.float32)
+    x = np.ones((3000, 3000), np.float32)
     y = np.empty_like(x).T
 
     def seconds(z, out):
@@ -86,7 +86,7 @@ def test_long_strided_in_proportion(backend):
         return time.perf_counter() - start
 
     straight = min(seconds(x, None) for _ in range(3))
-    # 2 to 4 times, for the caches; 150 where each part is looked for from the first element.
+    # Up to 45 times, for the caches; 340 where each part is looked for from the first element.
     for z in (x, x.T):
-        assert min(seconds(z, y) for _ in range(2)) < 40 * straight
+        assert min(seconds(z, y) for _ in range(2)) < 150 * straight
     assert same_bits(np.ascontiguousarray(y), l2.normalize(x, axis=None, backend=backend.name))

@@ -74,7 +74,7 @@ def _usual_norm(x: jax.Array, axis: Any, keepdims: bool) -> Any:
 
 # One function for each usual call: JAX finds it faster than one with as many static arguments.
 @functools.lru_cache(256)
-def _normalizer(dtype: Any, axis: int, eps: float, return_norm: bool, kernels: bool) -> Any:
+def _normalizer(dtype: Any, axis: int, eps: float, return_norm: bool, kernels: int) -> Any:
     norm_dtype = _norm_of_float(dtype)
 
     def normalize(x: jax.Array) -> Any:
@@ -87,7 +87,7 @@ def _normalizer(dtype: Any, axis: int, eps: float, return_norm: bool, kernels: b
 
 
 @functools.lru_cache(256)
-def _measurer(dtype: Any, axis: int, keepdims: bool, kernels: bool) -> Any:
+def _measurer(dtype: Any, axis: int, keepdims: bool, kernels: int) -> Any:
     norm_dtype = _norm_of_float(dtype)
 
     def norm(x: jax.Array) -> Any:
@@ -133,8 +133,14 @@ def kernel(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> tuple[str, int]:
     if traced(x):
         return "XLA, as part of the traced function", 1
     platform = _platform(x)
+    if platform == "cpu" and len(x.devices()) == 1 and native.would_run(x, axes, result):
+        return "compiled rows, called by XLA on cpu", _cpus()
+    return f"XLA on {platform}", _cpus() if platform == "cpu" else 1
+
+
+def _cpus() -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"XLA on {platform}", (cpus or 1) if platform == "cpu" else 1
+    return cpus or 1
 
 
 def _platform(x: jax.Array) -> str:

@@ -42,7 +42,8 @@ LARGE = 2**15
 Parts = tuple[jax.Array, ...]
 
 
-Norms = tuple[jax.Array, jax.Array]  # roots and powers of two: `native.rows`
+# Norms as ``root * 2**power``: one may be beyond the range of its dtype.
+Norms = tuple[jax.Array, jax.Array]
 
 
 class Along(NamedTuple):
@@ -50,7 +51,7 @@ class Along(NamedTuple):
 
     axes: Axes
     mesh: tuple[str, ...] = ()
-    kernels: bool = False  # as `normalize` has it
+    kernels: int = 0  # as `normalize` has it
 
     def total(self, sums: Any) -> Any:
         """Sums over devices of sums over `axes`."""
@@ -79,12 +80,11 @@ def normalize(
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
     mesh: tuple[str, ...] = (),
-    kernels: bool = False,
+    kernels: int = 0,
 ) -> tuple[jax.Array, jax.Array | None]:
     """The unit vectors of `dtype` and, where `norm_dtype` is given, the norms before `eps`.
 
-    `kernels` allows those that are not XLA's; it is an argument so that it is a part of the key by
-    which JAX finds what it has compiled.
+    `kernels` is what `native.allowed` said.
     """
     results: tuple[jax.Array, jax.Array | None]
     if not mesh and _own_width(x, norm_dtype) and native.serves(x, axes, dtype):
@@ -101,7 +101,7 @@ def norm(
     keepdims: bool,
     dtype: np.dtype[Any],
     mesh: tuple[str, ...] = (),
-    kernels: bool = False,
+    kernels: int = 0,
 ) -> jax.Array:
     """The norms of `dtype`."""
     norms: jax.Array
@@ -120,17 +120,17 @@ def _normalize(
     zero_nan: bool,
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
-    kernels: bool,
+    kernels: int,
 ) -> tuple[jax.Array, jax.Array | None]:
     wanted = norm_dtype is not None
     y, *norms = native.rows(x, axes, eps, zero_nan, dtype, wanted, kernels, _formula)
-    return y, _length(*norms)[0].astype(norm_dtype).squeeze(axes) if wanted else None
+    return y, norms[0].astype(norm_dtype).squeeze(axes) if wanted else None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _norm(x: jax.Array, axes: Axes, dtype: np.dtype[Any], kernels: bool) -> jax.Array:
-    root, power = native.rows(x, axes, 0.0, False, None, True, kernels, _formula)
-    return _length(root, power)[0].astype(dtype)
+def _norm(x: jax.Array, axes: Axes, dtype: np.dtype[Any], kernels: int) -> jax.Array:
+    norms = native.rows(x, axes, 0.0, False, None, True, kernels, _formula)
+    return norms[0].astype(dtype)
 
 
 # The derivatives are those of the traced functions. The values are not: where only derivatives are
@@ -142,7 +142,7 @@ def _normalize_jvp(
     zero_nan: bool,
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
-    kernels: bool,
+    kernels: int,
     primals: Any,
     tangents: Any,
 ) -> Any:
@@ -156,7 +156,7 @@ def _normalize_jvp(
 
 
 @_norm.defjvp
-def _norm_jvp(axes: Axes, dtype: np.dtype[Any], kernels: bool, primals: Any, tangents: Any) -> Any:
+def _norm_jvp(axes: Axes, dtype: np.dtype[Any], kernels: int, primals: Any, tangents: Any) -> Any:
     (x,), along = primals, Along(axes, kernels=kernels)
     _, derivatives = jax.jvp(lambda x: _traced_norm(x, along, dtype), primals, tangents)
     return _norm(x, axes, dtype, kernels), derivatives
@@ -194,13 +194,13 @@ def _formula(
     if wide and x.dtype != np.float64:
         return _wide_formula(x, axes, eps, zero_nan, dtype)
     along, own = Along(axes), _parts(x, _width(x, x.dtype))
-    root, power = norms = _roots(along, own)
+    norms = _lengths(*_roots(along, own))
     if dtype is None:
         return norms
     parts = _parts(x, _width(x, dtype))
-    if parts[0].dtype != root.dtype:
-        root, power = _roots(along, parts)
-    (y,) = _finish(parts, _divided(parts, root, power), eps, zero_nan)
+    same = parts[0].dtype == own[0].dtype
+    polar = _divided(parts, *(norms if same else _lengths(*_roots(along, parts))))
+    (y,) = _finish(parts, polar, eps, zero_nan)
     return y.astype(dtype), *norms
 
 
@@ -211,7 +211,7 @@ def _wide_formula(
     no choice between operands, which keeps XLA's GPU backend from making one kernel of it."""
     with jax.enable_x64(True):
         root = jnp.sqrt(_wide_sum(axes, (x,)))
-        norms = native.split(root)
+        norms = _lengths(*_split(root))
         if dtype is None:
             return norms
         # 0 stays 0 by a factor that is finite; inf becomes 0; NaN stays NaN.
@@ -356,7 +356,7 @@ def _roots(along: Along, x: Parts) -> Norms:
     return jnp.sqrt(total), exponent.astype(np.int32)
 
 
-def _length(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _lengths(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The norms, and their inverses as two factors: see `Polar`."""
     form = np.finfo(root.dtype)
     bias = form.maxexp - 1
@@ -367,8 +367,18 @@ def _length(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array,
     return root * _power(field, root.dtype), power, rest
 
 
-def _divided(x: Parts, root: jax.Array, exponent: jax.Array) -> Polar:
-    length, power, rest = _length(root, exponent)
+def _split(root: jax.Array) -> Norms:
+    """float64 roots as roots in the range of float32, as norms may not be, and powers of two."""
+    bits = lax.bitcast_convert_type(root, np.int64)
+    field = bits >> np.int64(52)
+    ordinary = (field > 0) & (field < 2047)
+    fraction = (bits & np.int64((1 << 52) - 1)) | np.int64(1023 << 52)
+    one = jnp.where(ordinary, lax.bitcast_convert_type(fraction, np.float64), root)
+    power = jnp.where(ordinary, field - np.int64(1023), np.int64(0))
+    return one.astype(np.float32), power.astype(np.int32)
+
+
+def _divided(x: Parts, length: jax.Array, power: jax.Array, rest: jax.Array) -> Polar:
     return Polar(tuple(p * power * rest for p in x), length, power, rest)
 
 
@@ -378,7 +388,7 @@ def _polar(along: Along, x: Parts) -> Polar:
     if not along.mesh and len(x) == 1 and native.serves(x[0], along.axes, x[0].dtype):
         norms = native.rows(x[0], along.axes, 0.0, False, None, True, along.kernels, _formula)
         return _divided(x, *norms)
-    return _divided(x, *_roots(along, x))
+    return _divided(x, *_lengths(*_roots(along, x)))
 
 
 @_polar.defjvp

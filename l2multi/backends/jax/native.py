@@ -1,10 +1,12 @@
 """The Numba kernels inside programs that XLA compiles for a CPU, as one primitive.
 
-`rows` takes real vectors along the last axes to their unit vectors, and to their norms as roots and
-powers of two. How is decided when a program is lowered, for only then are platform and devices
+`rows` takes real vectors along the last axes to their unit vectors, and to their norms and inverses
+of these. How is decided when a program is lowered, for only then are platform and devices
 known: on one CPU a custom call runs the kernel, and everywhere else, and in what `jax.export`
 writes down for other processes, XLA compiles the functions of `functions`. Those are given to the
 primitive, which knows no formula.
+
+Nobody waits for a compiler other than XLA: a program made before its kernel is there goes without.
 
 ``L2MULTI_JAX_KERNELS=0`` in the environment, read when this module is imported, switches custom
 calls off.
@@ -24,7 +26,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -40,19 +41,35 @@ Axes = tuple[int, ...]
 # vectors; wide: the platform is one of `WIDE`.
 Formula = Callable[..., tuple[jax.Array, ...]]
 
-_forced: ContextVar[bool | None] = ContextVar("l2multi_jax_native", default=None)
+_forced: ContextVar[int | None] = ContextVar("l2multi_jax_native", default=None)
+
+# What `allowed` gives; WAIT has programs wait for a kernel's compilation.
+OFF, WAIT = 0, -1
+_era = 1
+_later: set[tuple[np.dtype[Any], np.dtype[Any]]] = set()
 
 
-def allowed() -> bool:
-    """Whether custom calls are switched on."""
+def allowed() -> int:
+    """Whether custom calls are switched on: 0 for no, else a number that is another once kernels
+    are there that were not when programs asked for them. (As a part of the key by which JAX finds
+    what it has compiled, it has these programs compiled again.)"""
+    global _era
     wish = _forced.get()
-    return _ON if wish is None else wish
+    if wish is not None:
+        return wish
+    if _later:
+        for pair in tuple(_later):
+            if _registry.load("numba").for_xla(*pair, False) != "later":  # type: ignore[attr-defined]
+                _later.discard(pair)
+                _era += 1
+    return _era if _ON else OFF
 
 
 @contextlib.contextmanager
 def use(wish: bool) -> Iterator[None]:
-    """Within this block and thread, switch custom calls on or off. For tests and benchmarks."""
-    token = _forced.set(wish)
+    """Within this block and thread, switch custom calls on, with programs that wait for kernels, or
+    off. For tests and benchmarks."""
+    token = _forced.set(WAIT if wish else OFF)
     try:
         yield
     finally:
@@ -73,6 +90,12 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
 # Platforms that compute in float64, whatever JAX's setting for users' arrays.
 WIDE = ("cpu", "cuda", "rocm")
 
+
+def would_run(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> bool:
+    """Whether a program for one CPU would call a kernel now."""
+    return bool(allowed() and serves(x, axes, dtype) and _kernel(x.dtype, dtype, False) is not None)
+
+
 _KINDS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -83,11 +106,11 @@ def rows(
     zero_nan: bool,
     dtype: np.dtype[Any] | None,
     norm: bool,
-    kernels: bool,
+    kernels: int,
     formula: Formula,
 ) -> tuple[jax.Array, ...]:
-    """The unit vectors of `dtype`, unless it is None; then, if `norm`, roots and powers with axes
-    kept: a norm is ``root * 2**power``, of at least float32 and of int32."""
+    """The unit vectors of `dtype`, unless it is None; then, if `norm`, the norms and their inverses
+    as two factors (see `functions.Polar`), with axes kept and of at least float32."""
     results: list[jax.Array] = _rows.bind(
         x, count=len(axes), eps=eps, zero_nan=zero_nan, dtype=dtype, norm=norm, kernels=kernels,
         formula=formula,
@@ -107,8 +130,7 @@ def _shapes(x: Any, *, count: int, dtype: Any, norm: bool, **_: Any) -> list[Any
     few = (*x.shape[: x.ndim - count], *[1] * count)
     shapes = [] if dtype is None else [x.update(dtype=dtype, weak_type=False)]
     if norm:
-        for kind in (_wide(x.dtype), np.dtype(np.int32)):
-            shapes.append(x.update(shape=few, dtype=kind, weak_type=False))
+        shapes += [x.update(shape=few, dtype=_wide(x.dtype), weak_type=False)] * 3
     return shapes
 
 
@@ -139,7 +161,7 @@ def _by_formula(
 ) -> list[jax.Array]:
     axes = tuple(range(x.ndim - count, x.ndim))
     results = formula(x, axes, eps, zero_nan, dtype, wide)
-    return list(results if norm else results[:-2])
+    return list(results if norm else results[:-3])
 
 
 def _by_kernel(
@@ -157,7 +179,7 @@ def _by_kernel(
     shape: Any = jax.ShapeDtypeStruct
     shapes = [] if dtype is None else [shape(x.shape, dtype)]
     if norm:
-        shapes.append(shape((x.size // n, 2), np.float64))
+        shapes.append(shape((x.size // n, 3), _wide(x.dtype)))
     results = jax.ffi.ffi_call(_TARGET, shapes)(
         x,
         eps=np.float64(eps),
@@ -168,23 +190,9 @@ def _by_kernel(
     )
     if not norm:
         return list(results)
-    *unit, pairs = results
-    root, power = pairs[:, 0], pairs[:, 1].astype(np.int32)
-    if _wide(x.dtype) == np.float32:
-        root, power = split(root)
+    *unit, three = results
     few = (*x.shape[: x.ndim - count], *[1] * count)
-    return [*unit, root.reshape(few), power.reshape(few)]
-
-
-def split(root: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """float64 roots as roots in the range of float32, as norms may not be, and powers of two."""
-    bits = lax.bitcast_convert_type(root, np.int64)
-    field = bits >> np.int64(52)
-    ordinary = (field > 0) & (field < 2047)
-    fraction = (bits & np.int64((1 << 52) - 1)) | np.int64(1023 << 52)
-    one = jnp.where(ordinary, lax.bitcast_convert_type(fraction, np.float64), root)
-    power = jnp.where(ordinary, field - np.int64(1023), np.int64(0))
-    return one.astype(np.float32), power.astype(np.int32)
+    return [*unit, *(three[:, k].reshape(few) for k in range(3))]
 
 
 def _lower(context: Any, x: Any, **parameters: Any) -> Any:
@@ -195,7 +203,8 @@ def _lower(context: Any, x: Any, **parameters: Any) -> Any:
     kernel = None
     if parameters["kernels"] and alone and not exported:
         (aval,) = context.avals_in
-        kernel = _kernel(aval.dtype, parameters["dtype"] or aval.dtype)
+        wait = parameters["kernels"] == WAIT
+        kernel = _kernel(aval.dtype, parameters["dtype"] or aval.dtype, wait)
     if kernel is None:
         return _lower_wide(context, x, **parameters)
     with jax.enable_x64(True):
@@ -215,16 +224,18 @@ for _platform in WIDE[1:]:
     mlir.register_lowering(_rows, _lower_wide, platform=_platform)
 
 
-def _kernel(x: np.dtype[Any], y: np.dtype[Any]) -> int | None:
-    """The number of the kernel, compiled and known to XLA, or None where there is none."""
+def _kernel(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> int | None:
+    """The number of the kernel, compiled and known to XLA, or None where there is none (yet)."""
     if not _interface():
         return None
     try:
         numba: Any = _registry.load("numba")
     except ImportError:
         return None
-    found = numba.for_xla(x, y)
-    if found is None:
+    found = numba.for_xla(x, y, wait)
+    if found == "later":
+        _later.add((x, y))
+    if found is None or found == "later":
         return None
     handler, kernel = found
     _register(handler)

@@ -213,21 +213,25 @@ def check() -> None:
     objects.address(_SHORT)
 
 
-def for_xla(x: np.dtype[Any], y: np.dtype[Any]) -> tuple[int, int] | None:
+def for_xla(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> tuple[int, int] | str | None:
     """For programs that XLA compiles for the CPU: the address of the handler, and the number of the
-    kernel for rows of `x` to rows of `y`, both compiled if need be; None if there is none."""
+    kernel for rows of `x` to rows of `y`. None if there will never be one; "later" if it is being
+    prepared, and nobody is to `wait`."""
     pair = _pair(x, y)
     kinds = pair.source.kind, pair.target.kind
     if any(kind not in records.FOREIGN_KINDS for kind in kinds):
         return None
+    units = (_FOREIGN, _TEAM, _HELPER, pair.unit("rows"), pair.unit("bundles"))
+    if not wait and not objects.cached(*units):
+        objects.request(*units)
+        return "later" if objects.failure(*units) is None else None
     first, second = map(records.FOREIGN_KINDS.index, kinds)
     number = first * len(records.FOREIGN_KINDS) + second
     try:
-        handler = objects.address(_FOREIGN)
-        launch.open_pool(objects.address(_TEAM), objects.address(_HELPER))
-        workers = [objects.address(pair.unit(name)) for name in ("rows", "bundles")]
+        handler, team, helper, *workers = map(objects.address, units)
     except ImportError:
         return None
+    launch.open_pool(team, helper)
     launch.open_foreign(number, *workers, pair.source.size, pair.target.size)
     return handler, number
 

@@ -39,7 +39,7 @@ _report = simd.calling(types.intp(types.intp))
 
 
 def handler() -> Any:
-    """Rows of x, of `n` elements, to unit vectors and to the roots and powers of their norms,
+    """Rows of x, of `n` elements, to unit vectors and to norms with inverses (see `records`),
     whichever is wanted."""
     table_at = simd.symbol(records.FOREIGN, launch.foreign_table())
     new_record, new_batch, new_error = map(simd.room, (records.CALL, 4, 4))
@@ -107,7 +107,8 @@ def handler() -> Any:
         set_int(call, records.X, get_int(buffer, _DATA))
         set_int(call, records.Y, y)
         set_int(call, records.NORMS, norms)
-        set_int(call, records.NORM_SIZE, records.ROOT_AND_POWER)
+        three = records.THREE_DOUBLE if read == 8 else records.THREE_SINGLE
+        set_int(call, records.NORM_SIZE, three)
         set_int(call, records.N, n)
         set_int(call, records.BATCH_AXES, 0)
         set_int(call, records.PARTS, 1)
@@ -123,7 +124,7 @@ def handler() -> Any:
             set_int(batch, 0, count)
             set_int(batch, 1, n * read)
             set_int(batch, 2, n * write)
-            set_int(batch, 3, records.ROOT_AND_POWER)
+            set_int(batch, 3, three)
             set_int(call, records.BATCH, batch)
             set_int(call, records.BATCH_AXES, 1)
             worker, count = bundles, (count + LANES - 1) // LANES

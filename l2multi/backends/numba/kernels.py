@@ -12,7 +12,7 @@ Geometry comes as integer tables, outermost axis first: `batch` with a row (size
 stride of y, stride of the norms) per axis of the batch, `inner` with a row (size, stride of x,
 stride of y) per axis of a vector; strides in bytes. `table_x` and `table_y` are the addresses of
 the tables that decode x and encode y. The addresses `y` and `norm` are 0 where no unit vectors or
-no norms are wanted; a norm takes `norm_size` bytes, 4 or 8, or 16: see `records`.
+no norms are wanted; a norm takes `norm_size` bytes, 4 or 8; more: see `records`.
 """
 
 import math
@@ -40,7 +40,7 @@ from l2multi.backends.numba.simd import (
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 LOWEST, UP, DOWN = map(float, rescue(np.dtype(np.float64)))
-EXPONENT = math.log2(UP)
+EXPONENT = int(math.log2(UP))
 INF, NAN = math.inf, math.nan
 
 BATCH, INNER = 4, 3  # columns of the tables
@@ -71,20 +71,34 @@ def settle(root, up, down, eps, zero_root):
 
 @device
 def put_norm(address, norm_size, length, root, up, down):
-    """Write a norm, if it is wanted, or its root and power; see `records.ROOT_AND_POWER`."""
+    """Write a norm, if it is wanted; see `records.THREE_SINGLE`."""
     if address != 0:
         if norm_size == 4:
             simd.put_float(address, length)
         elif norm_size == 8:
             simd.put_double(address, 0, length)
         else:
-            power = 0.0
-            if up != 1.0:
-                power = -EXPONENT
-            elif down != 1.0:
-                power = EXPONENT
-            simd.put_double(address, 0, root)
-            simd.put_double(address, 1, power)
+            put_three(address, norm_size, length, root, up, down)
+
+
+@device
+def put_three(address, norm_size, length, root, up, down):
+    """Write a norm and the factors of its inverse."""
+    most = 126 if norm_size == records.THREE_SINGLE else 1022
+    field = simd.bits(root) >> 52
+    shift = EXPONENT if down != 1.0 else -EXPONENT if up != 1.0 else 0
+    exponent = min(max(field - 1023 + shift, -most), most)
+    # A rescued root is far from the ends of the range, and so is what is left of it here.
+    rest = root * simd.power(shift - exponent)
+    rest = 1.0 / rest if rest != 0.0 else 0.0
+    if norm_size == records.THREE_SINGLE:
+        simd.put_float(address, length)
+        simd.put_float(address + 4, simd.power(-exponent))
+        simd.put_float(address + 8, rest)
+    else:
+        simd.put_double(address, 0, length)
+        simd.put_double(address, 1, simd.power(-exponent))
+        simd.put_double(address, 2, rest)
 
 
 @device
@@ -537,7 +551,7 @@ def settle_tile(risky: bool) -> Any:
         ):
             put(roots, 0, root)
             if norm != 0:
-                if norm_step == norm_size and norm_size != records.ROOT_AND_POWER:
+                if norm_step == norm_size and norm_size <= 8:
                     simd.put_floats(root, norm, columns, norm_size)
                 else:
                     for c in range(columns):

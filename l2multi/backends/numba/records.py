@@ -106,6 +106,6 @@ SPLIT = 2**15
 FETCH_FROM, FETCH_MOST, FETCH_LONG = 2**20, 2**15, 2**12
 STREAM_FROM, STREAM_ROW = 2**23, 2**11
 
-# In place of 4 or 8 bytes of a norm: its root, and the power of two by which to multiply it, both
-# float64. The norm may be beyond the range; these are not.
-ROOT_AND_POWER = 16
+# In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
+# power of two and a rest (0 for a zero vector), neither of which leaves the range.
+THREE_SINGLE, THREE_DOUBLE = 12, 24

@@ -566,6 +566,19 @@ def get(builder: Any, address: Value, index: Value) -> Value:
     return v
 
 
+@_intrinsic(types.intp, types.float64)
+def bits(builder: Any, value: Value) -> Value:
+    """The bits of a float64."""
+    return builder.bitcast(value, I64)
+
+
+@_intrinsic(types.float64, types.intp)
+def power(builder: Any, exponent: Value) -> Value:
+    """A power of two, of an exponent from -1022 to 1023."""
+    field = builder.add(exponent, ir.Constant(I64, 1023))
+    return builder.bitcast(builder.shl(field, ir.Constant(I64, 52)), DOUBLE)
+
+
 @_intrinsic(types.void, types.intp, types.intp, types.float64)
 def put_double(builder: Any, address: Value, index: Value, value: Value) -> None:
     """Write a float64."""
