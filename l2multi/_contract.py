@@ -138,7 +138,8 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
             raise TypeError(f"axis: expected an int, a tuple of ints or None, got {axis!r}")
         index = operator.index(one)
         if not -ndim <= index < ndim:
-            raise AxisError(index, ndim, "axis")
+            alone = "axis (of a number axis=None is the vector)"
+            raise AxisError(index, ndim, "axis" if ndim else alone)
         axes.append(index % ndim)
     if len(set(axes)) != len(axes):
         raise ValueError(f"axis: an axis is named twice in {axis!r}")
@@ -162,6 +163,8 @@ def check_size(name: str, value: Any) -> float:
         number = float("" if isinstance(value, (str, bytes)) else value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a non-negative number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name}: expected a float64, got an integer beyond its range") from None
     if not number >= 0.0:
         raise ValueError(f"{name}: expected a non-negative number, got {value!r}")
     return number

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import l2multi
 from l2multi import _contract, _registry
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         The exit code: 0, 1 for a refusal or a failure (one line on stderr says which), 130 for
-        an interrupt. Unusable arguments exit with 2, and SIGTERM with 143.
+        an interrupt. Unusable arguments exit with 2, SIGTERM with 143, SIGHUP with 129.
 
     Examples
     --------
@@ -167,20 +167,25 @@ def _bar(stream: TextIO, wanted: bool) -> Iterator[Callable[[int, int], None] | 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM raise, so that the temporary file is removed as after an interrupt."""
+    """Let what ends a process raise, so that the temporary file is removed as after an interrupt;
+    not a hang-up that ``nohup`` has it ignore."""
 
     def leave(signum: int, frame: object) -> NoReturn:
         raise SystemExit(128 + signum)
 
+    previous: dict[int, Any] = {}
     try:
-        previous = signal.signal(signal.SIGTERM, leave)
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, leave)
     except ValueError:  # not in the main thread, which is the only one that signals reach
-        yield
-        return
+        pass
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _one_line(error: BaseException) -> str:

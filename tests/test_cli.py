@@ -243,6 +243,7 @@ sys.exit(cli.main(["normalize", "in.npy", "out.npy", "--backend", "numpy"]))
     [
         (signal.SIGINT, 130, "l2multi: interrupted; nothing has changed\n"),
         (signal.SIGTERM, 143, ""),
+        (signal.SIGHUP, 129, ""),
     ],
 )
 def test_interrupted(number, code, message):
