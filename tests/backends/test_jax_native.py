@@ -225,3 +225,23 @@ def test_shapes_and_axes_of_the_usual_call():
     with l2.backend("numpy"):
         assert (l2.normalize(x) == l2.normalize(np.ones((2, 3), np.float32))).all()
     assert l2.normalize(jnp.ones((2, 3), int)).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_programs_for_other_platforms(dtype):
+    """For a GPU one sum and no choice, which its compiler makes one kernel of, and on a CPU without
+    kernels; three sums, of which two are seldom needed, where there is no float64."""
+    x = jnp.ones((400, 500), dtype)
+
+    def lowered(platform):
+        function = jax.jit(lambda x: l2.normalize(x))
+        text = function.trace(x).lower(lowering_platforms=(platform,)).as_text()
+        found = [
+            text.count(f"stablehlo.{op}") for op in ("reduce(", "select", "case", "custom_call")
+        ]
+        return found, "f64" in text
+
+    with native.use(False):
+        assert lowered("cuda") == lowered("rocm") == lowered("cpu") == ([1, 0, 0, 0], True)
+        (sums, *_), wide = lowered("tpu")
+        assert (sums, wide) == (4, False)  # the fourth asks whether all is well

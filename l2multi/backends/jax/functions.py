@@ -188,11 +188,17 @@ def _traced_norm(x: jax.Array, along: Along, dtype: np.dtype[Any]) -> jax.Array:
 
 
 def _formula(
-    x: jax.Array, axes: Axes, eps: float, zero_nan: bool, dtype: np.dtype[Any] | None, wide: bool
+    x: jax.Array,
+    axes: Axes,
+    eps: float,
+    zero_nan: bool,
+    dtype: np.dtype[Any] | None,
+    norm: bool,
+    wide: bool,
 ) -> tuple[jax.Array, ...]:
     """What `native.rows` does, for XLA to compile; `wide` where float64 is at hand."""
     if wide and x.dtype != np.float64:
-        return _wide_formula(x, axes, eps, zero_nan, dtype)
+        return _wide_formula(x, axes, eps, zero_nan, dtype, norm)
     along, own = Along(axes), _parts(x, _width(x, x.dtype))
     norms = _lengths(*_roots(along, own))
     if dtype is None:
@@ -201,17 +207,22 @@ def _formula(
     same = parts[0].dtype == own[0].dtype
     polar = _divided(parts, *(norms if same else _lengths(*_roots(along, parts))))
     (y,) = _finish(parts, polar, eps, zero_nan)
-    return y.astype(dtype), *norms
+    return y.astype(dtype), *(norms if norm else ())
 
 
 def _wide_formula(
-    x: jax.Array, axes: Axes, eps: float, zero_nan: bool, dtype: np.dtype[Any] | None
+    x: jax.Array,
+    axes: Axes,
+    eps: float,
+    zero_nan: bool,
+    dtype: np.dtype[Any] | None,
+    norm: bool,
 ) -> tuple[jax.Array, ...]:
     """One sum, a factor, a product: no square of a narrower number leaves the range of float64. And
     no choice between operands, which keeps XLA's GPU backend from making one kernel of it."""
     with jax.enable_x64(True):
         root = jnp.sqrt(_wide_sum(axes, (x,)))
-        norms = _lengths(*_split(root))
+        norms = _lengths(*_split(root)) if norm else ()
         if dtype is None:
             return norms
         # 0 stays 0 by a factor that is finite; inf becomes 0; NaN stays NaN.

@@ -37,8 +37,8 @@ _TARGET = "l2multi_rows"
 _UNIT, _NORM = 1, 2  # as `l2multi.backends.numba.foreign` has them
 
 Axes = tuple[int, ...]
-# ``(x, axes, eps, zero_nan, dtype, wide)`` to what `rows` returns with norms; dtype None: no unit
-# vectors; wide: the platform is one of `WIDE`.
+# ``(x, axes, eps, zero_nan, dtype, norm, wide)`` to what `rows` returns; `wide` on a platform of
+# `WIDE`.
 Formula = Callable[..., tuple[jax.Array, ...]]
 
 _forced: ContextVar[int | None] = ContextVar("l2multi_jax_native", default=None)
@@ -160,8 +160,7 @@ def _by_formula(
     **_: Any,
 ) -> list[jax.Array]:
     axes = tuple(range(x.ndim - count, x.ndim))
-    results = formula(x, axes, eps, zero_nan, dtype, wide)
-    return list(results if norm else results[:-3])
+    return list(formula(x, axes, eps, zero_nan, dtype, norm, wide))
 
 
 def _by_kernel(
