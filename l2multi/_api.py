@@ -10,9 +10,6 @@ import numpy as np
 from l2multi import _contract, _registry
 from l2multi._contract import Axis, NonFinite, Zero
 
-# Elements from which the short way of a call saves nothing that can be measured.
-SHORT = 2**18
-
 
 class _Call(NamedTuple):
     """A validated call: what its backend is given, and the way back to the caller."""
@@ -220,7 +217,6 @@ def normalize(
             and nonfinite == "propagate"
             and type(eps) is float
             and eps >= 0.0
-            and x.size < SHORT
             and (found := _registry.usual(x.dtype, backend)) is not None
         ):
             # The usual call, by the shortest way.
@@ -347,7 +343,6 @@ def norm(
             and dtype is None
             and nonfinite == "propagate"
             and x.ndim
-            and x.size < SHORT
             and (found := _registry.usual(x.dtype, backend)) is not None
         ):
             short, _, norm_dtype, _ = found

@@ -32,7 +32,7 @@ _Table = list[tuple[int, ...]]
 # takes as long for so many.
 WAIT = 2**22
 
-# Elements that the short way serves no longer: from there on it matters how memory is gone about.
+# Elements from which the short way leaves long vectors to all threads.
 _LARGEST = 2**18
 
 _NO_TABLE = np.empty(0, np.uint8)
@@ -193,7 +193,7 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
         return why
     if x.size >= WAIT and objects.cached(*units):
         return None
-    objects.request(*units, *([_SHORT] if x.size < _LARGEST else ()))
+    objects.request(*units, _SHORT)
     return "its kernel is being prepared"
 
 

@@ -230,7 +230,8 @@ def short() -> Any:
     The arguments are trusted to be arrays (`y` and `norms` may be None) and a float; the arrays'
     fields are read where NumPy's binary interface has them. True says that the vectors along the
     last axis have been done; False, that this call is not one for the short way and nothing has
-    been written: the arrays are large, do not fit each other, are not contiguous, or overlap.
+    been written: a long vector is for all threads, or the arrays do not fit each other, are not
+    contiguous, or overlap.
     """
 
     record = simd.room(records.CALL)
@@ -257,7 +258,7 @@ def short() -> Any:
         for axis in range(axes):
             total *= get_int(sizes, axis)
         n = get_int(sizes, axes - 1)
-        if total == 0 or total > get_int(own, records.LARGEST):
+        if total == 0 or (n >= 2 * SPLIT and total > get_int(own, records.LARGEST)):
             return no
         if n * get_int(own, records.SHORT_PARTS) <= LANES and total >= BUNDLED * n:
             return no
@@ -290,9 +291,8 @@ def short() -> Any:
         simd.set_int(call, records.PARTS, get_int(own, records.SHORT_PARTS))
         simd.set_int(call, records.TABLE_X, get_int(own, records.SHORT_TABLE_X))
         simd.set_int(call, records.TABLE_Y, get_int(own, records.SHORT_TABLE_Y))
-        simd.set_int(call, records.AHEAD_SUM, 0)
-        simd.set_int(call, records.AHEAD_SCALE, 0)
-        simd.set_int(call, records.STREAM, 0)
+        read, write = get_int(own, records.SIZE_X), get_int(own, records.SIZE_Y)
+        team.memory(call, total * read, n * read, total * write, n * write)
         eps = get_double(get_int(arguments, 3) + HEAD, 0)
         simd.put_double(call, records.EPS, eps)
         simd.put_double(call, records.ZERO_ROOT, 1.0)

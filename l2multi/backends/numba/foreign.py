@@ -11,7 +11,7 @@ import numba
 from numba import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import launch, records, simd
+from l2multi.backends.numba import launch, records, simd, team
 from l2multi.backends.numba.kernels import device
 from l2multi.backends.numba.simd import get_double, get_int, set_int
 from l2multi.backends.numba.team import HELPER, work
@@ -49,23 +49,6 @@ def handler() -> Any:
     def number(attributes, k):
         """The address of the value of an attribute."""
         return get_int(get_int(attributes, k), 1)
-
-    @device
-    def memory(call, x_bytes, row, written, row_written, y):
-        """As `_memory` of this package has it."""
-        ahead_sum = ahead_scale = stream = 0
-        if x_bytes >= records.FETCH_FROM:
-            if y == 0:
-                ahead_sum = records.FETCH_LONG
-            elif row > 2 * records.FETCH_MOST:
-                ahead_sum = ahead_scale = records.FETCH_LONG
-            else:
-                ahead_scale = 4 * row if 4 * row <= records.FETCH_MOST else row
-            if y != 0 and written >= records.STREAM_FROM and row_written >= records.STREAM_ROW:
-                stream = 1
-        set_int(call, records.AHEAD_SUM, ahead_sum)
-        set_int(call, records.AHEAD_SCALE, ahead_scale)
-        set_int(call, records.STREAM, stream)
 
     @numba.cfunc(HELPER, error_model="numpy")
     def handle(frame):
@@ -130,7 +113,7 @@ def handler() -> Any:
             worker, count = bundles, (count + LANES - 1) // LANES
             set_int(call, records.TILES, count)
         else:
-            memory(call, total * read, n * read, written, n * write, y)
+            team.memory(call, total * read, n * read, written, n * write)
         if HUGE and y != 0 and written >= HUGE_FROM:
             _advise(y + -y % PAGE, written - PAGE, HUGE)
         modes = simd.exact_modes()  # XLA's threads take subnormal numbers for zero

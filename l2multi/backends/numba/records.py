@@ -88,7 +88,7 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
     SHORT_PARTS,
     SHORT_TABLE_X,
     SHORT_TABLE_Y,
-    LARGEST,  # elements: more are not served
+    LARGEST,  # elements: of more, long vectors are not served
     SEVERAL,  # elements from which more than one thread works
     SHORT_THREADS,  # a Python function: how many
     SHORT_POOL,

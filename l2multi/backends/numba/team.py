@@ -80,6 +80,26 @@ _mask = simd.external("pthread_sigmask", I32, I32, I64, I64)
 
 
 @device
+def memory(call, x_bytes, row, y_bytes, row_written):
+    """Enter how `rows` goes about memory, as `_memory` of this package has it, for even rows."""
+    ahead_sum = ahead_scale = stream = 0
+    x, y = get_int(call, records.X), get_int(call, records.Y)
+    if x_bytes >= records.FETCH_FROM:
+        if y == 0:
+            ahead_sum = records.FETCH_LONG
+        elif row > 2 * records.FETCH_MOST:
+            ahead_sum = ahead_scale = records.FETCH_LONG
+        else:
+            ahead_scale = 4 * row if 4 * row <= records.FETCH_MOST else row
+        large = y_bytes >= records.STREAM_FROM and row_written >= records.STREAM_ROW
+        if large and y != 0 and x != y:
+            stream = 1
+    set_int(call, records.AHEAD_SUM, ahead_sum)
+    set_int(call, records.AHEAD_SCALE, ahead_scale)
+    set_int(call, records.STREAM, stream)
+
+
+@device
 def left(ticket):
     """Shares not yet taken."""
     return (ticket & _SHARES) - (ticket >> _FIRST & _SHARES)
