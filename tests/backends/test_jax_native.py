@@ -245,3 +245,52 @@ def test_programs_for_other_platforms(dtype):
         assert lowered("cuda") == lowered("rocm") == lowered("cpu") == ([1, 0, 0, 0], True)
         (sums, *_), wide = lowered("tpu")
         assert (sums, wide) == (4, False)  # the fourth asks whether all is well
+
+
+def test_without_jit_and_with_nan_checks():
+    """What users switch for debugging."""
+    x = jnp.array([[3.0, 4.0]])
+    with jax.disable_jit():
+        np.testing.assert_allclose(l2.normalize(x), [[0.6, 0.8]], rtol=1e-6)
+        np.testing.assert_allclose(jax.grad(lambda x: l2.norm(x)[0])(x), [[0.6, 0.8]], rtol=1e-6)
+    with jax.debug_nans(True):
+        np.testing.assert_allclose(l2.normalize(x), [[0.6, 0.8]], rtol=1e-6)
+        with pytest.raises(FloatingPointError):
+            l2.normalize(x * np.nan)
+
+
+def test_float64_outside_x64():
+    """As refused by the usual way as by the long one."""
+    with jax.enable_x64(True):
+        x = jnp.ones((2, 3), np.float64)
+        l2.normalize(x)
+        l2.norm(x)
+    for function in (l2.normalize, l2.norm):
+        with pytest.raises(TypeError, match="x64"):
+            function(x)
+
+
+def test_symbolic_sizes_that_may_be_zero():
+    """An export asks nothing of them."""
+    (b,) = export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((b, 4), np.float32)
+    exported = export.export(jax.jit(lambda x: l2.normalize(x[1:])))(shape)
+    assert exported.call(jnp.ones((1, 4))).shape == (0, 4)
+    np.testing.assert_allclose(exported.call(jnp.ones((3, 4))), np.full((2, 4), 0.5), rtol=1e-6)
+
+
+def test_helpers_hired_by_a_thread_of_xla():
+    """They compute with subnormal numbers, as all others."""
+    script = """
+    import jax, numpy as np, l2multi as l2
+    from l2multi.backends.numba import objects
+    x = np.full((4096, 64), 5e-324)
+    want = l2.normalize(x, backend="numpy")
+    objects.address(("rows", "float64", "float64"))
+    [objects.address((unit,)) for unit in ("team", "helper", "short")]
+    call = lambda a: l2.normalize(x, backend="numba")[:1, :1].astype(np.float32)
+    jax.jit(lambda a: jax.pure_callback(call, jax.ShapeDtypeStruct((1, 1), np.float32), a))(1.0)
+    for _ in range(20):
+        assert (l2.normalize(x, backend="numba") == want).all()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)

@@ -98,12 +98,13 @@ def _measurer(dtype: Any, axis: int, keepdims: bool, kernels: int) -> Any:
 
 
 def _norm_of_float(dtype: Any) -> np.dtype[Any] | None:
-    """The dtype of the norms of an array of floating or complex `dtype`, else None."""
+    """The dtype of the norms of an array of floating or complex `dtype`, or None: also for what is
+    only as wide as JAX's setting allows."""
     try:
         rule = _contract.rule(dtype)
     except TypeError:
         return None
-    return rule.norm if rule.result == dtype else None
+    return rule.norm if rule.result == dtype and rule.norm == np.float32 else None
 
 
 def traced(x: jax.Array) -> bool:
@@ -134,7 +135,9 @@ def kernel(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> tuple[str, int]:
         return "XLA, as part of the traced function", 1
     platform = _platform(x)
     if platform == "cpu" and len(x.devices()) == 1 and native.would_run(x, axes, result):
-        return "compiled rows, called by XLA on cpu", _cpus()
+        numba: Any = _registry.load("numba")
+        several = x.size >= numba.launch.PARALLEL
+        return "compiled rows, called by XLA on cpu", _cpus() if several else 1
     return f"XLA on {platform}", _cpus() if platform == "cpu" else 1
 
 

@@ -59,7 +59,7 @@ def allowed() -> int:
         return wish
     if _later:
         for pair in tuple(_later):
-            if _registry.load("numba").for_xla(*pair, False) != "later":  # type: ignore[attr-defined]
+            if not _registry.load("numba").pending_for_xla(*pair):  # type: ignore[attr-defined]
                 _later.discard(pair)
                 _era += 1
     return _era if _ON else OFF
@@ -80,7 +80,7 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
     """Whether `rows` can take `x`: real vectors along the last axes, outside any mesh (within one,
     the compiler has to see how an array is spread)."""
     return (
-        x.size > 0
+        all(isinstance(d, int) and d > 0 for d in x.shape)
         and axes == tuple(range(x.ndim - len(axes), x.ndim))
         and all(d is None or d.name in _KINDS for d in (x.dtype, dtype))
         and jax.sharding.get_abstract_mesh().empty
@@ -135,7 +135,20 @@ def _shapes(x: Any, *, count: int, dtype: Any, norm: bool, **_: Any) -> list[Any
 
 
 _rows.def_abstract_eval(_shapes)
-_rows.def_impl(lambda x, **parameters: jax.jit(functools.partial(_rows.bind, **parameters))(x))
+
+
+@functools.lru_cache(256)
+def _program(parameters: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(functools.partial(_rows.bind, **dict(parameters)))
+
+
+def _evaluate(x: jax.Array, **parameters: Any) -> Any:
+    """By a program of its own, also where programs are switched off: nothing else can do it."""
+    with jax.disable_jit(False), jax.debug_nans(False):
+        return _program(tuple(parameters.items()))(x)
+
+
+_rows.def_impl(_evaluate)
 
 
 def _batch(arrays: Any, dimensions: Any, **parameters: Any) -> tuple[Any, list[int]]:
@@ -252,13 +265,18 @@ def _interface() -> bool:
     return len(version) == 2 and int(version[0]) == 0 and int(version[1]) >= 3
 
 
-@functools.cache
+_registered = False
+
+
 def _register(handler: int) -> None:
-    """Tell XLA of the handler."""
-    new: Any = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = (
-        ctypes.py_object,
-        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p),
-    )
-    capsule = new(handler, b"xla._CUSTOM_CALL_TARGET", None)
-    jax.ffi.register_ffi_target(_TARGET, capsule, platform="cpu", api_version=1)
+    """Tell XLA of the handler, once."""
+    global _registered
+    with _registry.loading:
+        if _registered:
+            return
+        new: Any = ctypes.pythonapi.PyCapsule_New
+        new.restype = ctypes.py_object
+        new.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        capsule = new(handler, b"xla._CUSTOM_CALL_TARGET", None)
+        jax.ffi.register_ffi_target(_TARGET, capsule, platform="cpu", api_version=1)
+        _registered = True

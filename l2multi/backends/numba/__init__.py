@@ -213,6 +213,16 @@ def check() -> None:
     objects.address(_SHORT)
 
 
+def _for_xla(pair: _Pair) -> tuple[objects.Unit, ...]:
+    return (_FOREIGN, _TEAM, _HELPER, pair.unit("rows"), pair.unit("bundles"))
+
+
+def pending_for_xla(x: np.dtype[Any], y: np.dtype[Any]) -> bool:
+    """Whether what `for_xla` said would be there later is not there yet; asks for no lock."""
+    units = _for_xla(_pair(x, y))
+    return not objects.linked(*units) and objects.failure(*units) is None
+
+
 def for_xla(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> tuple[int, int] | str | None:
     """For programs that XLA compiles for the CPU: the address of the handler, and the number of the
     kernel for rows of `x` to rows of `y`. None if there will never be one; "later" if it is being
@@ -221,7 +231,7 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> tuple[int, int] |
     kinds = pair.source.kind, pair.target.kind
     if any(kind not in records.FOREIGN_KINDS for kind in kinds):
         return None
-    units = (_FOREIGN, _TEAM, _HELPER, pair.unit("rows"), pair.unit("bundles"))
+    units = _for_xla(pair)
     if not wait and not objects.cached(*units):
         objects.request(*units)
         return "later" if objects.failure(*units) is None else None

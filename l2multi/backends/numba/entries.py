@@ -250,35 +250,35 @@ def short() -> Any:
     @numba.cfunc(METHOD, error_model="numpy")
     def method(bound, arguments, count):
         own = get_int(bound + HEAD, 0)  # the data of an array
-        no = simd.new_reference(get_int(own, records.FALSE))
+        no = get_int(own, records.FALSE)
         x, axes, sizes, dtype, flags = array(get_int(arguments, 0))
         if axes == 0 or dtype != get_int(own, records.TYPE_X) or flags & _FIT != _FIT:
-            return no
+            return simd.new_reference(no)
         total = 1
         for axis in range(axes):
             total *= get_int(sizes, axis)
         n = get_int(sizes, axes - 1)
         if total == 0 or (n >= 2 * SPLIT and total > get_int(own, records.LARGEST)):
-            return no
+            return simd.new_reference(no)
         if n * get_int(own, records.SHORT_PARTS) <= LANES and total >= BUNDLED * n:
-            return no
+            return simd.new_reference(no)
         y = norms = 0
         if get_int(arguments, 1) != get_int(own, records.NONE):
             y, axes_y, sizes_y, dtype, flags = array(get_int(arguments, 1))
             fit = _FIT | _WRITEABLE
             if axes_y != axes or dtype != get_int(own, records.TYPE_Y) or flags & fit != fit:
-                return no
+                return simd.new_reference(no)
             for axis in range(axes):
                 if get_int(sizes_y, axis) != get_int(sizes, axis):
-                    return no
+                    return simd.new_reference(no)
             if y == x:
                 if dtype != get_int(own, records.TYPE_X):
-                    return no
+                    return simd.new_reference(no)
             elif (
                 y < x + total * get_int(own, records.SIZE_X)
                 and x < y + total * get_int(own, records.SIZE_Y)
             ):  # fmt: skip
-                return no
+                return simd.new_reference(no)
         if get_int(arguments, 2) != get_int(own, records.NONE):
             norms = get_int(get_int(arguments, 2) + HEAD, 0)
         call = record()
@@ -303,6 +303,8 @@ def short() -> Any:
         threads = 1
         if total >= get_int(own, records.SEVERAL):
             told = ask(get_int(own, records.SHORT_THREADS))
+            if told == 0:  # an interrupt, most likely; nothing has been written
+                return 0
             threads = number(told)
             simd.disown(told)
         pool = get_int(own, records.SHORT_POOL)

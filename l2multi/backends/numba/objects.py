@@ -133,7 +133,9 @@ def _from_disk(unit: Unit) -> int | None:
 
 
 def _link(unit: Unit, content: bytes) -> int:
-    """Make object code callable."""
+    """Make object code callable, once: who has its address may keep it for ever."""
+    if unit in _addresses:
+        return _addresses[unit]
     import json
 
     import llvmlite.binding as llvm

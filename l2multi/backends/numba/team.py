@@ -68,6 +68,8 @@ POLITE = 16
 _FIRST, _HELP, _GENERATION = 16, 32, 44
 _SHARES, _HELPERS, _GENERATIONS = ((1 << bits) - 1 for bits in (16, 12, 19))
 
+_new_mutex = simd.external("pthread_mutex_init", I32, I64, I64)
+_new_condition = simd.external("pthread_cond_init", I32, I64, I64)
 _lock = simd.external("pthread_mutex_lock", I32, I64)
 _unlock = simd.external("pthread_mutex_unlock", I32, I64)
 _wait = simd.external("pthread_cond_wait", I32, I64, I64)
@@ -142,6 +144,7 @@ def helper() -> Any:
         everything = blocked()
         _fill(everything)
         _mask(block, everything, 0)  # signals are for the threads of the program
+        simd.exact_modes()  # whatever the thread that hired it computes by
         mutex, condition = pool + 8 * records.MUTEX, pool + 8 * records.CONDITION
         looks = 0
         while pool != 0:  # for ever
@@ -158,10 +161,13 @@ def helper() -> Any:
             if looks > LOOKS:
                 _lock(mutex)
                 change(pool, records.ASLEEP, 1)
+                failed = 0
                 if not wanted(seen(pool, records.TICKET)):
-                    _wait(condition, mutex)
+                    failed = _wait(condition, mutex)
                 change(pool, records.ASLEEP, -1)
                 _unlock(mutex)
+                if failed:
+                    return 0
                 looks = 0
         return 0
 
@@ -176,6 +182,9 @@ def team() -> Any:
     def hire(pool, most):
         """Have as many helpers, if the system allows; how many there are for this job."""
         there = get_int(pool, records.HELPERS)
+        if there == 0:
+            _new_mutex(pool + 8 * records.MUTEX, 0)
+            _new_condition(pool + 8 * records.CONDITION, 0)
         while there < most:
             thread = identity()
             if _create(thread, 0, get_int(pool, records.HELPER), pool) != 0:
@@ -209,7 +218,9 @@ def team() -> Any:
             for _ in range(asleep):
                 _signal(pool + 8 * records.CONDITION)
             _unlock(pool + 8 * records.MUTEX)
+        modes = simd.exact_modes()  # as the helpers
         take(pool, generation, True)
+        simd.restore_modes(modes)
         looks = 0
         while seen(pool, records.DONE) != shares:
             simd.pause()
