@@ -227,7 +227,9 @@ SLOW = """
 import signal, sys, time
 from l2multi import cli, files
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where run in the background
+# Ignored where run in the background, and by nohup.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def slow(*arguments, **keywords):
     time.sleep(0.1)

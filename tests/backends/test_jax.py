@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 import l2multi as l2
 import l2multi.jax
 from l2multi.backends import jax as backend
-from l2multi.backends.jax import functions
+from l2multi.backends.jax import functions, native
 from tests import cases
 from tests.reference import judge
 
@@ -480,9 +480,11 @@ def test_out_is_refused():
 
 def test_explain():
     """The kernel's name says where it runs."""
-    found = l2.explain(jnp.ones(3))
+    found = l2.explain(jnp.ones(3, jnp.complex64))
     assert (found.backend, found.kernel) == ("jax", "XLA on cpu")
     assert found.threads >= 1
+    with native.use(False):
+        assert l2.explain(jnp.ones(3)).kernel == "XLA on cpu"
     seen = []
     jax.jit(lambda x: (seen.append(l2.explain(x)), x)[1])(jnp.ones(3))
     assert "traced" in seen[0].kernel

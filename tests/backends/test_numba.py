@@ -523,7 +523,8 @@ def test_linked_once() -> None:
     assert objects.address(unit) == objects.address(unit)
     content = build.build(unit).replace(b'"needs": []', b'"needs": ["no_such_symbol"]')
     with pytest.raises(LookupError, match="no_such_symbol"):
-        objects._link(unit, content)
+        objects._link(("rows", "none", "none"), content)
+    assert objects._link(unit, content) == objects.address(unit)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i4", "?"])
