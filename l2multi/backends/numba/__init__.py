@@ -147,7 +147,7 @@ _pairs: dict[tuple[Any, Any], _Pair] = {}
 _functions: dict[objects.Unit, Any] = {}
 
 # A call's record, without what only `split` asks for, and the length of that.
-_RECORD = struct.Struct(f"={records.EPS}q2d{records.PART_SUM - records.POOL}q")
+_RECORD = struct.Struct(f"={records.EPS}q2d{records.PART_SUM - records.TOTAL}q")
 
 _SHORT, _TEAM, _HELPER, _SPLIT = ("short",), ("team",), ("helper",), ("split",)
 _FOREIGN = ("foreign",)
@@ -360,9 +360,7 @@ def _run(
             n, at_tables, len(inner),
             at_tables + tables.itemsize * len(inner[0]) * len(inner), len(batch),
             pair.source.parts, pair.source.swap, tiles, pair.table_x, pair.table_y,
-            *(_memory(x, y, n, batch) if name == "rows" else (0, 0, 0)),
-            eps, zero_root,
-            launch.pool(), threads, x.size,
+            eps, zero_root, x.size, launch.pool(), threads,
         ),
     )  # fmt: skip
     if name in ("columns", "bundles"):
@@ -388,32 +386,6 @@ def _run(
 def _address(a: Array) -> int:
     """Where the first element is; half the time of ``a.ctypes.data``."""
     return int(a.__array_interface__["data"][0])
-
-
-def _memory(x: Array, y: Array | None, n: int, batch: _Table) -> tuple[int, int, bool]:
-    """How `rows` goes about memory, by size; see `records`.
-
-    Where no cache holds x it is asked for ahead of time, not into the nearest cache, whose few
-    pending lines the stores need. Against the fastest copy (2 cores of a Xeon, 200000x768
-    float32): in place 1.62 times its time without, 0.98 four rows ahead; norms 1.25 without, 0.95
-    with. Where no cache holds y, its lines are not read before they are written: 2.4 times a
-    copy's time without and 1.3 with; under a few KiB a row the ends, which are no whole lines, cost
-    more than that saves.
-    """
-    if x.nbytes < records.FETCH_FROM:
-        return 0, 0, False
-    if y is None:
-        return records.FETCH_LONG, 0, False
-    row = n * x.itemsize
-    even = len(batch) == 1 and batch[0][1] == row
-    stream = (
-        y.nbytes >= records.STREAM_FROM and n * y.itemsize >= records.STREAM_ROW
-        and _address(y) != _address(x)
-        and y.flags.aligned
-    )  # fmt: skip
-    if row > 2 * records.FETCH_MOST or not even:
-        return records.FETCH_LONG, records.FETCH_LONG, stream
-    return 0, 4 * row if 4 * row <= records.FETCH_MOST else row, stream
 
 
 def _plan(

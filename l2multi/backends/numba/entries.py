@@ -30,6 +30,44 @@ _INT = types.intp
 METHOD = _INT(_INT, _INT, _INT)
 
 
+# Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far; bytes
+# of y from which it is streamed, if a row has so many.
+FETCH_FROM, FETCH_MOST, FETCH_LONG = 2**20, 2**15, 2**12
+STREAM_FROM, STREAM_ROW = 2**23, 2**11
+
+
+@device
+def memory(call, read, write):
+    """How to go about memory, by size: how many bytes ahead to ask for x while a vector is summed
+    and while it is scaled, 0 for not at all, and whether y is written past the caches.
+
+    Where no cache holds x it is asked for ahead of time, not into the nearest cache, whose few
+    pending lines the stores need. Against the fastest copy (2 cores of a Xeon, 200000x768
+    float32): in place 1.62 times its time without, 0.98 four rows ahead; norms 1.25 without, 0.95
+    with. Where no cache holds y, its lines are not read before they are written: 2.4 times a
+    copy's time without and 1.3 with; under a few KiB a row the ends, which are no whole lines, cost
+    more than that saves.
+    """
+    parts = get_int(call, records.PARTS)
+    total, n = get_int(call, records.TOTAL) * parts, get_int(call, records.N) * parts
+    x, y = get_int(call, records.X), get_int(call, records.Y)
+    if total * read < FETCH_FROM:
+        return 0, 0, 0
+    if y == 0:
+        return FETCH_LONG, 0, 0
+    batch, axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
+    stream = 0
+    if y != x and total * write >= STREAM_FROM and n * write >= STREAM_ROW:
+        places = y
+        for axis in range(axes):
+            places |= get_int(batch, axis * BATCH + 2)
+        stream = 1 if places % write == 0 else 0
+    even = axes == 0 or (axes == 1 and get_int(batch, 1) == n * read)
+    if n * read > 2 * FETCH_MOST or not even:
+        return FETCH_LONG, FETCH_LONG, stream
+    return 0, 4 * n * read if 4 * n * read <= FETCH_MOST else n * read, stream
+
+
 def rows(source: Kind, target: Kind) -> Any:
     """Vectors of neighbouring elements; without a batch table one after the other."""
     row = kernels.one_row(source, target)
@@ -43,11 +81,7 @@ def rows(source: Kind, target: Kind) -> Any:
         batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
         eps, zero_root = get_double(call, records.EPS), get_double(call, records.ZERO_ROOT)
         table_x, table_y = get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y)
-        ahead_sum, ahead_scale = (
-            get_int(call, records.AHEAD_SUM),
-            get_int(call, records.AHEAD_SCALE),
-        )
-        stream = get_int(call, records.STREAM)
+        ahead_sum, ahead_scale, stream = memory(call, read, write)
         for i in range(first, last):
             if batch_axes == 0:
                 at_x, at_y, at_norm = i * n * read, i * n * write, i * norm_size
@@ -126,7 +160,7 @@ def part_sum(source: Kind, target: Kind) -> Any:
     add_scaled, finish_scaled = (
         kernels.row_sum(source, True) if source.risky else (add_blocks, finish)
     )
-    reserve, read = simd.stack(LEVELS), source.size
+    reserve, read, write = simd.stack(LEVELS), source.size, target.size
     blocks, top = SPLIT // ROWS, (SPLIT // ROWS).bit_length() - 1
 
     @numba.cfunc(WORKER, error_model="numpy")
@@ -134,7 +168,7 @@ def part_sum(source: Kind, target: Kind) -> Any:
         stack = reserve()
         n = get_int(call, records.N) * get_int(call, records.PARTS)
         factor, table = get_double(call, records.FACTOR), get_int(call, records.TABLE_X)
-        ahead = get_int(call, records.AHEAD_SUM)
+        ahead, _, _ = memory(call, read, write)
         for part in range(first, last):
             x = get_int(call, records.VECTOR_X) + part * SPLIT * read
             count = min(SPLIT, n - part * SPLIT)
@@ -166,7 +200,7 @@ def part_scale(source: Kind, target: Kind) -> Any:
         root, plain = get_double(call, records.ROOT), get_int(call, records.PLAIN) != 0
         table_x, table_y = get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y)
         if plain:
-            ahead, stream = get_int(call, records.AHEAD_SCALE), get_int(call, records.STREAM)
+            _, ahead, stream = memory(call, read, write)
             pass_by(x, y, stop - start, root, table_x, table_y, ahead, stream)
             if stream:
                 simd.fence()
@@ -281,25 +315,6 @@ def short() -> Any:
                 return simd.new_reference(no)
         if get_int(arguments, 2) != get_int(own, records.NONE):
             norms = get_int(get_int(arguments, 2) + HEAD, 0)
-        call = record()
-        simd.set_int(call, records.X, x)
-        simd.set_int(call, records.Y, y)
-        simd.set_int(call, records.NORMS, norms)
-        simd.set_int(call, records.NORM_SIZE, get_int(own, records.SHORT_NORM_SIZE))
-        simd.set_int(call, records.N, n)
-        simd.set_int(call, records.BATCH_AXES, 0)
-        simd.set_int(call, records.PARTS, get_int(own, records.SHORT_PARTS))
-        simd.set_int(call, records.TABLE_X, get_int(own, records.SHORT_TABLE_X))
-        simd.set_int(call, records.TABLE_Y, get_int(own, records.SHORT_TABLE_Y))
-        read, write = get_int(own, records.SIZE_X), get_int(own, records.SIZE_Y)
-        team.memory(call, total * read, n * read, total * write, n * write)
-        eps = get_double(get_int(arguments, 3) + HEAD, 0)
-        simd.put_double(call, records.EPS, eps)
-        simd.put_double(call, records.ZERO_ROOT, 1.0)
-        worker = get_int(own, records.WORKER)
-        if total < LET_GO:
-            work(worker, 0, total // n, call)
-            return simd.new_reference(get_int(own, records.TRUE))
         threads = 1
         if total >= get_int(own, records.SEVERAL):
             told = ask(get_int(own, records.SHORT_THREADS))
@@ -307,10 +322,17 @@ def short() -> Any:
                 return 0
             threads = number(told)
             simd.disown(told)
-        pool = get_int(own, records.SHORT_POOL)
-        simd.set_int(call, records.POOL, pool)
-        simd.set_int(call, records.THREADS, threads)
-        simd.set_int(call, records.TOTAL, total)
+        pool, call = get_int(own, records.SHORT_POOL), record()
+        team.enter(
+            call, x, y, norms, get_int(own, records.SHORT_NORM_SIZE),
+            n, get_int(own, records.SHORT_PARTS),
+            get_int(own, records.SHORT_TABLE_X), get_int(own, records.SHORT_TABLE_Y),
+            get_double(get_int(arguments, 3) + HEAD, 0), 1.0, total, pool, threads,
+        )  # fmt: skip
+        worker = get_int(own, records.WORKER)
+        if total < LET_GO:
+            work(worker, 0, total // n, call)
+            return simd.new_reference(get_int(own, records.TRUE))
         state = simd.let_go()
         if threads > 1:
             launch(get_int(pool, records.TEAM), worker, total // n, call)

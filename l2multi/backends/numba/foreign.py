@@ -14,7 +14,7 @@ from l2multi._summation import LANES
 from l2multi.backends.numba import launch, records, simd, team
 from l2multi.backends.numba.kernels import device
 from l2multi.backends.numba.simd import get_double, get_int, set_int
-from l2multi.backends.numba.team import HELPER, work
+from l2multi.backends.numba.team import HELPER
 from l2multi.backends.numba.team import launch as share_out
 
 MAJOR, MINOR = 0, 3
@@ -85,23 +85,12 @@ def handler() -> Any:
         if wanted & NORM:
             norms = get_int(get_int(results, 1 if y else 0), _DATA)
         read, write = get_int(pair, records.FOREIGN_READ), get_int(pair, records.FOREIGN_WRITE)
-        written = total * write
-        call = new_record()
-        set_int(call, records.X, get_int(buffer, _DATA))
-        set_int(call, records.Y, y)
-        set_int(call, records.NORMS, norms)
         three = records.THREE_DOUBLE if read == 8 else records.THREE_SINGLE
-        set_int(call, records.NORM_SIZE, three)
-        set_int(call, records.N, n)
-        set_int(call, records.BATCH_AXES, 0)
-        set_int(call, records.PARTS, 1)
-        set_int(call, records.SWAP, 0)
-        set_int(call, records.TABLE_X, 0)
-        set_int(call, records.TABLE_Y, 0)
-        simd.put_double(call, records.EPS, get_double(number(attributes, EPS), 0))
-        simd.put_double(call, records.ZERO_ROOT, get_double(number(attributes, ZERO), 0))
-        set_int(call, records.POOL, pool)
-        set_int(call, records.TOTAL, total)
+        threads = get_int(pool, records.LIMIT) if total >= launch.PARALLEL else 1
+        eps = get_double(number(attributes, EPS), 0)
+        zero_root = get_double(number(attributes, ZERO), 0)
+        x, call = get_int(buffer, _DATA), new_record()
+        team.enter(call, x, y, norms, three, n, 1, 0, 0, eps, zero_root, total, pool, threads)
         if n <= LANES and count >= LANES and bundles != 0:
             batch = new_batch()
             set_int(batch, 0, count)
@@ -112,16 +101,10 @@ def handler() -> Any:
             set_int(call, records.BATCH_AXES, 1)
             worker, count = bundles, (count + LANES - 1) // LANES
             set_int(call, records.TILES, count)
-        else:
-            team.memory(call, total * read, n * read, written, n * write)
-        if HUGE and y != 0 and written >= HUGE_FROM:
-            _advise(y + -y % PAGE, written - PAGE, HUGE)
+        if HUGE and y != 0 and total * write >= HUGE_FROM:
+            _advise(y + -y % PAGE, total * write - PAGE, HUGE)
         modes = simd.exact_modes()  # XLA's threads take subnormal numbers for zero
-        if total < launch.PARALLEL:
-            work(worker, 0, count, call)
-        else:
-            set_int(call, records.THREADS, get_int(pool, records.LIMIT))
-            share_out(get_int(pool, records.TEAM), worker, count, call)
+        share_out(get_int(pool, records.TEAM), worker, count, call)
         simd.restore_modes(modes)
         return 0
 

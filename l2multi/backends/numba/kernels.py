@@ -112,6 +112,30 @@ def offset(table, rows, width, column, index):
     return total + index * get_int(table, column)
 
 
+@device
+def push(stack, first, step, index, total):
+    """Step 3 of the summation, by a stack whose slots are `step` apart: take in the sum of part
+    number `index`, and join the subtrees that it completes."""
+    slot = first
+    while index & 1:
+        total = add(get(stack, slot), total)
+        index >>= 1
+        slot += step
+    put(stack, slot, total)
+
+
+@device
+def joined(stack, first, step, count, total):
+    """The sum of all `count` parts, and of what comes after them."""
+    slot = first
+    while count:
+        if count & 1:
+            total = add(get(stack, slot), total)
+        count >>= 1
+        slot += step
+    return total
+
+
 def row_sum(source: Kind, scaled: bool) -> Any:
     """A function: the sum over lanes of the squares of neighbouring elements."""
     whole = simd.sum_squares(source, scaled)
@@ -127,12 +151,7 @@ def row_sum(source: Kind, scaled: bool) -> Any:
                 fetch(x + ahead)
             total = whole(x, line, scale, table)
             x += ROWS * size
-            level, rest = 0, block
-            while rest & 1:
-                total = add(get(stack, level), total)
-                rest >>= 1
-                level += 1
-            put(stack, level, total)
+            push(stack, 0, 1, block, total)
 
     @device
     def finish(x, blocks, left, scale, table, stack):
@@ -145,13 +164,7 @@ def row_sum(source: Kind, scaled: bool) -> Any:
             total = four(x, line, left, LANES, LANES, scale, table)
         else:
             total = eight(x, line, left, LANES, LANES, scale, table)
-        level = 0
-        while blocks:
-            if blocks & 1:
-                total = add(get(stack, level), total)
-            blocks >>= 1
-            level += 1
-        return total
+        return joined(stack, 0, 1, blocks, total)
 
     return add_blocks, finish
 
@@ -387,12 +400,7 @@ def column_sum(source: Kind, scaled: bool) -> Any:
                 else:
                     total = some(x, LANES * stride, columns, 0, columns, scale, table)
                 x += stride
-                level, rest = 0, block
-                while rest & 1:
-                    total = add(get(stack, level * LANES + lane), total)
-                    rest >>= 1
-                    level += 1
-                put(stack, level * LANES + lane, total)
+                push(stack, lane, LANES, block, total)
             x += (ROWS - LANES) * stride
         left = n - blocks * ROWS
         for lane in range(LANES):
@@ -401,33 +409,15 @@ def column_sum(source: Kind, scaled: bool) -> Any:
             elif left <= LANES:
                 total = one(x + lane * stride, 0, columns, 0, columns, scale, table)
             else:
-                total = splat(0.0)
                 rows = (left - lane + LANES - 1) // LANES
-                half = rows
                 # The tree over a few rows, by a stack of its own above all levels in use.
                 top = LEVELS * LANES
                 for row in range(rows):
                     where = x + (lane + row * LANES) * stride
                     total = one(where, 0, columns, 0, columns, scale, table)
-                    level, rest = 0, row
-                    while rest & 1:
-                        total = add(get(stack, top + level), total)
-                        rest >>= 1
-                        level += 1
-                    put(stack, top + level, total)
-                total = splat(0.0)
-                level = 0
-                while half:
-                    if half & 1:
-                        total = add(get(stack, top + level), total)
-                    half >>= 1
-                    level += 1
-            level, rest = 0, blocks
-            while rest:
-                if rest & 1:
-                    total = add(get(stack, level * LANES + lane), total)
-                rest >>= 1
-                level += 1
+                    push(stack, top, 1, row, total)
+                total = joined(stack, top, 1, rows, splat(0.0))
+            total = joined(stack, lane, LANES, blocks, total)
             put(stack, LEVELS * LANES + BLOCK + lane, total)
         half = LANES // 2
         first = LEVELS * LANES + BLOCK

@@ -21,17 +21,12 @@ nothing, so that both sides can read it.
     TILES,  # of the last axis of the batch, for columns
     TABLE_X,
     TABLE_Y,
-    # For `rows` alone: how many bytes ahead to ask memory for x while a vector is summed, and
-    # while it is scaled, 0 for not at all; and whether y is written past the caches.
-    AHEAD_SUM,
-    AHEAD_SCALE,
-    STREAM,
     EPS,  # float64
     ZERO_ROOT,  # float64: what stands for the root of a zero vector
-    # For launchers: the address of the pool, how many threads may work, and elements in all.
+    TOTAL,  # elements of all vectors
+    # For launchers: the address of the pool, and how many threads may work.
     POOL,
     THREADS,
-    TOTAL,
     # For `split` alone: the address of the worker that sums a part and of the one that scales it,
     # whether squares may leave the range of float64, and a slot of lanes for each whole part of
     # SPLIT elements and one more.
@@ -48,7 +43,7 @@ nothing, so that both sides can read it.
     DOWN,
     PLAIN,
     CALL,  # the length of the record
-) = range(34)
+) = range(31)
 
 # The pool of threads; see `team`. What different threads write lies on cache lines of its own.
 TICKET = 0  # generation, helpers still wanted, shares not yet taken; see `team`
@@ -100,11 +95,6 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
 
 # Elements of a long vector that are summed as one part, a power of two of blocks.
 SPLIT = 2**15
-
-# Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far; bytes
-# of y from which it is streamed, if a row has so many. See `_memory` of this package.
-FETCH_FROM, FETCH_MOST, FETCH_LONG = 2**20, 2**15, 2**12
-STREAM_FROM, STREAM_ROW = 2**23, 2**11
 
 # In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
 # power of two and a rest (0 for a zero vector), neither of which leaves the range.

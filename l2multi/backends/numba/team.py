@@ -23,16 +23,25 @@ import numba
 from numba import types
 
 from l2multi.backends.numba import kernels, records, simd
-from l2multi.backends.numba.kernels import DOWN, INF, LEVELS, LOWEST, UP, device, offset, settle
+from l2multi.backends.numba.kernels import (
+    DOWN,
+    INF,
+    LEVELS,
+    LOWEST,
+    UP,
+    device,
+    joined,
+    offset,
+    push,
+    settle,
+)  # fmt: skip
 from l2multi.backends.numba.simd import (
     I32,
     I64,
-    add,
     change,
     get,
     get_double,
     get_int,
-    put,
     seen,
     set_int,
     show,
@@ -82,23 +91,24 @@ _mask = simd.external("pthread_sigmask", I32, I32, I64, I64)
 
 
 @device
-def memory(call, x_bytes, row, y_bytes, row_written):
-    """Enter how `rows` goes about memory, as `_memory` of this package has it, for even rows."""
-    ahead_sum = ahead_scale = stream = 0
-    x, y = get_int(call, records.X), get_int(call, records.Y)
-    if x_bytes >= records.FETCH_FROM:
-        if y == 0:
-            ahead_sum = records.FETCH_LONG
-        elif row > 2 * records.FETCH_MOST:
-            ahead_sum = ahead_scale = records.FETCH_LONG
-        else:
-            ahead_scale = 4 * row if 4 * row <= records.FETCH_MOST else row
-        large = y_bytes >= records.STREAM_FROM and row_written >= records.STREAM_ROW
-        if large and y != 0 and x != y:
-            stream = 1
-    set_int(call, records.AHEAD_SUM, ahead_sum)
-    set_int(call, records.AHEAD_SCALE, ahead_scale)
-    set_int(call, records.STREAM, stream)
+def enter(
+    call, x, y, norms, norm_size, n, parts, table_x, table_y, eps, zero_root, total, pool, threads
+):
+    """Fill a record for vectors that lie one after the other."""
+    set_int(call, records.X, x)
+    set_int(call, records.Y, y)
+    set_int(call, records.NORMS, norms)
+    set_int(call, records.NORM_SIZE, norm_size)
+    set_int(call, records.N, n)
+    set_int(call, records.BATCH_AXES, 0)
+    set_int(call, records.PARTS, parts)
+    set_int(call, records.TABLE_X, table_x)
+    set_int(call, records.TABLE_Y, table_y)
+    simd.put_double(call, records.EPS, eps)
+    simd.put_double(call, records.ZERO_ROOT, zero_root)
+    set_int(call, records.TOTAL, total)
+    set_int(call, records.POOL, pool)
+    set_int(call, records.THREADS, threads)
 
 
 @device
@@ -241,21 +251,8 @@ def split() -> Any:
         """The tree over parts, as `kernels.row_sum` has it over blocks."""
         stack = reserve()
         for part in range(whole):
-            total = get(scratch, part)
-            level, rest = 0, part
-            while rest & 1:
-                total = add(get(stack, level), total)
-                rest >>= 1
-                level += 1
-            put(stack, level, total)
-        total = get(scratch, whole)
-        level = 0
-        while whole:
-            if whole & 1:
-                total = add(get(stack, level), total)
-            whole >>= 1
-            level += 1
-        return sum_lanes(total)
+            push(stack, 0, 1, part, get(scratch, part))
+        return sum_lanes(joined(stack, 0, 1, whole, get(scratch, whole)))
 
     @numba.cfunc(LONG, error_model="numpy")
     def launcher(count, call):
