@@ -33,15 +33,13 @@ from jax import lax
 
 from l2multi import _contract
 from l2multi.backends.jax import native
+from l2multi.backends.jax.native import Axes
 
-Axes = tuple[int, ...]
 # Elements from which sums that are seldom needed are worth a branch.
 LARGE = 2**15
 # A real array, or the real and the imaginary part of a complex one: the core is real, so that
 # complex derivatives are JAX's own.
 Parts = tuple[jax.Array, ...]
-
-
 # Norms as ``root * 2**power``: one may be beyond the range of its dtype.
 Norms = tuple[jax.Array, jax.Array]
 
@@ -88,7 +86,9 @@ def normalize(
     """
     results: tuple[jax.Array, jax.Array | None]
     if not mesh and _own_width(x, norm_dtype) and native.serves(x, axes, dtype):
-        results = _normalize(x, axes, eps, zero_nan, dtype, norm_dtype, kernels)
+        wanted = native.Wanted(len(axes), eps, zero_nan, dtype, norm_dtype is not None)
+        y, *norms = _rows(x, wanted, kernels)
+        results = y, norms[0].astype(norm_dtype).squeeze(axes) if norms else None
     else:
         results = _traced_normalize(x, Along(axes, mesh), eps, zero_nan, dtype, norm_dtype)
     return results
@@ -106,60 +106,37 @@ def norm(
     """The norms of `dtype`."""
     norms: jax.Array
     if not mesh and _own_width(x, dtype) and native.serves(x, axes, None):
-        norms = _norm(x, axes, dtype, kernels)
+        wanted = native.Wanted(len(axes), 0.0, False, None, True)
+        norms = _rows(x, wanted, kernels)[0].astype(dtype)
     else:
         norms = _traced_norm(x, Along(axes, mesh), dtype)
     return norms if keepdims else norms.squeeze(axes)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5, 6))
-def _normalize(
-    x: jax.Array,
-    axes: Axes,
-    eps: float,
-    zero_nan: bool,
-    dtype: np.dtype[Any],
-    norm_dtype: np.dtype[Any] | None,
-    kernels: int,
-) -> tuple[jax.Array, jax.Array | None]:
-    wanted = norm_dtype is not None
-    y, *norms = native.rows(x, axes, eps, zero_nan, dtype, wanted, kernels, _formula)
-    return y, norms[0].astype(norm_dtype).squeeze(axes) if wanted else None
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _rows(x: jax.Array, wanted: native.Wanted, kernels: int) -> tuple[jax.Array, ...]:
+    """The unit vectors, if wanted; then the norms, axes kept, if wanted."""
+    results = native.rows(x, wanted, kernels, _formula)
+    return results[:-2] if wanted.norm else results
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _norm(x: jax.Array, axes: Axes, dtype: np.dtype[Any], kernels: int) -> jax.Array:
-    norms = native.rows(x, axes, 0.0, False, None, True, kernels, _formula)
-    return norms[0].astype(dtype)
+@_rows.defjvp
+def _rows_jvp(wanted: native.Wanted, kernels: int, primals: Any, tangents: Any) -> Any:
+    """The derivatives are those of the traced functions. The values are not: where only derivatives
+    are wanted, nobody has to write unit vectors."""
 
-
-# The derivatives are those of the traced functions. The values are not: where only derivatives are
-# wanted, nobody has to write unit vectors.
-@_normalize.defjvp
-def _normalize_jvp(
-    axes: Axes,
-    eps: float,
-    zero_nan: bool,
-    dtype: np.dtype[Any],
-    norm_dtype: np.dtype[Any] | None,
-    kernels: int,
-    primals: Any,
-    tangents: Any,
-) -> Any:
-    def traced(x: jax.Array) -> Any:
-        along = Along(axes, kernels=kernels)
-        return _traced_normalize(x, along, eps, zero_nan, dtype, norm_dtype)
+    def traced(x: jax.Array) -> tuple[jax.Array, ...]:
+        along = Along(tuple(range(x.ndim - wanted.last, x.ndim)), kernels=kernels)
+        own = _width(x, x.dtype)
+        norms = (_traced_norm(x, along, own),) if wanted.norm else ()
+        if wanted.dtype is None:
+            return norms
+        y, _ = _traced_normalize(x, along, wanted.eps, wanted.zero_nan, wanted.dtype, None)
+        return y, *norms
 
     (x,) = primals
     _, derivatives = jax.jvp(traced, primals, tangents)
-    return _normalize(x, axes, eps, zero_nan, dtype, norm_dtype, kernels), derivatives
-
-
-@_norm.defjvp
-def _norm_jvp(axes: Axes, dtype: np.dtype[Any], kernels: int, primals: Any, tangents: Any) -> Any:
-    (x,), along = primals, Along(axes, kernels=kernels)
-    _, derivatives = jax.jvp(lambda x: _traced_norm(x, along, dtype), primals, tangents)
-    return _norm(x, axes, dtype, kernels), derivatives
+    return _rows(x, wanted, kernels), derivatives
 
 
 def _traced_normalize(
@@ -187,49 +164,35 @@ def _traced_norm(x: jax.Array, along: Along, dtype: np.dtype[Any]) -> jax.Array:
     return _polar(along, _parts(x, _width(x, dtype))).norm.astype(dtype)
 
 
-def _formula(
-    x: jax.Array,
-    axes: Axes,
-    eps: float,
-    zero_nan: bool,
-    dtype: np.dtype[Any] | None,
-    norm: bool,
-    wide: bool,
-) -> tuple[jax.Array, ...]:
+def _formula(x: jax.Array, wanted: native.Wanted, wide: bool) -> tuple[jax.Array, ...]:
     """What `native.rows` does, for XLA to compile; `wide` where float64 is at hand."""
+    along = Along(tuple(range(x.ndim - wanted.last, x.ndim)))
     if wide and x.dtype != np.float64:
-        return _wide_formula(x, axes, eps, zero_nan, dtype, norm)
-    along, own = Along(axes), _parts(x, _width(x, x.dtype))
+        return _wide_formula(x, along.axes, wanted)
+    own = _parts(x, _width(x, x.dtype))
     norms = _lengths(*_roots(along, own))
-    if dtype is None:
+    if wanted.dtype is None:
         return norms
-    parts = _parts(x, _width(x, dtype))
+    parts = _parts(x, _width(x, wanted.dtype))
     same = parts[0].dtype == own[0].dtype
     polar = _divided(parts, *(norms if same else _lengths(*_roots(along, parts))))
-    (y,) = _finish(parts, polar, eps, zero_nan)
-    return y.astype(dtype), *(norms if norm else ())
+    (y,) = _finish(parts, polar, wanted.eps, wanted.zero_nan)
+    return y.astype(wanted.dtype), *(norms if wanted.norm else ())
 
 
-def _wide_formula(
-    x: jax.Array,
-    axes: Axes,
-    eps: float,
-    zero_nan: bool,
-    dtype: np.dtype[Any] | None,
-    norm: bool,
-) -> tuple[jax.Array, ...]:
+def _wide_formula(x: jax.Array, axes: Axes, wanted: native.Wanted) -> tuple[jax.Array, ...]:
     """One sum, a factor, a product: no square of a narrower number leaves the range of float64. And
-    no choice between operands, which keeps XLA's GPU backend from making one kernel of it."""
+    no choice between operands, which would keep XLA's GPU backend from making one kernel of it."""
     with jax.enable_x64(True):
         root = jnp.sqrt(_wide_sum(axes, (x,)))
-        norms = _lengths(*_split(root)) if norm else ()
-        if dtype is None:
+        norms = _lengths(*_split(root)) if wanted.norm else ()
+        if wanted.dtype is None:
             return norms
         # 0 stays 0 by a factor that is finite; inf becomes 0; NaN stays NaN.
-        inverse = 1 / jnp.maximum(root, max(eps, 2.0**-500))
-        if zero_nan:
+        inverse = 1 / jnp.maximum(root, max(wanted.eps, 2.0**-500))
+        if wanted.zero_nan:
             inverse = jnp.where(root == 0, jnp.nan, inverse)
-        return (x.astype(np.float64) * inverse).astype(dtype), *norms
+        return (x.astype(np.float64) * inverse).astype(wanted.dtype), *norms
 
 
 def _finish(x: Parts, polar: Polar, eps: float, zero_nan: bool) -> Parts:
@@ -397,8 +360,8 @@ def _divided(x: Parts, length: jax.Array, power: jax.Array, rest: jax.Array) -> 
 def _polar(along: Along, x: Parts) -> Polar:
     """Directions and lengths; zero vectors as they are."""
     if not along.mesh and len(x) == 1 and native.serves(x[0], along.axes, x[0].dtype):
-        norms = native.rows(x[0], along.axes, 0.0, False, None, True, along.kernels, _formula)
-        return _divided(x, *norms)
+        wanted = native.Wanted(len(along.axes), 0.0, False, None, True)
+        return _divided(x, *native.rows(x[0], wanted, along.kernels, _formula))
     return _divided(x, *_lengths(*_roots(along, x)))
 
 

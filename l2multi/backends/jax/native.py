@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,13 @@ _ON = os.environ.get(ENVIRONMENT) != "0"
 _TARGET = "l2multi_rows"
 _UNIT, _NORM = 1, 2  # as `l2multi.backends.numba.foreign` has them
 
+# What kernels take and give.
+_KINDS = ("float64", "float32", "float16", "bfloat16")
+# Platforms that compute in float64, whatever JAX's setting for users' arrays.
+WIDE = ("cpu", "cuda", "rocm")
+
 Axes = tuple[int, ...]
-# ``(x, axes, eps, zero_nan, dtype, norm, wide)`` to what `rows` returns; `wide` on a platform of
-# `WIDE`.
+# ``(x, wanted, wide)`` to what `rows` returns; `wide` on a platform of `WIDE`.
 Formula = Callable[..., tuple[jax.Array, ...]]
 
 _forced: ContextVar[int | None] = ContextVar("l2multi_jax_native", default=None)
@@ -87,34 +91,29 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
     )
 
 
-# Platforms that compute in float64, whatever JAX's setting for users' arrays.
-WIDE = ("cpu", "cuda", "rocm")
-
-
 def would_run(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> bool:
     """Whether a program for one CPU would call a kernel now."""
     return bool(allowed() and serves(x, axes, dtype) and _kernel(x.dtype, dtype, False) is not None)
 
 
-_KINDS = ("float64", "float32", "float16", "bfloat16")
+class Wanted(NamedTuple):
+    """What is to become of vectors."""
+
+    last: int  # so many of the last axes are those over which a vector extends
+    eps: float
+    zero_nan: bool
+    dtype: np.dtype[Any] | None  # of the unit vectors; None: there shall be none
+    norm: bool  # whether the norms are wanted
+
+    def few(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The shape of the norms, axes kept."""
+        return (*shape[: len(shape) - self.last], *[1] * self.last)
 
 
-def rows(
-    x: jax.Array,
-    axes: Axes,
-    eps: float,
-    zero_nan: bool,
-    dtype: np.dtype[Any] | None,
-    norm: bool,
-    kernels: int,
-    formula: Formula,
-) -> tuple[jax.Array, ...]:
-    """The unit vectors of `dtype`, unless it is None; then, if `norm`, the norms and their inverses
-    as two factors (see `functions.Polar`), with axes kept and of at least float32."""
-    results: list[jax.Array] = _rows.bind(
-        x, count=len(axes), eps=eps, zero_nan=zero_nan, dtype=dtype, norm=norm, kernels=kernels,
-        formula=formula,
-    )  # fmt: skip
+def rows(x: jax.Array, wanted: Wanted, kernels: int, formula: Formula) -> tuple[jax.Array, ...]:
+    """The unit vectors, if wanted; then, if wanted, the norms and their inverses as two factors
+    (see `functions.Polar`), with axes kept and of at least float32."""
+    results: list[jax.Array] = _rows.bind(x, wanted=wanted, kernels=kernels, formula=formula)
     return tuple(results)
 
 
@@ -126,11 +125,11 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
-def _shapes(x: Any, *, count: int, dtype: Any, norm: bool, **_: Any) -> list[Any]:
-    few = (*x.shape[: x.ndim - count], *[1] * count)
-    shapes = [] if dtype is None else [x.update(dtype=dtype, weak_type=False)]
-    if norm:
-        shapes += [x.update(shape=few, dtype=_wide(x.dtype), weak_type=False)] * 3
+def _shapes(x: Any, *, wanted: Wanted, **_: Any) -> list[Any]:
+    shapes = [] if wanted.dtype is None else [x.update(dtype=wanted.dtype, weak_type=False)]
+    if wanted.norm:
+        few = x.update(shape=wanted.few(x.shape), dtype=_wide(x.dtype), weak_type=False)
+        shapes += [few] * 3
     return shapes
 
 
@@ -161,50 +160,29 @@ batching.primitive_batchers[_rows] = _batch
 
 
 def _by_formula(
-    x: jax.Array,
-    *,
-    count: int,
-    eps: float,
-    zero_nan: bool,
-    dtype: Any,
-    norm: bool,
-    wide: bool,
-    formula: Formula,
-    **_: Any,
+    wide: bool, x: jax.Array, *, wanted: Wanted, formula: Formula, **_: Any
 ) -> list[jax.Array]:
-    axes = tuple(range(x.ndim - count, x.ndim))
-    return list(formula(x, axes, eps, zero_nan, dtype, norm, wide))
+    return list(formula(x, wanted, wide))
 
 
-def _by_kernel(
-    kernel: int,
-    x: jax.Array,
-    *,
-    count: int,
-    eps: float,
-    zero_nan: bool,
-    dtype: Any,
-    norm: bool,
-    **_: Any,
-) -> list[jax.Array]:
-    n = math.prod(x.shape[x.ndim - count :])
+def _by_kernel(kernel: int, x: jax.Array, *, wanted: Wanted, **_: Any) -> list[jax.Array]:
+    n = math.prod(x.shape[x.ndim - wanted.last :])
     shape: Any = jax.ShapeDtypeStruct
-    shapes = [] if dtype is None else [shape(x.shape, dtype)]
-    if norm:
+    shapes = [] if wanted.dtype is None else [shape(x.shape, wanted.dtype)]
+    if wanted.norm:
         shapes.append(shape((x.size // n, 3), _wide(x.dtype)))
     results = jax.ffi.ffi_call(_TARGET, shapes)(
         x,
-        eps=np.float64(eps),
+        eps=np.float64(wanted.eps),
         kernel=np.int64(kernel),
         n=np.int64(n),
-        results=np.int64((0 if dtype is None else _UNIT) | (_NORM if norm else 0)),
-        zero=np.float64(math.nan if zero_nan else 1.0),
+        results=np.int64((wanted.dtype is not None) * _UNIT + wanted.norm * _NORM),
+        zero=np.float64(math.nan if wanted.zero_nan else 1.0),
     )
-    if not norm:
+    if not wanted.norm:
         return list(results)
     *unit, three = results
-    few = (*x.shape[: x.ndim - count], *[1] * count)
-    return [*unit, *(three[:, k].reshape(few) for k in range(3))]
+    return [*unit, *(three[:, k].reshape(wanted.few(x.shape)) for k in range(3))]
 
 
 def _lower(context: Any, x: Any, **parameters: Any) -> Any:
@@ -216,7 +194,7 @@ def _lower(context: Any, x: Any, **parameters: Any) -> Any:
     if parameters["kernels"] and alone and not exported:
         (aval,) = context.avals_in
         wait = parameters["kernels"] == WAIT
-        kernel = _kernel(aval.dtype, parameters["dtype"] or aval.dtype, wait)
+        kernel = _kernel(aval.dtype, parameters["wanted"].dtype or aval.dtype, wait)
     if kernel is None:
         return _lower_wide(context, x, **parameters)
     with jax.enable_x64(True):
@@ -225,8 +203,7 @@ def _lower(context: Any, x: Any, **parameters: Any) -> Any:
 
 
 def _lower_formula(wide: bool) -> Any:
-    function = functools.partial(_by_formula, wide=wide)
-    return mlir.lower_fun(function, multiple_results=True)
+    return mlir.lower_fun(functools.partial(_by_formula, wide), multiple_results=True)
 
 
 _lower_wide = _lower_formula(True)
