@@ -10,7 +10,8 @@ import numpy as np
 
 from l2multi import _contract, _registry
 from l2multi.backends.jax import functions, native
-from l2multi.backends.jax.functions import Axes, finite
+from l2multi.backends.jax.functions import finite
+from l2multi.backends.jax.native import Axes
 
 __all__ = [
     "check",
