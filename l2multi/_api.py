@@ -230,15 +230,16 @@ def normalize(
                 return out
     elif (
         (quick := _registry.usual(type(x), backend)) is not None
+        and type(axis) is int
         and type(eps) is float
         and eps >= 0.0
         and zero == "keep"
         and nonfinite == "propagate"
         and out is None
         and dtype is None
-        and (done := quick[0](x, axis, eps, return_norm)) is not None
+        and (call := quick[0][x.dtype, axis, not return_norm, eps]) is not None
     ):
-        return done
+        return call(x)
     elif isinstance(x, np.ma.MaskedArray):
         return _normalize_masked(
             x, axis, out, return_norm,
@@ -351,12 +352,13 @@ def norm(
                 return norms[..., None] if keepdims else norms[()]
     elif (
         (quick := _registry.usual(type(x), backend)) is not None
+        and type(axis) is int
         and nonfinite == "propagate"
         and out is None
         and dtype is None
-        and (done := quick[1](x, axis, keepdims)) is not None
+        and (call := quick[1][x.dtype, axis, not keepdims]) is not None
     ):
-        return done
+        return call(x)
     elif isinstance(x, np.ma.MaskedArray):
         return _norm_masked(
             x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend

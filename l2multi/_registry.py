@@ -50,6 +50,8 @@ ACCEPTED_ARRAYS = ", ".join(["numpy.ndarray", *(f"{k}.{v}" for k, v in ARRAYS.it
 # ``(x, y, norms, eps)``: unit vectors along the last axis into `y`, norms into `norms`, either of
 # which may be None; False if the call is not one for the short way, and nothing is written.
 Short = Callable[[Any, Any, Any, float], bool]
+# Functions of an array, or None, by what is asked for besides; see `learn`.
+Table = dict[tuple[Any, ...], Callable[[Any], Any] | None]
 
 
 class Backend(Protocol):
@@ -213,8 +215,7 @@ def named(argument: str | None) -> str | None:
 
 # Load-once cache of the shortest ways of the usual calls, each with the name of its backend at the
 # end. For NumPy arrays by their dtype: the short way into the backend that auto selects, and the
-# dtypes of result and norm. For arrays of other libraries by their class: two functions; see
-# `learn`.
+# dtypes of result and norm. For arrays of other libraries by their class: two tables; see `learn`.
 _usual: dict[Any, Any] = {}
 
 
@@ -231,10 +232,10 @@ def usual(key: Any, argument: str | None) -> Any:
     return found
 
 
-def learn(cls: type, normalize: Callable[..., Any], norm: Callable[..., Any], name: str) -> None:
-    """From a backend: the shortest ways for instances of a class, all of whom have values:
-    ``normalize(x, axis, eps, return_norm)`` and ``norm(x, axis, keepdims)``, each with None for
-    calls that are not usual."""
+def learn(cls: type, normalize: Table, norm: Table, name: str) -> None:
+    """From a backend: the shortest ways for instances of a class, all of whom have values. They are
+    functions of x, or None for calls that are not usual: for `normalize` by dtype, axis, whether
+    the unit vectors are all, and eps; for `norm` by dtype, axis and whether it is dropped."""
     _usual[cls] = normalize, norm, name
 
 

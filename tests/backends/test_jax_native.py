@@ -1,6 +1,8 @@
 """The Numba kernels inside XLA's CPU programs: where they run, with what bits, and where not."""
 
+import functools
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -31,7 +33,7 @@ def kernels():
 FILL = """
     import numpy as np
     from l2multi.backends.numba import for_xla
-    assert all(for_xla(np.dtype(d), np.dtype(d), True) for d in ("f2", "f4"))
+    assert all(for_xla(np.dtype(d), np.dtype(d), "rows", True) for d in ("f2", "f4"))
 """
 
 
@@ -157,12 +159,97 @@ def test_derivatives(with_kernels):
             turn = (w - u * (u @ w)[:, None]) / n[:, None]
             if eps:
                 turn[1] = turn[3] = w / eps
-            np.testing.assert_allclose(gradient, turn, rtol=3e-6, atol=1e-6 / np.max(n[:1]))
+            scale = np.where(n == np.inf, 1.0, n)[:, None]  # of what is subtracted
+            np.testing.assert_allclose(gradient * scale, turn * scale, rtol=3e-6, atol=1e-6)
         hessian = jax.vmap(jax.hessian(lambda v: l2.normalize(v) @ w))(x)
         assert np.isfinite(hessian[:3]).all()
         assert (hessian[1] == 0).all()
         length = jax.vmap(jax.grad(l2.norm))(x)
         np.testing.assert_allclose(length, [[0.6, 0.8, 0], [0] * 3, u[2], [1, 0, 0]], rtol=3e-6)
+
+
+def exact_turn(x, d, eps):
+    """(d - u (u . d)) / norm, or d / eps, in longdouble."""
+    x, d = np.asarray(x).astype("g"), np.asarray(d).astype("g")
+    n = np.sqrt((x * x).sum(-1, keepdims=True))
+    with np.errstate(all="ignore"):
+        u = np.where(n == 0, 0, x / n)
+        turn = np.where(n == 0, 0, (d - u * (u * d).sum(-1, keepdims=True)) / n)
+        return np.where(n <= eps, d / eps, turn) if eps else turn
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[0] * s[1] < 10**5])
+@pytest.mark.parametrize("dtype", ["f4", "f2", ml_dtypes.bfloat16])
+def test_derivatives_by_a_kernel(dtype, shape):
+    """Forwards and backwards, from huge vectors to tiny ones, as exact arithmetic has them."""
+    with np.errstate(all="ignore"):
+        x = sample(shape, np.dtype(dtype))
+        x[2:4] = 1  # nothing infinite
+        d = np.random.default_rng(1).standard_normal(shape).astype(dtype)
+    for eps in (0.0, 1e-2):
+        function = functools.partial(l2.normalize, eps=eps)
+        want = exact_turn(x, d, eps)
+        # ulps of the larger of the two that are subtracted
+        size = np.maximum(np.abs(want), np.abs(d.astype("g") - want)).max(-1, keepdims=True)
+        bound = 2 * float(ml_dtypes.finfo(dtype).eps) * (size + np.abs(want))
+        fits = np.abs(want).astype("d") < float(ml_dtypes.finfo(dtype).max)
+        for given in (
+            jax.jit(lambda x, d, f=function: jax.jvp(f, (x,), (d,))[1])(x, d),
+            jax.jit(lambda x, d, f=function: jax.vjp(f, x)[1](d)[0])(x, d),
+        ):
+            assert given.dtype == dtype
+            error = np.abs(np.asarray(given).astype("g") - want)
+            assert (error <= bound + float(ml_dtypes.finfo(dtype).smallest_subnormal))[fits].all()
+
+
+def test_where_derivatives_run():
+    """In kernels for rows of one narrow dtype, under any transform; not for others or elsewhere."""
+    x = jnp.ones((4, 6))
+    turn = re.compile(CALL + r".*results = 4")
+
+    def loss(x, **keywords):
+        return (l2.normalize(x, **keywords) ** 3).sum()
+
+    assert turn.search(text(jax.grad(loss), x))
+    assert turn.search(text(jax.vmap(jax.grad(loss)), x))
+    assert turn.search(text(jax.hessian(loss), x))
+    assert turn.search(text(jax.checkpoint(jax.grad(loss)), x))
+    assert turn.search(text(lambda x: jax.jvp(l2.normalize, (x,), (x,)), x))
+    assert turn.search(text(jax.grad(lambda x: l2.normalize(x, return_norm=True)[0].sum()), x))
+    assert not turn.search(text(jax.grad(l2.norm), x[0]))
+    assert not turn.search(text(jax.grad(lambda x: loss(x, dtype=jnp.bfloat16)), x))
+    assert not turn.search(text(jax.grad(lambda x: loss(x, axis=0)), x))
+    assert CALL not in export.export(jax.jit(jax.grad(loss)))(x).mlir_module()
+    with jax.enable_x64(True):
+        assert not turn.search(text(jax.grad(loss), jnp.ones((4, 6))))
+
+
+def test_derivatives_of_derivatives():
+    """Third ones too, and by vectors of which some are batched; as without kernels."""
+    rng = np.random.default_rng(0)
+    x, d, e = (jnp.asarray(rng.standard_normal((3, 7)), np.float32) for _ in range(3))
+
+    def turn(x, d):
+        return jax.jvp(l2.normalize, (x,), (d,))[1]
+
+    found = []
+    for with_kernels in (True, False):
+        with native.use(with_kernels):
+            found.append(
+                [
+                    turn(x, d),
+                    jax.vmap(turn, in_axes=(None, 0))(x, jnp.stack([d, e])),
+                    jax.vmap(turn, in_axes=(0, None), out_axes=1)(x, d[0]),
+                    jax.jvp(turn, (x, d), (e, d))[1],
+                    jax.jvp(lambda x: turn(x, d), (x,), (e,))[1],
+                    jax.jvp(lambda d: turn(x, d), (d,), (e,))[1],
+                    jax.vjp(turn, x, d)[1](e),
+                    jax.jacrev(jax.jacfwd(jax.jacrev(l2.normalize)))(x[0]),
+                    jax.lax.scan(lambda c, r: (turn(c, r), r), x, jnp.stack([d, e]))[0],
+                ]
+            )
+    for got, want in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
 
 
 def test_from_many_threads():

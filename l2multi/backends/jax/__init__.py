@@ -1,6 +1,5 @@
 """The JAX backend: the pure functions of `functions` behind the names every backend has."""
 
-import functools
 import os
 from typing import Any
 
@@ -56,46 +55,33 @@ def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype
 def _learn(x: jax.Array) -> None:
     """The usual call's way through validation and selection took 14 us of 24 for 128 elements."""
     if not traced(x):
-        _registry.learn(type(x), _usual_normalize, _usual_norm, "jax")
-
-
-def _usual_normalize(x: jax.Array, axis: Any, eps: float, return_norm: bool) -> Any:
-    if type(axis) is not int:
-        return None
-    found = _normalizer(x.dtype, axis, eps, bool(return_norm), native.allowed())
-    return None if found is None else found(x)
-
-
-def _usual_norm(x: jax.Array, axis: Any, keepdims: bool) -> Any:
-    if type(axis) is not int:
-        return None
-    found = _measurer(x.dtype, axis, bool(keepdims), native.allowed())
-    return None if found is None else found(x)
+        _registry.learn(type(x), _normalizers, _measurers, "jax")
 
 
 # One function for each usual call: JAX finds it faster than one with as many static arguments.
-@functools.lru_cache(256)
-def _normalizer(dtype: Any, axis: int, eps: float, return_norm: bool, kernels: int) -> Any:
+def _normalizer(dtype: Any, axis: int, alone: bool, eps: float, kernels: int) -> Any:
     norm_dtype = _norm_of_float(dtype)
 
     def normalize(x: jax.Array) -> Any:
         axes = _contract.normalize_axes(axis, x.ndim)
-        wanted = norm_dtype if return_norm else None
+        wanted = None if alone else norm_dtype
         y, norms = functions.normalize(x, axes, eps, False, dtype, wanted, (), kernels)
-        return (y, norms) if return_norm else y
+        return y if alone else (y, norms)
 
     return None if norm_dtype is None else jax.jit(normalize)
 
 
-@functools.lru_cache(256)
-def _measurer(dtype: Any, axis: int, keepdims: bool, kernels: int) -> Any:
+def _measurer(dtype: Any, axis: int, dropped: bool, kernels: int) -> Any:
     norm_dtype = _norm_of_float(dtype)
 
     def norm(x: jax.Array) -> Any:
         axes = _contract.normalize_axes(axis, x.ndim)
-        return functions.norm(x, axes, keepdims, norm_dtype, (), kernels)
+        return functions.norm(x, axes, not dropped, norm_dtype, (), kernels)
 
     return None if norm_dtype is None else jax.jit(norm)
+
+
+_normalizers, _measurers = native.Programs(_normalizer), native.Programs(_measurer)
 
 
 def _norm_of_float(dtype: Any) -> np.dtype[Any] | None:

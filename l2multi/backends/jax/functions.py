@@ -24,6 +24,7 @@ no derivative at 0.)
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -124,19 +125,34 @@ def _rows(x: jax.Array, wanted: native.Wanted, kernels: int) -> tuple[jax.Array,
 def _rows_jvp(wanted: native.Wanted, kernels: int, primals: Any, tangents: Any) -> Any:
     """The derivatives are those of the traced functions. The values are not: where only derivatives
     are wanted, nobody has to write unit vectors."""
+    (x,), (dx,) = primals, tangents
 
-    def traced(x: jax.Array) -> tuple[jax.Array, ...]:
-        along = Along(tuple(range(x.ndim - wanted.last, x.ndim)), kernels=kernels)
-        own = _width(x, x.dtype)
-        norms = (_traced_norm(x, along, own),) if wanted.norm else ()
-        if wanted.dtype is None:
-            return norms
-        y, _ = _traced_normalize(x, along, wanted.eps, wanted.zero_nan, wanted.dtype, None)
-        return y, *norms
+    def derivative(function: Callable[..., jax.Array]) -> jax.Array:
+        found: jax.Array = jax.jvp(lambda x: function(x, wanted, kernels), primals, tangents)[1]
+        return found
 
-    (x,) = primals
-    _, derivatives = jax.jvp(traced, primals, tangents)
-    return _rows(x, wanted, kernels), derivatives
+    derivatives = []
+    if native.turns(x, wanted):
+        derivatives.append(native.turn(x, dx, wanted, kernels, _traced_unit))
+    elif wanted.dtype is not None:
+        derivatives.append(derivative(_traced_unit))
+    if wanted.norm:
+        derivatives.append(derivative(_traced_length))
+    return _rows(x, wanted, kernels), tuple(derivatives)
+
+
+def _traced_unit(x: jax.Array, wanted: native.Wanted, kernels: int) -> jax.Array:
+    assert wanted.dtype is not None
+    along = _along(x, wanted, kernels)
+    return _traced_normalize(x, along, wanted.eps, wanted.zero_nan, wanted.dtype, None)[0]
+
+
+def _traced_length(x: jax.Array, wanted: native.Wanted, kernels: int) -> jax.Array:
+    return _traced_norm(x, _along(x, wanted, kernels), _width(x, x.dtype))
+
+
+def _along(x: jax.Array, wanted: native.Wanted, kernels: int = native.OFF) -> Along:
+    return Along(tuple(range(x.ndim - wanted.last, x.ndim)), kernels=kernels)
 
 
 def _traced_normalize(
@@ -166,7 +182,7 @@ def _traced_norm(x: jax.Array, along: Along, dtype: np.dtype[Any]) -> jax.Array:
 
 def _formula(x: jax.Array, wanted: native.Wanted, wide: bool) -> tuple[jax.Array, ...]:
     """What `native.rows` does, for XLA to compile; `wide` where float64 is at hand."""
-    along = Along(tuple(range(x.ndim - wanted.last, x.ndim)))
+    along = _along(x, wanted)
     if wide and x.dtype != np.float64:
         return _wide_formula(x, along.axes, wanted)
     own = _parts(x, _width(x, x.dtype))
@@ -371,6 +387,8 @@ def _polar_jvp(along: Along, primals: tuple[Parts], tangents: tuple[Parts]) -> t
     polar = _polar(along, x)
     u, _, power, rest = polar
     power = lax.stop_gradient(power)
-    growth = _dot(along, u, dx)
-    turn = tuple((d - p * growth) * power * rest for d, p in zip(dx, u, strict=True))
-    return polar, Polar(turn, growth, jnp.zeros_like(power), -rest * (growth * power * rest))
+    # Divided first: what is lost below the range, or leaves it, the result has no room for either.
+    over = tuple(d * power * rest for d in dx)
+    growth = _dot(along, u, over)
+    turn = tuple(d - p * growth for d, p in zip(over, u, strict=True))
+    return polar, Polar(turn, _dot(along, u, dx), jnp.zeros_like(power), -rest * growth)

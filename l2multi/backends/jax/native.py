@@ -1,10 +1,10 @@
-"""The Numba kernels inside programs that XLA compiles for a CPU, as one primitive.
+"""The Numba kernels inside programs that XLA compiles for a CPU, as two primitives.
 
 `rows` takes real vectors along the last axes to their unit vectors, and to their norms and inverses
-of these. How is decided when a program is lowered, for only then are platform and devices
-known: on one CPU a custom call runs the kernel, and everywhere else, and in what `jax.export`
-writes down for other processes, XLA compiles the functions of `functions`. Those are given to the
-primitive, which knows no formula.
+of these; `turn` is the derivative of the first. How is decided when a program is lowered, for only
+then are platform and devices known: on one CPU a custom call runs the kernel, and everywhere else,
+and in what `jax.export` writes down for other processes, XLA compiles the functions of `functions`.
+Those are given to the primitives, which know no formula.
 
 Nobody waits for a compiler other than XLA: a program made before its kernel is there goes without.
 
@@ -27,30 +27,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 from l2multi import _registry
 
 ENVIRONMENT = "L2MULTI_JAX_KERNELS"
 _ON = os.environ.get(ENVIRONMENT) != "0"
 _TARGET = "l2multi_rows"
-_UNIT, _NORM = 1, 2  # as `l2multi.backends.numba.foreign` has them
+_UNIT, _NORM, _TURN = 1, 2, 4  # as `l2multi.backends.numba.foreign` has them
 
-# What kernels take and give.
+# What kernels take and give, and those narrow ones whose derivatives they know.
 _KINDS = ("float64", "float32", "float16", "bfloat16")
+_NARROW = _KINDS[1:]
 # Platforms that compute in float64, whatever JAX's setting for users' arrays.
 WIDE = ("cpu", "cuda", "rocm")
 
 Axes = tuple[int, ...]
-# ``(x, wanted, wide)`` to what `rows` returns; `wide` on a platform of `WIDE`.
-Formula = Callable[..., tuple[jax.Array, ...]]
+# For `rows` ``(x, wanted, wide)`` to what it returns, `wide` on a platform of `WIDE`; for `turn`
+# ``(x, wanted, kernels)`` to the unit vectors.
+Formula = Callable[..., Any]
 
 _forced: ContextVar[int | None] = ContextVar("l2multi_jax_native", default=None)
 
 # What `allowed` gives; WAIT has programs wait for a kernel's compilation.
 OFF, WAIT = 0, -1
 _era = 1
-_later: set[tuple[np.dtype[Any], np.dtype[Any]]] = set()
+_later: set[tuple[np.dtype[Any], np.dtype[Any], str]] = set()
+# Load-once caches.
+_kept: list["Programs"] = []
 
 
 def allowed() -> int:
@@ -62,11 +66,34 @@ def allowed() -> int:
     if wish is not None:
         return wish
     if _later:
-        for pair in tuple(_later):
-            if not _registry.load("numba").pending_for_xla(*pair):  # type: ignore[attr-defined]
-                _later.discard(pair)
+        for work in tuple(_later):
+            if not _registry.load("numba").pending_for_xla(*work):  # type: ignore[attr-defined]
+                _later.discard(work)
                 _era += 1
     return _era if _ON else OFF
+
+
+class Programs(dict[tuple[Any, ...], Any]):
+    """Programs by the arguments of ``make(*arguments, kernels)``; kept while no kernel is on its
+    way with which one of them would be another."""
+
+    # Who passes ever new numbers has them made again.
+    _MOST = 256
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = functools.lru_cache(self._MOST)(make)
+        _kept.append(self)
+
+    def __missing__(self, key: tuple[Any, ...]) -> Any:
+        self[key] = made = self._make(*key, allowed())
+        if _later or _forced.get() is not None or len(self) > self._MOST:
+            self.clear()
+        return made
+
+
+def _forget() -> None:
+    for programs in _kept:
+        programs.clear()
 
 
 @contextlib.contextmanager
@@ -74,6 +101,7 @@ def use(wish: bool) -> Iterator[None]:
     """Within this block and thread, switch custom calls on, with programs that wait for kernels, or
     off. For tests and benchmarks."""
     token = _forced.set(WAIT if wish else OFF)
+    _forget()
     try:
         yield
     finally:
@@ -93,7 +121,9 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
 
 def would_run(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> bool:
     """Whether a program for one CPU would call a kernel now."""
-    return bool(allowed() and serves(x, axes, dtype) and _kernel(x.dtype, dtype, False) is not None)
+    if not allowed() or not serves(x, axes, dtype):
+        return False
+    return _kernel(x.dtype, dtype, "rows", False) is not None
 
 
 class Wanted(NamedTuple):
@@ -117,8 +147,21 @@ def rows(x: jax.Array, wanted: Wanted, kernels: int, formula: Formula) -> tuple[
     return tuple(results)
 
 
+def turn(x: jax.Array, d: jax.Array, wanted: Wanted, kernels: int, formula: Formula) -> jax.Array:
+    """How the unit vectors change as `x` moves by `d`, all of one dtype: linear in `d`, and its own
+    transpose."""
+    moved: jax.Array = _turn.bind(x, d, wanted=wanted, kernels=kernels, formula=formula)
+    return moved
+
+
+def turns(x: jax.Array, wanted: Wanted) -> bool:
+    """Whether `turn` can take an `x` that `rows` takes."""
+    return x.dtype == wanted.dtype and x.dtype.name in _NARROW
+
+
 _rows: Any = Primitive("l2multi_rows")
 _rows.multiple_results = True
+_turn: Any = Primitive("l2multi_turn")
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -134,86 +177,138 @@ def _shapes(x: Any, *, wanted: Wanted, **_: Any) -> list[Any]:
 
 
 _rows.def_abstract_eval(_shapes)
+_turn.def_abstract_eval(lambda x, d, **_: d.update(weak_type=False))
 
 
 @functools.lru_cache(256)
-def _program(parameters: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(functools.partial(_rows.bind, **dict(parameters)))
+def _program(primitive: Any, parameters: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(functools.partial(primitive.bind, **dict(parameters)))
 
 
-def _evaluate(x: jax.Array, **parameters: Any) -> Any:
+def _evaluate(primitive: Any, *arrays: jax.Array, **parameters: Any) -> Any:
     """By a program of its own, also where programs are switched off: nothing else can do it."""
     with jax.disable_jit(False), jax.debug_nans(False):
-        return _program(tuple(parameters.items()))(x)
+        return _program(primitive, tuple(parameters.items()))(*arrays)
 
 
-_rows.def_impl(_evaluate)
+def _batch(primitive: Any, arrays: Any, dimensions: Any, **parameters: Any) -> Any:
+    (size,) = {x.shape[k] for x, k in zip(arrays, dimensions, strict=True) if k is not None}
+    moved = (
+        jnp.broadcast_to(x, (size, *x.shape)) if k is None else jnp.moveaxis(x, k, 0)
+        for x, k in zip(arrays, dimensions, strict=True)
+    )
+    results = primitive.bind(*moved, **parameters)
+    return results, [0] * len(results) if primitive.multiple_results else 0
 
 
-def _batch(arrays: Any, dimensions: Any, **parameters: Any) -> tuple[Any, list[int]]:
-    (x,), (dimension,) = arrays, dimensions
-    results = _rows.bind(jnp.moveaxis(x, dimension, 0), **parameters)
-    return results, [0] * len(results)
+for _primitive in (_rows, _turn):
+    _primitive.def_impl(functools.partial(_evaluate, _primitive))
+    batching.primitive_batchers[_primitive] = functools.partial(_batch, _primitive)
 
 
-batching.primitive_batchers[_rows] = _batch
+def _turn_jvp(primals: Any, tangents: Any, *, wanted: Wanted, **parameters: Any) -> Any:
+    (x, d), (dx, dd) = primals, tangents
+    value = turn(x, d, wanted, **parameters)
+    if type(dx) is ad.Zero:
+        return value, turn(x, dd, wanted, **parameters)
+    function = functools.partial(_turn_formula, False, wanted=wanted, **parameters)
+    dd = jnp.zeros_like(d) if type(dd) is ad.Zero else dd
+    return value, jax.jvp(function, primals, (dx, dd))[1]
 
 
-def _by_formula(
+def _turn_transpose(moved: Any, x: Any, d: Any, **parameters: Any) -> tuple[None, Any]:
+    return None, moved if type(moved) is ad.Zero else turn(x, moved, **parameters)
+
+
+ad.primitive_jvps[_turn] = _turn_jvp
+ad.primitive_transposes[_turn] = _turn_transpose
+
+
+def _rows_formula(
     wide: bool, x: jax.Array, *, wanted: Wanted, formula: Formula, **_: Any
 ) -> list[jax.Array]:
     return list(formula(x, wanted, wide))
 
 
-def _by_kernel(kernel: int, x: jax.Array, *, wanted: Wanted, **_: Any) -> list[jax.Array]:
-    n = math.prod(x.shape[x.ndim - wanted.last :])
+def _turn_formula(
+    wide: bool, x: jax.Array, d: jax.Array, *, wanted: Wanted, kernels: int, formula: Formula
+) -> jax.Array:
+    moved: jax.Array = jax.jvp(lambda x: formula(x, wanted, kernels), (x,), (d,))[1]
+    return moved
+
+
+def _rows_kernel(kernel: int, x: jax.Array, *, wanted: Wanted, **_: Any) -> list[jax.Array]:
     shape: Any = jax.ShapeDtypeStruct
     shapes = [] if wanted.dtype is None else [shape(x.shape, wanted.dtype)]
     if wanted.norm:
-        shapes.append(shape((x.size // n, 3), _wide(x.dtype)))
-    results = jax.ffi.ffi_call(_TARGET, shapes)(
-        x,
-        eps=np.float64(wanted.eps),
-        kernel=np.int64(kernel),
-        n=np.int64(n),
-        results=np.int64((wanted.dtype is not None) * _UNIT + wanted.norm * _NORM),
-        zero=np.float64(math.nan if wanted.zero_nan else 1.0),
-    )
+        shapes.append(shape((math.prod(wanted.few(x.shape)), 3), _wide(x.dtype)))
+    results = (wanted.dtype is not None) * _UNIT + wanted.norm * _NORM
+    found = _call(shapes, wanted, kernel, results, x)
     if not wanted.norm:
-        return list(results)
-    *unit, three = results
+        return found
+    *unit, three = found
     return [*unit, *(three[:, k].reshape(wanted.few(x.shape)) for k in range(3))]
 
 
-def _lower(context: Any, x: Any, **parameters: Any) -> Any:
+def _turn_kernel(kernel: int, x: jax.Array, d: jax.Array, *, wanted: Wanted, **_: Any) -> jax.Array:
+    shape: Any = jax.ShapeDtypeStruct
+    moved: jax.Array
+    (moved,) = _call([shape(x.shape, x.dtype)], wanted, kernel, _TURN, x, d)
+    return moved
+
+
+def _call(
+    shapes: list[Any], wanted: Wanted, kernel: int, results: int, *arrays: jax.Array
+) -> list[Any]:
+    shape = arrays[0].shape
+    found: Any = jax.ffi.ffi_call(_TARGET, shapes)(
+        *arrays,
+        eps=np.float64(wanted.eps),
+        kernel=np.int64(kernel),
+        n=np.int64(math.prod(shape[len(shape) - wanted.last :])),
+        results=np.int64(results),
+        zero=np.float64(math.nan if wanted.zero_nan else 1.0),
+    )
+    return list(found)
+
+
+def _lower(work: str, by_kernel: Any, by_formula: Any) -> Callable[..., Any]:
     """For a CPU: the kernel where one device runs the program of this very process."""
-    module = context.module_context
-    alone = getattr(module.axis_context, "num_devices", 0) in (None, 1)
-    exported = module.lowering_parameters.for_export
-    kernel = None
-    if parameters["kernels"] and alone and not exported:
-        (aval,) = context.avals_in
-        wait = parameters["kernels"] == WAIT
-        kernel = _kernel(aval.dtype, parameters["wanted"].dtype or aval.dtype, wait)
-    if kernel is None:
-        return _lower_wide(context, x, **parameters)
-    with jax.enable_x64(True):
-        function = functools.partial(_by_kernel, kernel)
-        return mlir.lower_fun(function, multiple_results=True)(context, x, **parameters)
+    several = work == "rows"
+
+    def lower(context: Any, *arrays: Any, **parameters: Any) -> Any:
+        module = context.module_context
+        alone = getattr(module.axis_context, "num_devices", 0) in (None, 1)
+        exported = module.lowering_parameters.for_export
+        kernel = None
+        if parameters["kernels"] and alone and not exported:
+            dtype = context.avals_in[0].dtype
+            wait = parameters["kernels"] == WAIT
+            kernel = _kernel(dtype, parameters["wanted"].dtype or dtype, work, wait)
+        if kernel is None:
+            return by_formula(context, *arrays, **parameters)
+        with jax.enable_x64(True):
+            function = functools.partial(by_kernel, kernel)
+            return mlir.lower_fun(function, several)(context, *arrays, **parameters)
+
+    return lower
 
 
-def _lower_formula(wide: bool) -> Any:
-    return mlir.lower_fun(functools.partial(_by_formula, wide), multiple_results=True)
+for _primitive, _work, _by_kernel, _by_formula in (
+    (_rows, "rows", _rows_kernel, _rows_formula),
+    (_turn, "turn", _turn_kernel, _turn_formula),
+):
+    _several = _primitive.multiple_results
+    _narrow, _wider = (
+        mlir.lower_fun(functools.partial(_by_formula, wide), _several) for wide in (False, True)
+    )
+    mlir.register_lowering(_primitive, _narrow)
+    mlir.register_lowering(_primitive, _lower(_work, _by_kernel, _wider), platform="cpu")
+    for _platform in WIDE[1:]:
+        mlir.register_lowering(_primitive, _wider, platform=_platform)
 
 
-_lower_wide = _lower_formula(True)
-mlir.register_lowering(_rows, _lower_formula(False))
-mlir.register_lowering(_rows, _lower, platform="cpu")
-for _platform in WIDE[1:]:
-    mlir.register_lowering(_rows, _lower_wide, platform=_platform)
-
-
-def _kernel(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> int | None:
+def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str, wait: bool) -> int | None:
     """The number of the kernel, compiled and known to XLA, or None where there is none (yet)."""
     if not _interface():
         return None
@@ -221,9 +316,10 @@ def _kernel(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> int | None:
         numba: Any = _registry.load("numba")
     except ImportError:
         return None
-    found = numba.for_xla(x, y, wait)
+    found = numba.for_xla(x, y, work, wait)
     if found == "later":
-        _later.add((x, y))
+        _later.add((x, y, work))
+        _forget()
     if found is None or found == "later":
         return None
     handler, kernel = found

@@ -213,25 +213,34 @@ def check() -> None:
     objects.address(_SHORT)
 
 
-def _for_xla(pair: _Pair) -> tuple[objects.Unit, ...]:
-    return (_FOREIGN, _TEAM, _HELPER, pair.unit("rows"), pair.unit("bundles"))
+# For XLA: workers by what is to be done, and their slots in the table.
+_FOR_XLA = {
+    "rows": {"rows": records.FOREIGN_ROWS, "bundles": records.FOREIGN_BUNDLES},
+    "turn": {"turn": records.FOREIGN_TURN},
+}
 
 
-def pending_for_xla(x: np.dtype[Any], y: np.dtype[Any]) -> bool:
+def _for_xla(pair: _Pair, work: str) -> tuple[objects.Unit, ...]:
+    return (_FOREIGN, _TEAM, _HELPER, *map(pair.unit, _FOR_XLA[work]))
+
+
+def pending_for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> bool:
     """Whether what `for_xla` said would be there later is not there yet; asks for no lock."""
-    units = _for_xla(_pair(x, y))
+    units = _for_xla(_pair(x, y), work)
     return not objects.linked(*units) and objects.failure(*units) is None
 
 
-def for_xla(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> tuple[int, int] | str | None:
+def for_xla(
+    x: np.dtype[Any], y: np.dtype[Any], work: str, wait: bool
+) -> tuple[int, int] | str | None:
     """For programs that XLA compiles for the CPU: the address of the handler, and the number of the
-    kernel for rows of `x` to rows of `y`. None if there will never be one; "later" if it is being
-    prepared, and nobody is to `wait`."""
+    kernels that take `x` to `y`; `work` is "rows" or, for their derivative, "turn". None if there
+    will never be any; "later" if they are being prepared, and nobody is to `wait`."""
     pair = _pair(x, y)
     kinds = pair.source.kind, pair.target.kind
     if any(kind not in records.FOREIGN_KINDS for kind in kinds):
         return None
-    units = _for_xla(pair)
+    units = _for_xla(pair, work)
     if not wait and not objects.cached(*units):
         objects.request(*units)
         return "later" if objects.failure(*units) is None else None
@@ -242,7 +251,9 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], wait: bool) -> tuple[int, int] |
     except ImportError:
         return None
     launch.open_pool(team, helper)
-    launch.open_foreign(number, *workers, pair.source.size, pair.target.size)
+    sizes = {records.FOREIGN_READ: pair.source.size, records.FOREIGN_WRITE: pair.target.size}
+    slots = dict(zip(_FOR_XLA[work].values(), workers, strict=True))
+    launch.open_foreign(number, slots | sizes)
     return handler, number
 
 

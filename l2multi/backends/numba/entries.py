@@ -241,6 +241,24 @@ def bundles(source: Kind, target: Kind) -> Any:
     return worker
 
 
+def turn(source: Kind, target: Kind) -> Any:
+    """Derivatives along rows of neighbouring elements, one after the other: all of one kind."""
+    row, size = kernels.one_turn(source), source.size
+    assert target is source
+
+    @numba.cfunc(WORKER, error_model="numpy")
+    def worker(first, last, call):
+        x, y, d = get_int(call, records.X), get_int(call, records.Y), get_int(call, records.MOVES)
+        n, eps = get_int(call, records.N), get_double(call, records.EPS)
+        _, _, stream = memory(call, size, size)
+        for at in range(first * n * size, last * n * size, n * size):
+            row(x + at, d + at, y + at, n, eps, stream)
+        if stream:
+            simd.fence()
+
+    return worker
+
+
 # By name.
 WORKERS = {
     "rows": rows,
@@ -249,6 +267,7 @@ WORKERS = {
     "packed": packed,
     "part_sum": part_sum,
     "part_scale": part_scale,
+    "turn": turn,
 }
 
 

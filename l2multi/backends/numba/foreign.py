@@ -27,7 +27,7 @@ _DATA, _RANK, _SIZES = 3, 4, 5
 _NEW_ERROR = 6  # of the table of functions
 # The attributes, which XLA sorts by name.
 EPS, KERNEL, N, RESULTS, ZERO = range(5)
-UNIT, NORM = 1, 2  # of `results`
+UNIT, NORM, TURN = 1, 2, 4  # of `results`; the last alone
 
 # Bytes of an output from which huge pages are asked for, as NumPy does and XLA does not; and
 # Linux's word for it.
@@ -40,7 +40,7 @@ _report = simd.calling(types.intp(types.intp))
 
 def handler() -> Any:
     """Rows of x, of `n` elements, to unit vectors and to norms with inverses (see `records`),
-    whichever is wanted."""
+    whichever is wanted; or x and what it moves by to how unit vectors turn."""
     table_at = simd.symbol(records.FOREIGN, launch.foreign_table())
     new_record, new_batch, new_error = map(simd.room, (records.CALL, 4, 4))
     message = simd.text("l2multi: this process has not prepared the kernel")
@@ -62,10 +62,13 @@ def handler() -> Any:
         table = table_at()
         pair = table + 8 * records.FOREIGN_PAIR * get_int(number(attributes, KERNEL), 0)
         pool = get_int(table, records.FOREIGN_POOL)
+        n, wanted = get_int(number(attributes, N), 0), get_int(number(attributes, RESULTS), 0)
         worker, bundles = (
             get_int(pair, records.FOREIGN_ROWS),
             get_int(pair, records.FOREIGN_BUNDLES),
         )
+        if wanted & TURN:
+            worker, bundles = get_int(pair, records.FOREIGN_TURN), 0
         if worker == 0 or pool == 0:
             error = new_error()
             set_int(error, 0, 32)
@@ -77,10 +80,9 @@ def handler() -> Any:
         total = 1
         for axis in range(get_int(buffer, _RANK)):
             total *= get_int(get_int(buffer, _SIZES), axis)
-        n, wanted = get_int(number(attributes, N), 0), get_int(number(attributes, RESULTS), 0)
         count = total // n
         y = norms = 0
-        if wanted & UNIT:
+        if wanted & (UNIT | TURN):
             y = get_int(get_int(results, 0), _DATA)
         if wanted & NORM:
             norms = get_int(get_int(results, 1 if y else 0), _DATA)
@@ -91,6 +93,8 @@ def handler() -> Any:
         zero_root = get_double(number(attributes, ZERO), 0)
         x, call = get_int(buffer, _DATA), new_record()
         team.enter(call, x, y, norms, three, n, 1, 0, 0, eps, zero_root, total, pool, threads)
+        if wanted & TURN:
+            set_int(call, records.MOVES, get_int(get_int(get_int(frame, _ARGUMENTS), 1), _DATA))
         if n <= LANES and count >= LANES and bundles != 0:
             batch = new_batch()
             set_int(batch, 0, count)

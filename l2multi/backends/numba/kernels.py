@@ -32,6 +32,7 @@ from l2multi.backends.numba.simd import (
     get,
     get_int,
     mul,
+    muladd,
     put,
     splat,
 )  # fmt: skip
@@ -624,3 +625,51 @@ def one_bundle(source: Kind, target: Kind) -> Any:
             store(v, y + k * written, step_y, count, table_y)
 
     return bundle
+
+
+def one_turn(kind: Kind) -> Any:
+    """A function: how the unit vector u of `x` changes as `x` moves by `d`. That is
+    ``(d - u (u . d)) / norm``, or ``d / eps`` where the norm is at most `eps`, or 0 where it is 0.
+
+    As a matrix it is symmetric, so that it serves derivatives forwards and backwards. `kind` is
+    narrow: no product of three of its numbers leaves the range of float64.
+    """
+    load, load_some = simd.loads(kind)
+    store, store_some = simd.stores(kind)
+    past = simd.streaming(kind)
+    size, step, boundary = kind.size, kind.size * LANES, simd.boundary(kind)
+
+    @device
+    def turned(v, w, factor, back):
+        return canonical(muladd(v, back, mul(w, factor)))
+
+    @device
+    def turn(x, d, y, n, eps, stream):
+        left, whole = n % LANES, n - n % LANES
+        squares = products = splat(0.0)
+        for k in range(0, whole * size, step):
+            v, w = load(x + k, 0), load(d + k, 0)
+            squares, products = muladd(v, v, squares), muladd(v, w, products)
+        at = whole * size
+        if left:
+            v, w = load_some(x + at, left, 0), load_some(d + at, left, 0)
+            squares, products = muladd(v, v, squares), muladd(v, w, products)
+        square = simd.sum_lanes(squares)
+        length = simd.root(square)
+        if length <= eps:
+            factor, back = 1.0 / eps if eps > 0.0 else 0.0, 0.0
+        else:
+            factor = 1.0 / length
+            back = -factor * (simd.sum_lanes(products) / square)
+        factors, backs = splat(factor), splat(back)
+        if stream and (y | at + left * size) % boundary == 0:
+            for k in range(0, at, step):
+                past(turned(load(x + k, 0), load(d + k, 0), factors, backs), y + k, 0)
+        else:
+            for k in range(0, at, step):
+                store(turned(load(x + k, 0), load(d + k, 0), factors, backs), y + k, 0)
+        if left:
+            v, w = load_some(x + at, left, 0), load_some(d + at, left, 0)
+            store_some(turned(v, w, factors, backs), y + at, left, 0)
+
+    return turn

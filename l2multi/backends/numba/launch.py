@@ -89,11 +89,11 @@ def open_pool(team: int, helper: int) -> None:
     slots[records.LIMIT] = 1 if _forked else _cores()
 
 
-def open_foreign(pair: int, *values: int) -> None:
-    """Enter the kernels for one pair of kinds, and the sizes of its elements."""
+def open_foreign(pair: int, entries: dict[int, int]) -> None:
+    """Enter kernels for one pair of kinds, and the sizes of its elements, into their slots."""
     slots = _slots(foreign_table(), records.FOREIGN_SIZE)
-    first = pair * records.FOREIGN_PAIR
-    slots[first : first + len(values)] = values
+    for slot, value in entries.items():
+        slots[pair * records.FOREIGN_PAIR + slot] = value
     slots[records.FOREIGN_POOL] = pool()
 
 

@@ -42,8 +42,10 @@ nothing, so that both sides can read it.
     UP,
     DOWN,
     PLAIN,
+    # For `turn` alone: the address of what x moves by.
+    MOVES,
     CALL,  # the length of the record
-) = range(31)
+) = range(32)
 
 # The pool of threads; see `team`. What different threads write lies on cache lines of its own.
 TICKET = 0  # generation, helpers still wanted, shares not yet taken; see `team`
@@ -68,7 +70,7 @@ POOL_SIZE = 56
 # number, its workers and the bytes of its elements; then the address of the pool.
 FOREIGN = "l2multi_foreign"
 FOREIGN_KINDS = ("float64", "float32", "float16", "bfloat16")
-FOREIGN_ROWS, FOREIGN_BUNDLES, FOREIGN_READ, FOREIGN_WRITE, FOREIGN_PAIR = range(5)
+FOREIGN_READ, FOREIGN_WRITE, FOREIGN_ROWS, FOREIGN_BUNDLES, FOREIGN_TURN, FOREIGN_PAIR = range(6)
 FOREIGN_POOL = FOREIGN_PAIR * len(FOREIGN_KINDS) ** 2
 FOREIGN_SIZE = FOREIGN_POOL + 1
 

@@ -459,6 +459,12 @@ def mul(builder: Any, a: Value, b: Value) -> Value:
     return builder.fmul(a, b)
 
 
+@_intrinsic(lanes, lanes, lanes, lanes)
+def muladd(builder: Any, a: Value, b: Value, c: Value) -> Value:
+    """a * b + c, rounded once where the machine can: not for what has its bits specified."""
+    return _call(builder, f"llvm.fmuladd.v{LANES}f64", a.type, a, b, c)
+
+
 @_intrinsic(lanes, lanes, lanes)
 def div(builder: Any, a: Value, b: Value) -> Value:
     """a / b."""
