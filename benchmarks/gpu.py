@@ -1,9 +1,10 @@
 """On an accelerator: l2multi against what people write in JAX and torch, and the device's own copy.
 
-``python -m benchmarks.gpu DIRECTORY`` writes ``gpu-CHIP-DATE.md`` there: a table of the bandwidth
-reached, in GB/s of bytes read and written, and as a share of that of a copy from device to device.
-All contenders run in one process, in turns. torch takes part where it is installed and sees a GPU
-(on a machine without one, torch and JAX are both compared on the CPU, which is what the tests do).
+``python -m benchmarks.gpu DIRECTORY`` writes ``gpu-CHIP-DATE.md`` there: what each formulation is
+to the compiler, and a table of the bandwidth reached, in GB/s of bytes read and written, and as a
+share of that of a copy from device to device. All contenders run in one process, in turns. torch
+takes part where it is installed and sees a GPU (on a machine without one, torch and JAX are both
+compared on the CPU, which is what the tests do).
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import l2multi as l2
 from benchmarks import common, race
@@ -30,6 +32,49 @@ Call = Callable[[], Any]
 def naive(x: jax.Array) -> jax.Array:
     """What most people write."""
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def three_sums(x: jax.Array) -> jax.Array:
+    """Safe in float32: squares of x, of x times a large power of two and over it, in one pass."""
+    wide, up, down = x.astype(np.float32), 2.0**96, 2.0**-96
+    plain, more, less = (
+        jnp.square(wide * scale).sum(-1, keepdims=True) for scale in (1.0, up, down)
+    )
+    small, fits = plain < 2.0**-66, plain < jnp.inf
+    root = jnp.sqrt(jnp.where(small, more, jnp.where(fits, plain, less)))
+    scale = jnp.where(small, up, jnp.where(fits, 1.0, down))
+    return (wide * scale / jnp.where(root == 0, 1.0, root)).astype(x.dtype)
+
+
+def rescue(x: jax.Array) -> jax.Array:
+    """Safe in float32: one sum, and `three_sums` where that has left the range in any row."""
+    wide = x.astype(np.float32)
+    plain = jnp.square(wide).sum(-1, keepdims=True)
+    safe = ((plain >= 2.0**-66) & (plain < jnp.inf)).all()
+    y: jax.Array = lax.cond(
+        safe, lambda: (wide / jnp.sqrt(plain)).astype(x.dtype), lambda: three_sums(x)
+    )
+    return y
+
+
+# Ways to be right for every vector; that of l2multi is one sum in float64, where there is float64.
+FORMULATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "l2multi": lambda x: l2.normalize(x),
+    "three float32 sums": three_sums,
+    "one, and three if needed": rescue,
+}
+
+
+def programs() -> Iterator[str]:
+    """A table of what the formulations are lowered to for CUDA, which needs no GPU: XLA makes one
+    kernel, that reads and writes memory once, of one sum and no choice between operands."""
+    yield "| float32 rows, for CUDA | sums | selects | branches | float64 |"
+    yield "| --- " * 5 + "|"
+    x = jax.ShapeDtypeStruct((4096, 1024), np.float32)
+    for name, function in {**FORMULATIONS, "x / norm, not safe": naive}.items():
+        text = jax.jit(function).trace(x).lower(lowering_platforms=("cuda",)).as_text()
+        counts = (text.count(f"stablehlo.{op}") for op in ("reduce(", "select", "case"))
+        yield f"| {name} | {' | '.join(map(str, counts))} | {'yes' if 'f64>' in text else 'no'} |"
 
 
 def ready(function: Callable[[Any], Any], x: jax.Array) -> Call:
@@ -70,7 +115,7 @@ def cell(megabytes: float, n: int, dtype: str, budget: float) -> dict[str, float
     key = jax.random.key(0)
     x = jax.random.normal(key, (rows, n), kind).block_until_ready()
     calls = {
-        "l2multi": ready(jax.jit(l2.normalize), x),
+        **{name: ready(jax.jit(function), x) for name, function in FORMULATIONS.items()},
         "jax.jit of the formula": ready(jax.jit(naive), x),
         COPY: ready(jax.jit(jnp.copy), x),
         **torch_calls(np.asarray(x), dtype),
@@ -86,6 +131,9 @@ def table(sizes: tuple[float, ...], budget: float) -> Iterator[str]:
     yield f"# {chip}, {today}"
     yield ""
     yield f"`python -m benchmarks.gpu`, commit {race.commit()}, jax {jax.__version__}."
+    yield ""
+    yield from programs()
+    yield ""
     yield "GB/s read and written (medians), and in parentheses the share of the device copy's."
     names: list[str] = []
     for dtype in DTYPES:

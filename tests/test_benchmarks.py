@@ -7,11 +7,14 @@ import itertools
 import json
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import benchmarks
@@ -203,10 +206,25 @@ def test_gpu_benchmark_writes_a_record(tmp_path: Path, monkeypatch: pytest.Monke
     assert gpu.main([str(tmp_path), "--megabytes", "0.01", "--budget", "0"]) == 0
     (record,) = tmp_path.glob("gpu-*.md")
     lines = record.read_text().splitlines()
-    cells = [line.split("|")[1:-1] for line in lines if line.startswith(("| float", "| bfloat"))]
+    cells = [line.split("|")[1:-1] for line in lines if re.match(r"\| b?float\d+ \|", line)]
     assert len(cells) == len(gpu.DTYPES) * 2
     assert all(len(row) >= 6 for row in cells), "a contender failed"
-    assert any("l2multi | jax.jit of the formula | copy" in line for line in lines)
+    names = " | ".join(gpu.FORMULATIONS)
+    assert any(f"{names} | jax.jit of the formula | copy" in line for line in lines)
+
+
+def test_formulations_for_gpu() -> None:
+    """All are right where the textbook formula is not; ours alone is one sum without a choice."""
+    x = np.array([[3, 4], [3e30, 4e30], [3e-30, 4e-30], [0, 0]], np.float32)
+    for function in gpu.FORMULATIONS.values():
+        for rows in (x, x[:1]):
+            want = [[0.6, 0.8]] * 3 + [[0, 0]]
+            np.testing.assert_allclose(jax.jit(function)(rows), want[: len(rows)], rtol=1e-6)
+    _, _, ours, three, rescued, naive = gpu.programs()
+    assert ours == "| l2multi | 1 | 0 | 0 | yes |"
+    assert naive == "| x / norm, not safe | 1 | 0 | 0 | no |"
+    assert [int(cell) for cell in three.split("|")[2:5]] == [3, 4, 0]
+    assert [int(cell) for cell in rescued.split("|")[2:5]] == [5, 4, 1]
 
 
 def test_jax_on_a_cpu_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
