@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi.backends.numba import _own, build, entries, launch, objects
+from l2multi._summation import LANES
+from l2multi.backends.numba import (
+    _own,
+    _Pair,
+    _run,
+    _threads,
+    build,
+    entries,
+    launch,
+    objects,
+    records,
+)  # fmt: skip
 
 
 def run(script: str, **environment: str) -> str:
@@ -551,6 +562,31 @@ def test_the_short_way(dtype: str, shape: tuple[int, ...]) -> None:
     assert pair.short(x, y, None, 0.0)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "c8"])
+@pytest.mark.parametrize("shape", [(3, 70_001), (1, 2**19), (20_001, 3), (600, 16), (513, 1)])
+def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
+    """Short vectors and long ones are left alone until what serves them is linked."""
+    x = np.random.default_rng(1).uniform(-3, 3, shape).astype(dtype)
+    if dtype == "f8":
+        x[:2] *= 1e200
+    y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
+    pair = _Pair(x.dtype, x.dtype)
+    assert all(map(objects.address, (("short",), ("team",), ("helper",))))
+    parts = shape[1] * pair.source.parts
+    served = parts > LANES and (parts < 2 * records.SPLIT or _threads() == 1)
+    assert pair.short(x, y, norms, 0.0) == served
+    assert served or (y == 1).all()
+    with launch.force("parallel"):
+        _run(pair, x, np.ones_like(x), None, (1,), 0.0, 1.0)
+    assert pair.short(x, y, norms, 0.0)
+    want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
+    assert y.tobytes() == want.tobytes()
+    assert norms.tobytes() == np.asarray(lengths).tobytes()
+    if parts >= 2 * records.SPLIT:
+        long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
+        assert not pair.short(long, None, np.ones(1, x.real.dtype), 0.0) or served
+
+
 def test_the_short_way_declines() -> None:
     """Everything but contiguous arrays of these dtypes that fit and do not overlap."""
     x = np.ones((4, 6), np.float32)
@@ -571,7 +607,6 @@ def test_the_short_way_declines() -> None:
         (x.astype(np.float64), x),
         (x, np.empty((6, 4), np.float32).T),
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
-        (np.ones((2, 2**17), np.float32), np.empty((2, 2**17), np.float32)),
     ):
         before = target.copy()
         assert not short(source, target, None, 0.0)

@@ -32,9 +32,6 @@ _Table = list[tuple[int, ...]]
 # takes as long for so many.
 WAIT = 2**22
 
-# Elements from which the short way leaves long vectors to all threads.
-_LARGEST = 2**18
-
 _NO_TABLE = np.empty(0, np.uint8)
 
 
@@ -90,6 +87,7 @@ class _Pair:
         self.norm = rule.norm
         self.table_x = self.source.decode.ctypes.data
         self.table_y = self.target.encode.ctypes.data
+        self._bound = np.zeros(records.SHORT, np.int64)
 
     def unit(self, name: str) -> objects.Unit:
         """The worker of this name, for these dtypes."""
@@ -98,7 +96,7 @@ class _Pair:
     @functools.cached_property
     def short(self) -> Callable[..., bool]:
         """The short way in; see `entries.short`. Asks for "short" and "rows", linked."""
-        bound = np.zeros(records.SHORT, np.int64)
+        bound = self._bound
         for slot, value in (
             (records.WORKER, objects.address(self.unit("rows"))),
             (records.TYPE_X, id(self.x)),
@@ -109,7 +107,7 @@ class _Pair:
             (records.SHORT_PARTS, self.source.parts),
             (records.SHORT_TABLE_X, self.table_x),
             (records.SHORT_TABLE_Y, self.table_y),
-            (records.LARGEST, _LARGEST - 1),
+            (records.SHORT_RISKY, self.source.kind == "float64"),
             (records.SEVERAL, launch.PARALLEL),
             (records.SHORT_THREADS, id(_threads)),
             (records.SHORT_POOL, launch.pool()),
@@ -124,6 +122,11 @@ class _Pair:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, self)))
         method: Callable[..., bool] = _new_method(ctypes.byref(definition), bound, None)
         return method
+
+    def lengthen(self, slot: int, unit: objects.Unit) -> None:
+        """Tell the short way of what it can do without, linked by now."""
+        if not self._bound[slot]:
+            self._bound[slot] = objects.address(unit)
 
 
 class _MethodDef(ctypes.Structure):
@@ -374,6 +377,8 @@ def _run(
             eps, zero_root, x.size, launch.pool(), threads,
         ),
     )  # fmt: skip
+    if name == "bundles":
+        pair.lengthen(records.SHORT_BUNDLES, pair.unit(name))
     if name in ("columns", "bundles"):
         count = count // batch[-1][0] * tiles
     parts = n * pair.source.parts
@@ -389,6 +394,9 @@ def _run(
         )  # fmt: skip
         record.extend((*told, *[0] * (records.CALL - records.PART_SUM - len(told))))
         _function(_SPLIT, 2)(count, record.buffer_info()[0])
+        pair.lengthen(records.SHORT_PART_SUM, pair.unit("part_sum"))
+        pair.lengthen(records.SHORT_PART_SCALE, pair.unit("part_scale"))
+        pair.lengthen(records.SHORT_SPLIT, _SPLIT)  # the last, for it says that all are there
     else:
         worker = objects.address(pair.unit(name))
         _function(_TEAM, 3)(worker, count, record.buffer_info()[0])

@@ -15,8 +15,8 @@ from l2multi._summation import LANES
 from l2multi.backends.numba import foreign, kernels, records, simd, team
 from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, device, offset
 from l2multi.backends.numba.records import SPLIT
-from l2multi.backends.numba.simd import Kind, get, get_double, get_int, put, splat
-from l2multi.backends.numba.team import WORKER, launch, work
+from l2multi.backends.numba.simd import Kind, get, get_double, get_int, put, set_int, splat
+from l2multi.backends.numba.team import WORKER, launch, share, work
 
 # Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
 LET_GO = 2**12
@@ -283,11 +283,12 @@ def short() -> Any:
     The arguments are trusted to be arrays (`y` and `norms` may be None) and a float; the arrays'
     fields are read where NumPy's binary interface has them. True says that the vectors along the
     last axis have been done; False, that this call is not one for the short way and nothing has
-    been written: a long vector is for all threads, or the arrays do not fit each other, are not
-    contiguous, or overlap.
+    been written: what serves long vectors, or the shortest, is not linked, or the arrays do not fit
+    each other, are not contiguous, or overlap.
     """
 
-    record = simd.room(records.CALL)
+    record, table = simd.room(records.CALL), simd.room(BATCH)
+    scratch = simd.stack(records.SHORT_PARTS_MOST + 1)
     ask = simd.external("PyObject_CallNoArgs", simd.I64, simd.I64)
     number = simd.external("PyLong_AsLong", simd.I64, simd.I64)
 
@@ -310,11 +311,16 @@ def short() -> Any:
         total = 1
         for axis in range(axes):
             total *= get_int(sizes, axis)
+        if total == 0:
+            return simd.new_reference(no)
         n = get_int(sizes, axes - 1)
-        if total == 0 or (n >= 2 * SPLIT and total > get_int(own, records.LARGEST)):
-            return simd.new_reference(no)
-        if n * get_int(own, records.SHORT_PARTS) <= LANES and total >= BUNDLED * n:
-            return simd.new_reference(no)
+        count, parts = total // n, n * get_int(own, records.SHORT_PARTS)
+        worker = get_int(own, records.WORKER)
+        bundled = parts <= LANES and count >= BUNDLED
+        if bundled:
+            worker = get_int(own, records.SHORT_BUNDLES)
+            if worker == 0:
+                return simd.new_reference(no)
         y = norms = 0
         if get_int(arguments, 1) != get_int(own, records.NONE):
             y, axes_y, sizes_y, dtype, flags = array(get_int(arguments, 1))
@@ -341,6 +347,11 @@ def short() -> Any:
                 return 0
             threads = number(told)
             simd.disown(told)
+        split = threads > 1 and count < 2 * threads and parts >= 2 * SPLIT
+        if split and (
+            get_int(own, records.SHORT_SPLIT) == 0 or parts > SPLIT * records.SHORT_PARTS_MOST
+        ):
+            return simd.new_reference(no)
         pool, call = get_int(own, records.SHORT_POOL), record()
         team.enter(
             call, x, y, norms, get_int(own, records.SHORT_NORM_SIZE),
@@ -348,15 +359,31 @@ def short() -> Any:
             get_int(own, records.SHORT_TABLE_X), get_int(own, records.SHORT_TABLE_Y),
             get_double(get_int(arguments, 3) + HEAD, 0), 1.0, total, pool, threads,
         )  # fmt: skip
-        worker = get_int(own, records.WORKER)
+        if split or bundled:
+            batch = table()
+            set_int(batch, 0, count)
+            set_int(batch, 1, n * get_int(own, records.SIZE_X))
+            set_int(batch, 2, n * get_int(own, records.SIZE_Y))
+            set_int(batch, 3, get_int(own, records.SHORT_NORM_SIZE))
+            set_int(call, records.BATCH, batch)
+            set_int(call, records.BATCH_AXES, 1)
+        if bundled:
+            count = (count + LANES - 1) // LANES
+            set_int(call, records.TILES, count)
         if total < LET_GO:
-            work(worker, 0, total // n, call)
+            work(worker, 0, count, call)
             return simd.new_reference(get_int(own, records.TRUE))
         state = simd.let_go()
-        if threads > 1:
-            launch(get_int(pool, records.TEAM), worker, total // n, call)
+        if split:
+            set_int(call, records.PART_SUM, get_int(own, records.SHORT_PART_SUM))
+            set_int(call, records.PART_SCALE, get_int(own, records.SHORT_PART_SCALE))
+            set_int(call, records.RISKY, get_int(own, records.SHORT_RISKY))
+            set_int(call, records.SCRATCH, scratch())
+            share(get_int(own, records.SHORT_SPLIT), count, call)
+        elif threads > 1:
+            launch(get_int(pool, records.TEAM), worker, count, call)
         else:
-            work(worker, 0, total // n, call)
+            work(worker, 0, count, call)
         simd.take_back(state)
         return simd.new_reference(get_int(own, records.TRUE))
 

@@ -85,7 +85,12 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
     SHORT_PARTS,
     SHORT_TABLE_X,
     SHORT_TABLE_Y,
-    LARGEST,  # elements: of more, long vectors are not served
+    # Addresses for short vectors and for long ones, 0 until they are linked.
+    SHORT_BUNDLES,
+    SHORT_SPLIT,
+    SHORT_PART_SUM,
+    SHORT_PART_SCALE,
+    SHORT_RISKY,
     SEVERAL,  # elements from which more than one thread works
     SHORT_THREADS,  # a Python function: how many
     SHORT_POOL,
@@ -93,10 +98,11 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
     TRUE,
     FALSE,
     SHORT,  # the length of the record
-) = range(17)
+) = range(21)
 
-# Elements of a long vector that are summed as one part, a power of two of blocks.
-SPLIT = 2**15
+# Elements of a long vector that are summed as one part, a power of two of blocks; and the most
+# parts of a vector for which the short way has room.
+SPLIT, SHORT_PARTS_MOST = 2**15, 2**6
 
 # In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
 # power of two and a rest (0 for a zero vector), neither of which leaves the range.

@@ -60,7 +60,7 @@ LONG = types.void(_INT, _INT)
 # pool
 HELPER = _INT(_INT)
 
-work, launch = map(simd.calling, (WORKER, TEAM))
+work, launch, share = map(simd.calling, (WORKER, TEAM, LONG))
 
 # Elements of a share: enough that taking it (0.1 us) does not count, and no more than lets the
 # others finish at about the same time.
