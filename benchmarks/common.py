@@ -30,7 +30,9 @@ OPERATIONS = ("new", "out", "inplace", "norm", "return_norm", "cast")
 LARGEST: int | None = None  # no axis of an input is longer
 ROUNDS = 15
 BURST = 1e-3  # seconds that one contender runs before the next one does
-SETTLE = 2e-3  # seconds for an OpenMP team to stop spinning: it would slow the next contender down
+SETTLE = (
+    15e-3  # seconds for an OpenMP team to stop spinning (13 ms): it would slow the next one down
+)
 
 
 class Work(NamedTuple):

@@ -72,9 +72,13 @@ FOREIGN_ROWS, FOREIGN_BUNDLES, FOREIGN_READ, FOREIGN_WRITE, FOREIGN_PAIR = range
 FOREIGN_POOL = FOREIGN_PAIR * len(FOREIGN_KINDS) ** 2
 FOREIGN_SIZE = FOREIGN_POOL + 1
 
-# What `short` is bound to, for one pair of dtypes.
+# What `short` is bound to, for one pair of dtypes: the workers that are linked by now, and more.
+WAYS = ("rows", "columns", "bundles", "packed")
 (
-    WORKER,
+    ROWS,
+    COLUMNS,
+    BUNDLES,
+    PACKED,
     TYPE_X,
     TYPE_Y,
     SIZE_X,
@@ -90,8 +94,11 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
     NONE,
     TRUE,
     FALSE,
+    INT,  # a class, as TUPLE and FLOAT
+    TUPLE,
+    FLOAT,
     SHORT,  # the length of the record
-) = range(17)
+) = range(23)
 
 # Elements of a long vector that are summed as one part, a power of two of blocks.
 SPLIT = 2**15
