@@ -47,9 +47,10 @@ ARRAYS = {"jax": "Array"}
 ACCEPTED_ARRAYS = ", ".join(["numpy.ndarray", *(f"{k}.{v}" for k, v in ARRAYS.items())])
 
 
-# ``(x, y, norms, eps)``: unit vectors along the last axis into `y`, norms into `norms`, either of
-# which may be None; False if the call is not one for the short way, and nothing is written.
-Short = Callable[[Any, Any, Any, float], bool]
+# ``(x, y, norms, eps, axis, ordered)``: unit vectors into `y`, norms into `norms`, either of which
+# may be None; whether that is done. If not, nothing is written: the call is not one for the short
+# way, or, where None comes back and `ordered` asks for it, `y` is not ordered in memory as `x` is.
+Short = Callable[[Any, Any, Any, Any, Any, bool], bool | None]
 # Functions of an array, or None, by what is asked for besides; see `learn`.
 Table = dict[tuple[Any, ...], Callable[[Any], Any] | None]
 
@@ -85,9 +86,9 @@ class Backend(Protocol):
     def unready(self, x: Any, axes: tuple[int, ...], result: np.dtype[Any]) -> str | None:
         """Why a call for which no backend is named should go to the next one, for now."""
 
-    def short(self, dtype: np.dtype[Any]) -> Short | None:
-        """For `usual`: the short way in for native contiguous arrays of `dtype`, if there is one
-        by now."""
+    def short(self, dtype: np.dtype[Any], result: np.dtype[Any]) -> Short | None:
+        """For `usual`: the short way in for native arrays of `dtype` with results of `result`, if
+        there is one by now."""
 
     def check(self) -> None:
         """For `show_versions`: an ImportError if the backend is not usable after all."""
@@ -214,9 +215,15 @@ def named(argument: str | None) -> str | None:
 
 
 # Load-once cache of the shortest ways of the usual calls, each with the name of its backend at the
-# end. For NumPy arrays by their dtype: the short way into the backend that auto selects, and the
-# dtypes of result and norm. For arrays of other libraries by their class: two tables; see `learn`.
+# end. For NumPy arrays by their dtype, or by that and the one asked for (see `key`): the short way
+# into the backend that auto selects, and the dtypes of result and norm. For arrays of other
+# libraries by their class: two tables; see `learn`.
 _usual: dict[Any, Any] = {}
+
+
+def key(dtype: np.dtype[Any], asked: Any) -> Any:
+    """What `_usual` knows an input dtype and a ``dtype=`` by; None if it does not."""
+    return (dtype, asked) if isinstance(asked, (type, np.dtype)) else None
 
 
 def usual(key: Any, argument: str | None) -> Any:
@@ -294,8 +301,6 @@ def select(
         why = found.unsupported(x, result)
         if why is not None:
             raise TypeError(f"backend {name!r} cannot serve this input: {why}")
-        if name == ROWS[0].name:
-            _find_short(name, found, x.dtype)
         return row(name), found, "asked for by name"
     passed: list[str] = []
     for one in ROWS:
@@ -307,15 +312,18 @@ def select(
             else:
                 why = found.unsupported(x, result) or found.unready(x, axes, result)
             if why is None:
-                if one is ROWS[0]:
-                    _find_short(one.name, found, x.dtype)
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
             passed.append(f"not {one.name}: {why}")
     raise TypeError(f"x: no backend can serve it ({'; '.join(passed)})")
 
 
-def _find_short(name: str, found: Backend, dtype: np.dtype[Any]) -> None:
-    if dtype not in _usual and (way := found.short(dtype)) is not None:
-        rule = _contract.rule(dtype)
-        _usual[dtype] = way, rule.result, rule.norm, name
+def find_short(
+    one: Row, found: Backend, dtype: np.dtype[Any], asked: Any, result: np.dtype[Any]
+) -> None:
+    """Keep for `usual` the short way of a call that this backend is to serve."""
+    at = dtype if asked is None else key(dtype, asked)
+    if one is ROWS[0] and at is not None and at not in _usual:
+        way = found.short(dtype, result)
+        if way is not None:
+            _usual[at] = way, result, _contract.rule(dtype).norm, one.name

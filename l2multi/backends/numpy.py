@@ -78,7 +78,7 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> None:
     """NumPy is always ready."""
 
 
-def short(dtype: np.dtype[Any]) -> None:
+def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> None:
     """NumPy has no shorter way."""
 
 

@@ -7,15 +7,19 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import l2multi as l2
+from l2multi import _registry
 from l2multi._summation import LANES
 from l2multi.backends.numba import (
     _own,
     _Pair,
+    _pair,
+    _plan,
     _run,
     _threads,
     build,
@@ -505,7 +509,7 @@ def test_unpickled_arrays_change_nothing() -> None:
     objects.address(("short",))
     l2.normalize(x, backend="numba")
     short = _registry._usual[np.dtype("f2")][0]
-    assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0)
+    assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True)
     """
     cold(script)
 
@@ -538,28 +542,89 @@ def test_linked_once() -> None:
     assert objects._link(unit, content) == objects.address(unit)
 
 
+def ready(x: np.dtype[Any], y: np.dtype[Any] | None = None) -> Any:
+    """The short way, with all kernels of a pair of dtypes linked."""
+    pair = _own(x) if y is None else _pair(x, y)
+    objects.address(("short",))
+    for name in records.WAYS:
+        pair.worker(name)
+    return pair.short
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i4", "?"])
 @pytest.mark.parametrize(
     "shape", [(), (3,), (4, 5), (2, 3, 7), (0, 3), (3, 0), (70, 90), (600, 900), (9000, 600)]
 )
 def test_the_short_way(dtype: str, shape: tuple[int, ...]) -> None:
-    """What it serves has the bits of the long way; what it does not serve, it leaves alone."""
+    """What it serves has the bits of NumPy; what it does not serve, it leaves alone."""
     x = np.random.default_rng(1).uniform(-3, 3, shape).astype(dtype)
-    pair = _own(x.dtype)
-    rows = pair.unit("rows")
-    assert all(map(objects.address, (("short",), rows)))
-    y, norms = np.ones(shape, pair.y), np.ones(shape[:-1], pair.norm)
+    short = ready(x.dtype)
+    y, norms = np.ones(shape, _own(x.dtype).y), np.ones(shape[:-1], _own(x.dtype).norm)
     if x.ndim == 0 or x.size == 0:
-        assert not pair.short(x, y, norms, 0.0)
+        assert short(x, y, norms, 0.0, -1, True) is False
         assert (y == 1).all()
         return
     for eps in (0.0, 2.5):
-        assert pair.short(x, y, norms, eps)
+        assert short(x, y, norms, eps, -1, True)
         want, lengths = l2.normalize(x, eps=eps, return_norm=True, backend="numpy")
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
-    assert pair.short(x, None, norms, 0.0)
-    assert pair.short(x, y, None, 0.0)
+    assert short(x, None, norms, 0.0, -1, True)
+    assert short(x, y, None, 0.0, -1, True)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
+def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
+    """Views of any strides, along any axes: the same kernel, the same bits, the same order."""
+    rng = np.random.default_rng(3)
+    room = (rng.standard_normal((6, 40, 3, 20)) * 40).astype(dtype)
+    pair = _own(room.dtype)
+    short = ready(room.dtype)
+    addresses = list(pair.bound[: len(records.WAYS)])
+    for _ in range(200):
+        x = room.transpose(rng.permutation(4))
+        cuts = [slice(None, None, rng.choice([1, 1, 1, -1, 2])) for _ in range(4)]
+        cuts[rng.integers(4)] = rng.choice([slice(2), slice(1), slice(1, None)])
+        x = x[tuple(cuts)]
+        if rng.random() < 0.2:
+            x = np.broadcast_to(x[:1], x.shape)
+        axes = tuple(int(d) for d in np.flatnonzero(rng.random(4) < 0.4))
+        axis: Any = rng.choice([0, 1, 2, 3, -1, -4]).item() if rng.random() < 0.4 else axes
+        y = np.empty_like(x, pair.y)
+        want, lengths = l2.normalize(x, axis, return_norm=True, backend="numpy")
+        norms = np.empty(np.shape(lengths), pair.norm)
+        # With no worker but the one that the long way would take.
+        ascending = axes if axis is axes else (axis % 4,)
+        name = _plan(x, y, norms, ascending, pair)[0]
+        for way, address in enumerate(addresses):
+            pair.bound[way] = address if records.WAYS[way] == name else 0
+        try:
+            plain = np.empty(x.shape, pair.y)
+            assert short(x, plain, norms, 0.0, axis, True) is (
+                True if y.flags.c_contiguous else None
+            )
+            assert short(x, y, norms, 0.0, axis, False)
+        finally:
+            pair.bound[: len(records.WAYS)] = addresses
+        assert y.tobytes() == want.tobytes()
+        assert norms.tobytes() == np.asarray(lengths).tobytes()
+        assert short(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False)
+
+
+def test_the_short_way_casts() -> None:
+    """A dtype asked for has a short way of its own."""
+    x = np.linspace(-1, 2, 60, dtype=np.float32).reshape(3, 20)
+    for asked in (np.float16, np.dtype("f8"), np.float32):
+        result = np.dtype(asked)
+        short = ready(x.dtype, result)
+        for _ in range(2):
+            got = l2.normalize(x, dtype=asked, backend="numba")
+            assert got.tobytes() == l2.normalize(x, dtype=asked, backend="numpy").tobytes()
+        assert _registry._usual[x.dtype, asked][0] is short
+    with pytest.raises(TypeError, match="floating"):
+        l2.normalize(x, dtype=np.int8, backend="numba")
+    with pytest.raises(TypeError, match="not a dtype"):
+        l2.normalize(x, dtype=[1], backend="numba")
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8"])
@@ -572,45 +637,58 @@ def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
     y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
     pair = _Pair(x.dtype, x.dtype)
     assert all(map(objects.address, (("short",), ("team",), ("helper",))))
+    assert not pair.short(x, y, norms, 0.0, -1, True)
+    pair.worker("rows")
     parts = shape[1] * pair.source.parts
     served = parts > LANES and (parts < 2 * records.SPLIT or _threads() == 1)
-    assert pair.short(x, y, norms, 0.0) == served
+    assert pair.short(x, y, norms, 0.0, -1, True) == served
     assert served or (y == 1).all()
     with launch.force("parallel"):
         _run(pair, x, np.ones_like(x), None, (1,), 0.0, 1.0)
-    assert pair.short(x, y, norms, 0.0)
+    assert pair.short(x, y, norms, 0.0, -1, True)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     assert y.tobytes() == want.tobytes()
     assert norms.tobytes() == np.asarray(lengths).tobytes()
     if parts >= 2 * records.SPLIT:
         long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
-        assert not pair.short(long, None, np.ones(1, x.real.dtype), 0.0) or served
+        assert not pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True) or served
 
 
 def test_the_short_way_declines() -> None:
-    """Everything but contiguous arrays of these dtypes that fit and do not overlap."""
+    """Everything but arrays of these dtypes that fit and do not overlap, and what is no axis."""
     x = np.ones((4, 6), np.float32)
-    objects.address(("short",))
-    short = _own(x.dtype).short
-    frozen, odd = x.copy(), np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    short = ready(x.dtype)
+    frozen, odd = x.copy(), np.ones(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     frozen.flags.writeable = False
     room = np.ones(48, np.float32)
     for source, target in (
-        (x.T, np.empty((6, 4), np.float32)),
-        (x[:, ::2], np.empty((4, 3), np.float32)),
-        (odd, x),
-        (x, odd),
         (x, frozen),
         (x, np.empty((6, 4), np.float32)),
         (x, np.empty((24,), np.float32)),
         (x, np.empty((4, 6))),
         (x.astype(np.float64), x),
-        (x, np.empty((6, 4), np.float32).T),
+        (x, np.lib.stride_tricks.as_strided(x.copy(), x.shape, (0, 4))),
+        (x, x[::-1]),
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
     ):
         before = target.copy()
-        assert not short(source, target, None, 0.0)
+        assert short(source, target, None, 0.0, -1, False) is False
         assert (target == before)[~np.isnan(before)].all()
-    assert short(x, x, None, 0.0)
-    assert short(frozen, x, None, 0.0)
-    assert short(room[:24].reshape(4, 6), room[24:].reshape(4, 6), None, 0.0)
+    y = np.zeros_like(x)
+    for axis in (2, -3, 2**70, -(2**70), True, np.int64(1), 1.0, [1], (0, 0), (0, -2), (2,), "1"):
+        assert short(x, y, None, 0.0, axis, False) is False
+    for eps in (1, -1.0, np.nan, np.float64(1), "0.0"):
+        assert short(x, y, None, eps, -1, False) is False
+    assert not y.any()
+    for source, target in (
+        (x, x),
+        (frozen, x),
+        (odd, x),
+        (x, odd),
+        (x.T, np.empty((6, 4), np.float32)),
+        (x, np.empty((6, 4), np.float32).T),
+        (x[:, ::2], np.empty((4, 3), np.float32)),
+        (room[:24].reshape(4, 6), room[24:].reshape(4, 6)),
+    ):
+        assert short(source, target, None, 0.0, -1, False)
+        assert np.allclose(target, 1 / np.sqrt(target.shape[1]))

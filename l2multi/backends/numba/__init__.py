@@ -87,18 +87,23 @@ class _Pair:
         self.norm = rule.norm
         self.table_x = self.source.decode.ctypes.data
         self.table_y = self.target.encode.ctypes.data
-        self._bound = np.zeros(records.SHORT, np.int64)
+        self.bound = np.zeros(records.SHORT, np.int64)  # what `short` is bound to
 
     def unit(self, name: str) -> objects.Unit:
         """The worker of this name, for these dtypes."""
         return (name, self.source.kind, self.target.kind)
 
+    def worker(self, name: str) -> int:
+        """The address of a worker, whatever it takes to get it; the short way knows it from now."""
+        found = objects.address(self.unit(name))
+        self.bound[records.WAYS.index(name)] = found
+        return found
+
     @functools.cached_property
-    def short(self) -> Callable[..., bool]:
-        """The short way in; see `entries.short`. Asks for "short" and "rows", linked."""
-        bound = self._bound
+    def short(self) -> Callable[..., bool | None]:
+        """The short way in; see `entries.short`. Asks for "short", linked."""
+        bound = self.bound
         for slot, value in (
-            (records.WORKER, objects.address(self.unit("rows"))),
             (records.TYPE_X, id(self.x)),
             (records.TYPE_Y, id(self.y)),
             (records.SIZE_X, self.x.itemsize),
@@ -114,19 +119,17 @@ class _Pair:
             (records.NONE, id(None)),
             (records.TRUE, id(True)),
             (records.FALSE, id(False)),
+            (records.INT, id(int)),
+            (records.TUPLE, id(tuple)),
+            (records.FLOAT, id(float)),
         ):
             bound[slot] = value
         definition = _MethodDef(b"short", objects.address(_SHORT), _METH_FASTCALL, None)
         # For ever: `bound` has addresses in this pair, and at exit Python may read the definition
         # of a function after all that modules hold is gone.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, self)))
-        method: Callable[..., bool] = _new_method(ctypes.byref(definition), bound, None)
+        method: Callable[..., bool | None] = _new_method(ctypes.byref(definition), bound, None)
         return method
-
-    def lengthen(self, slot: int, unit: objects.Unit) -> None:
-        """Tell the short way of what it can do without, linked by now."""
-        if not self._bound[slot]:
-            self._bound[slot] = objects.address(unit)
 
 
 class _MethodDef(ctypes.Structure):
@@ -200,13 +203,13 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
     return "its kernel is being prepared"
 
 
-def short(dtype: np.dtype[Any]) -> Callable[..., bool] | None:
-    """The short way in for the usual call on native arrays of `dtype`, or None for now."""
-    pair = _own(dtype)
+def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | None] | None:
+    """The short way in for native arrays of `dtype` with results of `result`, or None for now."""
+    pair = _pair(dtype, result)
     if pair.source.swap:
         return None
-    if not objects.linked(_SHORT, pair.unit("rows")):
-        objects.request(_SHORT, pair.unit("rows"))
+    if not objects.linked(_SHORT):
+        objects.request(_SHORT)
         return None
     return pair.short
 
@@ -377,11 +380,10 @@ def _run(
             eps, zero_root, x.size, launch.pool(), threads,
         ),
     )  # fmt: skip
-    if name == "bundles":
-        pair.lengthen(records.SHORT_BUNDLES, pair.unit(name))
     if name in ("columns", "bundles"):
         count = count // batch[-1][0] * tiles
     parts = n * pair.source.parts
+    worker = pair.worker(name)
     if threads == 1:
         _function(pair.unit(name), 3)(0, count, record.buffer_info()[0])
     elif (
@@ -389,16 +391,13 @@ def _run(
     ):
         scratch = np.empty((parts // records.SPLIT + 1, LANES))
         told = (
-            objects.address(pair.unit("part_sum")), objects.address(pair.unit("part_scale")),
+            pair.worker("part_sum"), pair.worker("part_scale"),
             pair.source.kind == "float64", _address(scratch),
         )  # fmt: skip
         record.extend((*told, *[0] * (records.CALL - records.PART_SUM - len(told))))
         _function(_SPLIT, 2)(count, record.buffer_info()[0])
-        pair.lengthen(records.SHORT_PART_SUM, pair.unit("part_sum"))
-        pair.lengthen(records.SHORT_PART_SCALE, pair.unit("part_scale"))
-        pair.lengthen(records.SHORT_SPLIT, _SPLIT)  # the last, for it says that all are there
+        pair.bound[records.SHORT_SPLIT] = objects.address(_SPLIT)
     else:
-        worker = objects.address(pair.unit(name))
         _function(_TEAM, 3)(worker, count, record.buffer_info()[0])
 
 

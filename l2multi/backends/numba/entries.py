@@ -13,6 +13,7 @@ from numba import types
 
 from l2multi._summation import LANES
 from l2multi.backends.numba import foreign, kernels, records, simd, team
+from l2multi.backends.numba.geometry import plan
 from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, device, offset
 from l2multi.backends.numba.records import SPLIT
 from l2multi.backends.numba.simd import Kind, get, get_double, get_int, put, set_int, splat
@@ -20,9 +21,6 @@ from l2multi.backends.numba.team import WORKER, launch, share, work
 
 # Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
 LET_GO = 2**12
-
-# Vectors from which `bundles` saves more than the way to it costs.
-BUNDLED = 2**9
 
 _INT = types.intp
 
@@ -271,75 +269,143 @@ WORKERS = {
 }
 
 
-# Bytes of an object before its own fields, and NumPy's flags of an array.
+# Bytes of an object before its own fields, of which its class is the last; and NumPy's flags.
 HEAD = object.__basicsize__
-_C_CONTIGUOUS, _ALIGNED, _WRITEABLE = 0x1, 0x100, 0x400
-_FIT = _C_CONTIGUOUS | _ALIGNED
+_CONTIGUOUS, _WRITEABLE = 0x1, 0x400
 
 
 def short() -> Any:
-    """The short way in, a function in C for Python to call: ``(x, y, norms, eps)``.
+    """The short way in, a function in C for Python to call: ``(x, y, norms, eps, axis, ordered)``.
 
-    The arguments are trusted to be arrays (`y` and `norms` may be None) and a float; the arrays'
-    fields are read where NumPy's binary interface has them. True says that the vectors along the
-    last axis have been done; False, that this call is not one for the short way and nothing has
-    been written: what serves long vectors, or the shortest, is not linked, or the arrays do not fit
-    each other, are not contiguous, or overlap.
+    The arguments are trusted to be arrays (`y` and `norms` may be None; `norms` is contiguous and
+    has the right size), two of whatever the caller was given, and a bool; the arrays' fields are
+    read where NumPy's binary interface has them. True says that the vectors have been done. Else
+    nothing has been written. None: `y` is not in the order of `x`, as `ordered` asks. False: this
+    call is not one for the short way, for `eps` or `axis` need a closer look, the kernel is not
+    linked, a vector is very long, or the arrays do not fit each other or overlap.
     """
 
-    record, table = simd.room(records.CALL), simd.room(BATCH)
+    record = simd.room(records.CALL)
     scratch = simd.stack(records.SHORT_PARTS_MOST + 1)
     ask = simd.external("PyObject_CallNoArgs", simd.I64, simd.I64)
     number = simd.external("PyLong_AsLong", simd.I64, simd.I64)
+    index = simd.external("PyNumber_AsSsize_t", simd.I64, simd.I64, simd.I64)
+    length = simd.external("PyTuple_Size", simd.I64, simd.I64)
+    item = simd.external("PyTuple_GetItem", simd.I64, simd.I64, simd.I64)
 
     @device
     def array(a):
-        """Address, number of axes, table of sizes, dtype and flags."""
+        """Address, number of axes, tables of sizes and strides, dtype and flags."""
         a += HEAD
         return (
-            get_int(a, 0), get_int(a, 1) & 0xFFFFFFFF, get_int(a, 2),
+            get_int(a, 0), get_int(a, 1) & 0xFFFFFFFF, get_int(a, 2), get_int(a, 3),
             get_int(a, 5), get_int(a, 6) & 0xFFFFFFFF,
         )  # fmt: skip
+
+    @device
+    def bit(own, axis, axes):
+        """An axis as a bit; 0 if it is none. A number too large comes as the largest."""
+        one = index(axis, 0) if get_int(axis + HEAD - 8, 0) == get_int(own, records.INT) else axes
+        one += axes if one < 0 else 0
+        return 1 << one if 0 <= one < axes else 0
+
+    @device
+    def mask_of(own, axis, axes):
+        """Axes as bits, or -1 if they are not what they should be."""
+        if axis == get_int(own, records.NONE):
+            return (1 << axes) - 1
+        if get_int(axis + HEAD - 8, 0) != get_int(own, records.TUPLE):
+            return bit(own, axis, axes) or -1
+        mask = 0
+        for k in range(length(axis)):
+            one = bit(own, item(axis, k), axes)
+            if one == 0 or mask & one:
+                return -1
+            mask |= one
+        return mask
+
+    @device
+    def fit(own, ordered, x, axes, sizes, strides_x, y, axes_y, sizes_y, strides_y, dtype, flags):
+        """Whether y can take what comes of x."""
+        no, yes = get_int(own, records.FALSE), get_int(own, records.TRUE)
+        if axes_y != axes or dtype != get_int(own, records.TYPE_Y) or flags & _WRITEABLE == 0:
+            return no
+        same = y == x and dtype == get_int(own, records.TYPE_X)
+        last = -1
+        # Where the bytes of each begin and end.
+        from_x, to_x, from_y, to_y = x, x + get_int(own, records.SIZE_X), y, y
+        to_y += get_int(own, records.SIZE_Y)
+        for axis in range(axes):
+            size = get_int(sizes, axis)
+            if get_int(sizes_y, axis) != size:
+                return no
+            if size > 1:
+                step, step_y = get_int(strides_x, axis), get_int(strides_y, axis)
+                if step_y == 0:
+                    return no
+                if ordered and 0 <= last < abs(step):
+                    return get_int(own, records.NONE)
+                last = abs(step)
+                same = same and step == step_y
+                from_x += min((size - 1) * step, 0)
+                to_x += max((size - 1) * step, 0)
+                from_y += min((size - 1) * step_y, 0)
+                to_y += max((size - 1) * step_y, 0)
+        return yes if same or to_y <= from_x or to_x <= from_y else no
 
     @numba.cfunc(METHOD, error_model="numpy")
     def method(bound, arguments, count):
         own = get_int(bound + HEAD, 0)  # the data of an array
-        no = get_int(own, records.FALSE)
-        x, axes, sizes, dtype, flags = array(get_int(arguments, 0))
-        if axes == 0 or dtype != get_int(own, records.TYPE_X) or flags & _FIT != _FIT:
-            return simd.new_reference(no)
+        no, none = get_int(own, records.FALSE), get_int(own, records.NONE)
+        x, axes, sizes, strides, dtype, plain = array(get_int(arguments, 0))
+        mask = mask_of(own, get_int(arguments, 4), axes)
         total = 1
         for axis in range(axes):
             total *= get_int(sizes, axis)
-        if total == 0:
+        at_eps = get_int(arguments, 3) + HEAD
+        if (
+            mask < 0 or total == 0 or dtype != get_int(own, records.TYPE_X)
+            or get_int(at_eps - 8, 0) != get_int(own, records.FLOAT)
+            or not get_double(at_eps, 0) >= 0.0
+        ):  # fmt: skip
             return simd.new_reference(no)
-        n = get_int(sizes, axes - 1)
-        count, parts = total // n, n * get_int(own, records.SHORT_PARTS)
-        worker = get_int(own, records.WORKER)
-        bundled = parts <= LANES and count >= BUNDLED
-        if bundled:
-            worker = get_int(own, records.SHORT_BUNDLES)
-            if worker == 0:
-                return simd.new_reference(no)
         y = norms = 0
-        if get_int(arguments, 1) != get_int(own, records.NONE):
-            y, axes_y, sizes_y, dtype, flags = array(get_int(arguments, 1))
-            fit = _FIT | _WRITEABLE
-            if axes_y != axes or dtype != get_int(own, records.TYPE_Y) or flags & fit != fit:
-                return simd.new_reference(no)
-            for axis in range(axes):
-                if get_int(sizes_y, axis) != get_int(sizes, axis):
-                    return simd.new_reference(no)
-            if y == x:
-                if dtype != get_int(own, records.TYPE_X):
-                    return simd.new_reference(no)
-            elif (
-                y < x + total * get_int(own, records.SIZE_X)
-                and x < y + total * get_int(own, records.SIZE_Y)
-            ):  # fmt: skip
-                return simd.new_reference(no)
-        if get_int(arguments, 2) != get_int(own, records.NONE):
+        strides_y, write = strides, get_int(own, records.SIZE_X)
+        if get_int(arguments, 1) != none:
+            y, axes_y, sizes_y, strides_y, dtype, flags = array(get_int(arguments, 1))
+            plain &= flags
+            write = get_int(own, records.SIZE_Y)
+            ordered = get_int(arguments, 5) == get_int(own, records.TRUE)
+            said = fit(
+                own, ordered, x, axes, sizes, strides,
+                y, axes_y, sizes_y, strides_y, dtype, flags,
+            )  # fmt: skip
+            if said != get_int(own, records.TRUE):
+                return simd.new_reference(said)
+        if get_int(arguments, 2) != none:
             norms = get_int(get_int(arguments, 2) + HEAD, 0)
+        call, parts = record(), get_int(own, records.SHORT_PARTS)
+        norm_size = get_int(own, records.SHORT_NORM_SIZE)
+        team.enter(
+            call, x, y, norms, norm_size, 0, parts,
+            get_int(own, records.SHORT_TABLE_X), get_int(own, records.SHORT_TABLE_Y),
+            get_double(at_eps, 0), 1.0, total,
+            get_int(own, records.SHORT_POOL), 1,
+        )  # fmt: skip
+        set_int(call, records.SWAP, 0)
+        n = get_int(sizes, axes - 1) if axes else 1
+        way, several = records.ROWS, total // n
+        # Planning takes 30 ns, which for one row after the other is not needed.
+        if plain & _CONTIGUOUS and mask == 1 << axes - 1 and LANES < n < SPLIT:
+            set_int(call, records.N, n)
+        else:
+            way, n, several = plan(
+                call, mask, axes, sizes, strides, strides_y,
+                get_int(own, records.SIZE_X), write, parts, norm_size,
+            )  # fmt: skip
+        worker = get_int(own, way)
+        if worker == 0:
+            return simd.new_reference(no)
         threads = 1
         if total >= get_int(own, records.SEVERAL):
             told = ask(get_int(own, records.SHORT_THREADS))
@@ -347,43 +413,29 @@ def short() -> Any:
                 return 0
             threads = number(told)
             simd.disown(told)
-        split = threads > 1 and count < 2 * threads and parts >= 2 * SPLIT
-        if split and (
-            get_int(own, records.SHORT_SPLIT) == 0 or parts > SPLIT * records.SHORT_PARTS_MOST
-        ):
-            return simd.new_reference(no)
-        pool, call = get_int(own, records.SHORT_POOL), record()
-        team.enter(
-            call, x, y, norms, get_int(own, records.SHORT_NORM_SIZE),
-            n, get_int(own, records.SHORT_PARTS),
-            get_int(own, records.SHORT_TABLE_X), get_int(own, records.SHORT_TABLE_Y),
-            get_double(get_int(arguments, 3) + HEAD, 0), 1.0, total, pool, threads,
+        set_int(call, records.THREADS, threads)
+        split = (
+            threads > 1 and way == records.ROWS
+            and several < 2 * threads and n * parts >= 2 * SPLIT
         )  # fmt: skip
-        if split or bundled:
-            batch = table()
-            set_int(batch, 0, count)
-            set_int(batch, 1, n * get_int(own, records.SIZE_X))
-            set_int(batch, 2, n * get_int(own, records.SIZE_Y))
-            set_int(batch, 3, get_int(own, records.SHORT_NORM_SIZE))
-            set_int(call, records.BATCH, batch)
-            set_int(call, records.BATCH_AXES, 1)
-        if bundled:
-            count = (count + LANES - 1) // LANES
-            set_int(call, records.TILES, count)
-        if total < LET_GO:
-            work(worker, 0, count, call)
-            return simd.new_reference(get_int(own, records.TRUE))
-        state = simd.let_go()
         if split:
+            room = SPLIT * records.SHORT_PARTS_MOST
+            if n * parts > room or get_int(own, records.SHORT_SPLIT) == 0:
+                return simd.new_reference(no)
             set_int(call, records.PART_SUM, get_int(own, records.SHORT_PART_SUM))
             set_int(call, records.PART_SCALE, get_int(own, records.SHORT_PART_SCALE))
             set_int(call, records.RISKY, get_int(own, records.SHORT_RISKY))
             set_int(call, records.SCRATCH, scratch())
-            share(get_int(own, records.SHORT_SPLIT), count, call)
+        if total < LET_GO:
+            work(worker, 0, several, call)
+            return simd.new_reference(get_int(own, records.TRUE))
+        state = simd.let_go()
+        if split:
+            share(get_int(own, records.SHORT_SPLIT), several, call)
         elif threads > 1:
-            launch(get_int(pool, records.TEAM), worker, count, call)
+            launch(get_int(get_int(call, records.POOL), records.TEAM), worker, several, call)
         else:
-            work(worker, 0, count, call)
+            work(worker, 0, several, call)
         simd.take_back(state)
         return simd.new_reference(get_int(own, records.TRUE))
 

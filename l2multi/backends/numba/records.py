@@ -74,9 +74,16 @@ FOREIGN_READ, FOREIGN_WRITE, FOREIGN_ROWS, FOREIGN_BUNDLES, FOREIGN_TURN, FOREIG
 FOREIGN_POOL = FOREIGN_PAIR * len(FOREIGN_KINDS) ** 2
 FOREIGN_SIZE = FOREIGN_POOL + 1
 
-# What `short` is bound to, for one pair of dtypes.
+# What `short` is bound to, for one pair of dtypes: the workers that are linked by now, and more.
+WAYS = ("rows", "columns", "bundles", "packed", "part_sum", "part_scale")
 (
-    WORKER,
+    ROWS,
+    COLUMNS,
+    BUNDLES,
+    PACKED,
+    SHORT_PART_SUM,
+    SHORT_PART_SCALE,
+    SHORT_SPLIT,  # 0 until it and the last two are linked
     TYPE_X,
     TYPE_Y,
     SIZE_X,
@@ -85,11 +92,6 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
     SHORT_PARTS,
     SHORT_TABLE_X,
     SHORT_TABLE_Y,
-    # Addresses for short vectors and for long ones, 0 until they are linked.
-    SHORT_BUNDLES,
-    SHORT_SPLIT,
-    SHORT_PART_SUM,
-    SHORT_PART_SCALE,
     SHORT_RISKY,
     SEVERAL,  # elements from which more than one thread works
     SHORT_THREADS,  # a Python function: how many
@@ -97,8 +99,11 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
     NONE,
     TRUE,
     FALSE,
+    INT,  # a class, as TUPLE and FLOAT
+    TUPLE,
+    FLOAT,
     SHORT,  # the length of the record
-) = range(21)
+) = range(26)
 
 # Elements of a long vector that are summed as one part, a power of two of blocks; and the most
 # parts of a vector for which the short way has room.
