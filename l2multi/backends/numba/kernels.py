@@ -318,14 +318,19 @@ def one_packed(source: Kind, target: Kind) -> Any:
         """Copy elements from `first` on to a buffer; `parts` is 2 for complex ones."""
         run = get_int(inner, (axes - 1) * INNER)
         step = get_int(inner, (axes - 1) * INNER + 1)
+        row, within = first // run, first % run
         while count > 0:
-            start = x + offset(inner, axes, INNER, 1, first)
-            most = min(run - first % run, count)
-            for k in range(most):
-                for part in range(parts):
-                    copy_in(start + k * step + part * size, buffer, swap)
-                    buffer += size
-            first += most
+            start = x + offset(inner, axes - 1, INNER, 1, row) + within * step
+            most = min(run - within, count)
+            if step == parts * size and swap == 0:
+                simd.copy_bytes(buffer, start, most * step)
+                buffer += most * step
+            else:
+                for k in range(most):
+                    for part in range(parts):
+                        copy_in(start + k * step + part * size, buffer, swap)
+                        buffer += size
+            row, within = row + 1, 0
             count -= most
 
     @device
@@ -333,14 +338,19 @@ def one_packed(source: Kind, target: Kind) -> Any:
         """Copy elements back, from a buffer."""
         run = get_int(inner, (axes - 1) * INNER)
         step = get_int(inner, (axes - 1) * INNER + 2)
+        row, within = first // run, first % run
         while count > 0:
-            start = y + offset(inner, axes, INNER, 2, first)
-            most = min(run - first % run, count)
-            for k in range(most):
-                for part in range(parts):
-                    copy_out(buffer, start + k * step + part * written, 0)
-                    buffer += written
-            first += most
+            start = y + offset(inner, axes - 1, INNER, 2, row) + within * step
+            most = min(run - within, count)
+            if step == parts * written:
+                simd.copy_bytes(start, buffer, most * step)
+                buffer += most * step
+            else:
+                for k in range(most):
+                    for part in range(parts):
+                        copy_out(buffer, start + k * step + part * written, 0)
+                        buffer += written
+            row, within = row + 1, 0
             count -= most
 
     @device
@@ -349,40 +359,42 @@ def one_packed(source: Kind, target: Kind) -> Any:
     ):
         stack, buffer, result = reserve(), reserve_buffer(), reserve_buffer()
         most = BUFFER // parts
-        up = down = 1.0
-        again = True
-        while again:
-            factor, lanes = splat(up * down), splat(0.0)
-            blocks, first = 0, 0
-            while first < n:
+        up = down = root = 1.0
+        plain, scaling, filled = True, False, False
+        # Once for the sum, again where it was lost, and at last for the unit vector.
+        while True:
+            factor, lanes, blocks = splat(up * down), splat(0.0), 0
+            for first in range(0, n, most):
                 count = min(most, n - first)
-                pack(x, first, count, inner, axes, parts, swap, buffer)
+                if not filled:
+                    pack(x, first, count, inner, axes, parts, swap, buffer)
+                if scaling:
+                    scale(buffer, result, count * parts, root, up, down, plain, table_x, table_y)
+                    unpack(result, y, first, count, inner, axes, parts)
+                    continue
                 whole = count * parts // ROWS
                 add_blocks(buffer, blocks, whole, factor, table_x, stack, 0)
                 blocks += whole
-                first += count
-                if first == n:
+                if first + count == n:
                     tail, left = buffer + whole * ROWS * size, count * parts - whole * ROWS
                     lanes = finish(tail, blocks, left, factor, table_x, stack)
+            if scaling:
+                return
+            filled = n <= most
             total = simd.sum_lanes(lanes)
-            again = False
             if risky and up == 1.0 and down == 1.0:
                 if total < LOWEST:
-                    up, again = UP, True
+                    up = UP
                 elif total == INF:
-                    down, again = DOWN, True
-        first = simd.root(total)
-        length, root, up_, down_, plain = settle(first, up, down, eps, zero_root)
-        put_norm(norm, norm_size, length, first, up, down)
-        up, down = up_, down_
-        if y != 0:
-            most = BUFFER // parts
-            for first in range(0, n, most):
-                count = min(most, n - first)
-                if n > most:
-                    pack(x, first, count, inner, axes, parts, swap, buffer)
-                scale(buffer, result, count * parts, root, up, down, plain, table_x, table_y)
-                unpack(result, y, first, count, inner, axes, parts)
+                    down = DOWN
+                if up != 1.0 or down != 1.0:
+                    continue
+            first_root = simd.root(total)
+            length, root, up_, down_, plain = settle(first_root, up, down, eps, zero_root)
+            put_norm(norm, norm_size, length, first_root, up, down)
+            if y == 0:
+                return
+            up, down, scaling = up_, down_, True
 
     return packed
 
