@@ -14,7 +14,7 @@ from numba import types
 from l2multi._summation import LANES
 from l2multi.backends.numba import foreign, kernels, records, simd, team
 from l2multi.backends.numba.geometry import plan
-from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, device, offset
+from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, TILE, TILE_LEVELS, device, offset
 from l2multi.backends.numba.records import SPLIT
 from l2multi.backends.numba.simd import Kind, get, get_double, get_int, put, set_int, splat
 from l2multi.backends.numba.team import WORKER, launch, share, work
@@ -135,19 +135,23 @@ def columns(source: Kind, target: Kind) -> Any:
         tiles, inner = get_int(call, records.TILES), get_int(call, records.INNER)
         width = get_int(batch, (batch_axes - 1) * BATCH)
         norm_step = get_int(batch, (batch_axes - 1) * BATCH + 3)
-        for i in range(first, last):
+        # Threads may have small stacks: where the tree is high, one group goes at a time.
+        most = TILE if get_int(call, records.N) < ROWS << TILE_LEVELS else LANES
+        i = first
+        while i < last:
             column = i % tiles * LANES
             vector = i // tiles * width + column
+            together = min(width - column, (last - i) * LANES, most)
             tile(
                 x + offset(batch, batch_axes, BATCH, 1, vector),
                 y + offset(batch, batch_axes, BATCH, 2, vector) if y else 0,
-                get_int(call, records.N), get_int(inner, 1), get_int(inner, 2),
-                min(width - column, LANES),
+                get_int(call, records.N), get_int(inner, 1), get_int(inner, 2), together,
                 norms + offset(batch, batch_axes, BATCH, 3, vector) if norms else 0,
                 norm_step, norm_size,
                 get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
                 get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
             )  # fmt: skip
+            i += (together + LANES - 1) // LANES
 
     return worker
 

@@ -3,8 +3,8 @@
 Four ways through memory:
 
 rows     the elements of a vector are neighbours
-columns  neighbouring vectors are neighbours: up to sixteen of them, a tile, go through together,
-         so that each cache line is read once
+columns  neighbouring vectors are neighbours: up to TILE of them go through together, sixteen in a
+         group, so that each cache line is read once
 bundles  vectors of at most sixteen neighbouring elements: sixteen vectors go through together
 packed   anything else, and foreign byte orders: elements are copied to a small buffer and back
 
@@ -48,6 +48,11 @@ BATCH, INNER = 4, 3  # columns of the tables
 
 ROWS = BLOCK * LANES  # elements that `simd.sum_squares` takes at a time
 LEVELS = 40  # of the tree over blocks: 2**40 of them are more than memory holds
+# Columns that go through together. One line of each row at a time is slow to come, for nothing in
+# memory is fetched ahead: 4000x768 float32 took 1.4 times as long (Fortran order) by 16 columns.
+TILE = 4 * LANES
+TILE_LEVELS = LEVELS * LANES // TILE  # for which a group's stack has room with all of them
+STACKS = 2 * LANES  # slots before those of the levels: for what is done to one group at a time
 BUFFER = 1024  # elements, a power of two of blocks
 
 # Nobody calls these but each other: without wrappers a unit takes 0.8 of the time to compile.
@@ -319,14 +324,19 @@ def one_packed(source: Kind, target: Kind) -> Any:
         """Copy elements from `first` on to a buffer; `parts` is 2 for complex ones."""
         run = get_int(inner, (axes - 1) * INNER)
         step = get_int(inner, (axes - 1) * INNER + 1)
+        row, within = first // run, first % run
         while count > 0:
-            start = x + offset(inner, axes, INNER, 1, first)
-            most = min(run - first % run, count)
-            for k in range(most):
-                for part in range(parts):
-                    copy_in(start + k * step + part * size, buffer, swap)
-                    buffer += size
-            first += most
+            start = x + offset(inner, axes - 1, INNER, 1, row) + within * step
+            most = min(run - within, count)
+            if step == parts * size and swap == 0:
+                simd.copy_bytes(buffer, start, most * step)
+                buffer += most * step
+            else:
+                for k in range(most):
+                    for part in range(parts):
+                        copy_in(start + k * step + part * size, buffer, swap)
+                        buffer += size
+            row, within = row + 1, 0
             count -= most
 
     @device
@@ -334,14 +344,19 @@ def one_packed(source: Kind, target: Kind) -> Any:
         """Copy elements back, from a buffer."""
         run = get_int(inner, (axes - 1) * INNER)
         step = get_int(inner, (axes - 1) * INNER + 2)
+        row, within = first // run, first % run
         while count > 0:
-            start = y + offset(inner, axes, INNER, 2, first)
-            most = min(run - first % run, count)
-            for k in range(most):
-                for part in range(parts):
-                    copy_out(buffer, start + k * step + part * written, 0)
-                    buffer += written
-            first += most
+            start = y + offset(inner, axes - 1, INNER, 2, row) + within * step
+            most = min(run - within, count)
+            if step == parts * written:
+                simd.copy_bytes(start, buffer, most * step)
+                buffer += most * step
+            else:
+                for k in range(most):
+                    for part in range(parts):
+                        copy_out(buffer, start + k * step + part * written, 0)
+                        buffer += written
+            row, within = row + 1, 0
             count -= most
 
     @device
@@ -350,40 +365,42 @@ def one_packed(source: Kind, target: Kind) -> Any:
     ):
         stack, buffer, result = reserve(), reserve_buffer(), reserve_buffer()
         most = BUFFER // parts
-        up = down = 1.0
-        again = True
-        while again:
-            factor, lanes = splat(up * down), splat(0.0)
-            blocks, first = 0, 0
-            while first < n:
+        up = down = root = 1.0
+        plain, scaling, filled = True, False, False
+        # Once for the sum, again where it was lost, and at last for the unit vector.
+        while True:
+            factor, lanes, blocks = splat(up * down), splat(0.0), 0
+            for first in range(0, n, most):
                 count = min(most, n - first)
-                pack(x, first, count, inner, axes, parts, swap, buffer)
+                if not filled:
+                    pack(x, first, count, inner, axes, parts, swap, buffer)
+                if scaling:
+                    scale(buffer, result, count * parts, root, up, down, plain, table_x, table_y)
+                    unpack(result, y, first, count, inner, axes, parts)
+                    continue
                 whole = count * parts // ROWS
                 add_blocks(buffer, blocks, whole, factor, table_x, stack, 0)
                 blocks += whole
-                first += count
-                if first == n:
+                if first + count == n:
                     tail, left = buffer + whole * ROWS * size, count * parts - whole * ROWS
                     lanes = finish(tail, blocks, left, factor, table_x, stack)
+            if scaling:
+                return
+            filled = n <= most
             total = simd.sum_lanes(lanes)
-            again = False
             if risky and up == 1.0 and down == 1.0:
                 if total < LOWEST:
-                    up, again = UP, True
+                    up = UP
                 elif total == INF:
-                    down, again = DOWN, True
-        first = simd.root(total)
-        length, root, up_, down_, plain = settle(first, up, down, eps, zero_root)
-        put_norm(norm, norm_size, length, first, up, down)
-        up, down = up_, down_
-        if y != 0:
-            most = BUFFER // parts
-            for first in range(0, n, most):
-                count = min(most, n - first)
-                if n > most:
-                    pack(x, first, count, inner, axes, parts, swap, buffer)
-                scale(buffer, result, count * parts, root, up, down, plain, table_x, table_y)
-                unpack(result, y, first, count, inner, axes, parts)
+                    down = DOWN
+                if up != 1.0 or down != 1.0:
+                    continue
+            first_root = simd.root(total)
+            length, root, up_, down_, plain = settle(first_root, up, down, eps, zero_root)
+            put_norm(norm, norm_size, length, first_root, up, down)
+            if y == 0:
+                return
+            up, down, scaling = up_, down_, True
 
     return packed
 
@@ -392,44 +409,45 @@ def column_sum(source: Kind, scaled: bool) -> Any:
     """A function: the sums of squares of the vectors of a tile."""
     whole = simd.sum_squares(source, scaled)
     one, some = (simd.sum_squares_of_some(source, scaled, k) for k in (1, BLOCK))
+    across = LANES * source.size
 
     @device
-    def sum_(x, n, stride, columns, scale, table, stack):
+    def sum_(x, n, stride, columns, scales, table, stack, sums):
         """Each of the LANES of a vector has a slot of its own at each level of the stack."""
-        blocks = n // ROWS
+        groups = (columns + LANES - 1) // LANES
+        blocks, left = n // ROWS, n % ROWS
         for block in range(blocks):
             for lane in range(LANES):
-                if columns == LANES:
-                    total = whole(x, LANES * stride, scale, table)
-                else:
-                    total = some(x, LANES * stride, columns, 0, columns, scale, table)
-                x += stride
-                push(stack, lane, LANES, block, total)
-            x += (ROWS - LANES) * stride
-        left = n - blocks * ROWS
-        for lane in range(LANES):
-            if left <= lane:
-                total = splat(0.0)
-            elif left <= LANES:
-                total = one(x + lane * stride, 0, columns, 0, columns, scale, table)
-            else:
+                for group in range(groups):
+                    at, some_columns = x + lane * stride + group * across, columns - group * LANES
+                    scale = get(scales, group)
+                    if some_columns >= LANES:
+                        total = whole(at, LANES * stride, scale, table)
+                    else:
+                        total = some(
+                            at, LANES * stride, some_columns, 0, some_columns, scale, table
+                        )
+                    push(stack, STACKS + lane * groups + group, LANES * groups, block, total)
+            x += ROWS * stride
+        for group in range(groups):
+            some_columns, scale = min(columns - group * LANES, LANES), get(scales, group)
+            for lane in range(LANES):
+                # The tree over a few rows, by a stack of its own.
                 rows = (left - lane + LANES - 1) // LANES
-                # The tree over a few rows, by a stack of its own above all levels in use.
-                top = LEVELS * LANES
                 for row in range(rows):
                     where = x + (lane + row * LANES) * stride
-                    total = one(where, 0, columns, 0, columns, scale, table)
-                    push(stack, top, 1, row, total)
-                total = joined(stack, top, 1, rows, splat(0.0))
-            total = joined(stack, lane, LANES, blocks, total)
-            put(stack, LEVELS * LANES + BLOCK + lane, total)
-        half = LANES // 2
-        first = LEVELS * LANES + BLOCK
-        while half:
-            for lane in range(first, first + half):
-                put(stack, lane, add(get(stack, lane), get(stack, lane + half)))
-            half >>= 1
-        return get(stack, first)
+                    total = one(where, 0, some_columns, 0, some_columns, scale, table)
+                    push(stack, LANES, 1, row, total)
+                total = joined(stack, LANES, 1, rows, splat(0.0))
+                first = STACKS + lane * groups + group
+                put(stack, lane, joined(stack, first, LANES * groups, blocks, total))
+            half = LANES // 2
+            while half:
+                for lane in range(half):
+                    put(stack, lane, add(get(stack, lane), get(stack, lane + half)))
+                half >>= 1
+            put(sums, group, get(stack, 0))
+            x += across
 
     return sum_
 
@@ -442,70 +460,84 @@ def one_tile(source: Kind, target: Kind) -> Any:
     load, load_some = simd.loads(source)
     store, store_some = simd.stores(target)
     product = source.narrow and target.narrow
-    reserve = simd.stack(LEVELS * LANES + BLOCK + LANES)
-    small = simd.stack(1)
-
-    @device
-    def careful(x, y, n, read, write, columns, roots, ups, downs, table_x, table_y):
-        for _ in range(n):
-            v = load_some(x, columns, table_x)
-            v = mul(div(mul(v, get(ups, 0)), get(roots, 0)), get(downs, 0))
-            store_some(canonical(v), y, columns, table_y)
-            x += read
-            y += write
-
-    @device
-    def careful_product(x, y, n, read, write, columns, roots, table_x, table_y):
-        factor = div(splat(1.0), get(roots, 0))
-        for _ in range(n):
-            v = mul(load_some(x, columns, table_x), factor)
-            store_some(canonical(v), y, columns, table_y)
-            x += read
-            y += write
-
+    reserve = simd.stack(STACKS + LEVELS * LANES)
+    small = simd.stack(TILE // LANES)
+    few = simd.stack(LANES)
     settle_all = settle_tile(risky)
+    across, written = LANES * source.size, LANES * target.size
+
+    @device
+    def scale_whole(x, y, n, read, write, groups, roots, table_x, table_y):
+        for _ in range(n):
+            for group in range(groups):
+                v, divisor = load(x + group * across, table_x), get(roots, group)
+                v = mul(v, divisor) if product else div(v, divisor)
+                store(v, y + group * written, table_y)
+            x += read
+            y += write
+
+    @device
+    def scale_some(x, y, n, read, write, columns, root, up, down, plain, table_x, table_y, buffer):
+        """Some rows are read before they are written, for a narrow row's store has the next one
+        wait, which lies in its shadow."""
+        for first in range(0, n, LANES):
+            rows = min(n - first, LANES)
+            for row in range(rows):
+                v = load_some(x, columns, table_x)
+                if product:
+                    v = mul(v, root)
+                elif plain:
+                    v = div(v, root)
+                else:
+                    v = mul(div(mul(v, up), root), down)
+                put(buffer, row, v if plain else canonical(v))
+                x += read
+            for row in range(rows):
+                store_some(get(buffer, row), y, columns, table_y)
+                y += write
 
     @device
     def tile(
         x, y, n, read, write, columns, norm, norm_step, norm_size,
         eps, zero_root, table_x, table_y,
     ):  # fmt: skip
-        stack, sums, ups, downs, roots = reserve(), small(), small(), small(), small()
-        put(ups, 0, splat(1.0))
-        put(downs, 0, splat(1.0))
-        put(sums, 0, sum_(x, n, read, columns, splat(1.0), table_x, stack))
-        rescued = risky and lost_sums(sums, ups, downs, columns)
-        if rescued:
-            factor = mul(get(ups, 0), get(downs, 0))
-            put(sums, 0, sum_(x, n, read, columns, factor, table_x, stack))
-        plain = settle_all(
-            sums, ups, downs, roots, columns, norm, norm_step, norm_size, eps, zero_root, rescued
-        )
-        if y == 0:
-            return
-        if not plain:
+        stack, buffer = reserve(), few()
+        sums, ups, downs, roots, factors = small(), small(), small(), small(), small()
+        groups = (columns + LANES - 1) // LANES
+        for group in range(groups):
+            put(ups, group, splat(1.0))
+            put(downs, group, splat(1.0))
+            put(factors, group, splat(1.0))
+        again = True
+        rescued = False
+        while again:
+            sum_(x, n, read, columns, factors, table_x, stack, sums)
+            again = risky and not rescued and lost_sums(sums, ups, downs, columns)
+            if again:
+                rescued = True
+                for group in range(groups):
+                    put(factors, group, mul(get(ups, group), get(downs, group)))
+        whole = 0
+        for group in range(groups):
+            some_columns, slot = min(columns - group * LANES, LANES), group * 8 * LANES
+            plain = settle_all(
+                sums + slot, ups + slot, downs + slot, roots + slot, some_columns,
+                norm + group * LANES * norm_step if norm else 0, norm_step, norm_size,
+                eps, zero_root, rescued,
+            )  # fmt: skip
             if product:
-                careful_product(x, y, n, read, write, columns, roots, table_x, table_y)
-            else:
-                careful(x, y, n, read, write, columns, roots, ups, downs, table_x, table_y)
-            return
-        divisor = get(roots, 0)
-        if product:
-            divisor = div(splat(1.0), divisor)
-        if columns == LANES:
-            for _ in range(n):
-                v = load(x, table_x)
-                v = mul(v, divisor) if product else div(v, divisor)
-                store(v, y, table_y)
-                x += read
-                y += write
-        else:
-            for _ in range(n):
-                v = load_some(x, columns, table_x)
-                v = mul(v, divisor) if product else div(v, divisor)
-                store_some(v, y, columns, table_y)
-                x += read
-                y += write
+                put(roots, group, div(splat(1.0), get(roots, group)))
+            if y != 0:
+                if plain and whole == group and some_columns == LANES:
+                    whole += 1
+                else:
+                    scale_some(
+                        x + group * across, y + group * written, n, read, write, some_columns,
+                        get(roots, group), get(ups, group), get(downs, group), plain,
+                        table_x, table_y, buffer,
+                    )  # fmt: skip
+        if whole:
+            scale_whole(x, y, n, read, write, whole, roots, table_x, table_y)
 
     return tile
 

@@ -789,6 +789,9 @@ def new_reference(builder: Any, address: Value) -> Value:
 
 disown = external("Py_DecRef", ir.VoidType(), I64)
 
+# ``(to, from, bytes)``.
+copy_bytes = external("memcpy", I64, I64, I64, I64)
+
 # Let go of Python's lock, and take it again.
 let_go = external("PyEval_SaveThread", I64)
 take_back = external("PyEval_RestoreThread", ir.VoidType(), I64)
