@@ -137,12 +137,15 @@ def target(work: Work, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _settled(call: Call) -> Call:
     """A call for which nothing is being prepared any more."""
-    preparing = [getattr(module, "busy", bool) for module in _registry._loaded.values()]
+
+    def busy() -> bool:  # a backend may load another when it is first called
+        return any(getattr(module, "busy", bool)() for module in list(_registry._loaded.values()))
+
     again = True
     while again:
         call()
-        again = any(busy() for busy in preparing)
-        while any(busy() for busy in preparing):
+        again = busy()
+        while busy():
             time.sleep(0.001)
     return call
 
@@ -189,8 +192,9 @@ def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Cal
             raise NotImplementedError(f"{library} arrays are immutable")
         x = _registry.carry(x, "numpy", library)
     call = functools.partial(function, x, axis, **keywords, backend=backend)
+    _settled(call)
     if not hasattr(x, "block_until_ready"):
-        return _settled(call)
+        return call
     if operation == "return_norm":
         return lambda: [y.block_until_ready() for y in call()]
     return lambda: call().block_until_ready()
