@@ -458,20 +458,24 @@ def one_tile(source: Kind, target: Kind) -> Any:
     risky = source.risky
     load, load_some = simd.loads(source)
     store, store_some = simd.stores(target)
+    store_past = simd.streaming(target)
     product = source.narrow and target.narrow
-    reserve = simd.stack(STACKS + COLUMN_LEVELS * TILE)
-    small = simd.stack(TILE // LANES)
+    reserve = simd.stack(STACKS + COLUMN_LEVELS * (TILE + LANES))
+    small = simd.stack(TILE // LANES + 1)
     few = simd.stack(LANES)
     settle_all = settle_tile(risky)
     across, written = LANES * source.size, LANES * target.size
 
     @device
-    def scale_whole(x, y, n, read, write, groups, roots, table_x, table_y):
+    def scale_whole(x, y, n, read, write, groups, roots, table_x, table_y, stream):
         for _ in range(n):
             for group in range(groups):
                 v, divisor = load(x + group * across, table_x), get(roots, group)
                 v = mul(v, divisor) if product else div(v, divisor)
-                store(v, y + group * written, table_y)
+                if stream:
+                    store_past(v, y + group * written, table_y)
+                else:
+                    store(v, y + group * written, table_y)
             x += read
             y += write
 
@@ -498,7 +502,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
     @device
     def tile(
         x, y, n, read, write, columns, norm, norm_step, norm_size,
-        eps, zero_root, table_x, table_y,
+        eps, zero_root, table_x, table_y, stream,
     ):  # fmt: skip
         stack, buffer = reserve(), few()
         sums, ups, downs, roots, factors = small(), small(), small(), small(), small()
@@ -536,7 +540,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
                         table_x, table_y, buffer,
                     )  # fmt: skip
         if whole:
-            scale_whole(x, y, n, read, write, whole, roots, table_x, table_y)
+            scale_whole(x, y, n, read, write, whole, roots, table_x, table_y, stream)
 
     return tile
 
