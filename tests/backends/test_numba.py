@@ -325,6 +325,26 @@ def test_bundles_have_the_bits_of_rows(dtype: str) -> None:
                 assert norms[k].tobytes() == length.tobytes(), (n, k)
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_large_columns_wherever_the_output_begins(dtype: str) -> None:
+    """What goes past the caches goes by whole lines, the rest of each row by others."""
+    kind = np.dtype(dtype)
+    rows, columns = 2**23 // (320 * kind.itemsize) + 2, 320
+    x = np.random.default_rng(2).standard_normal((rows, columns)).astype(dtype)
+    x[5, 70], x[:, 200], x[7, 319] = np.nan, 0, np.inf
+    want = l2.normalize(x, 0, backend="numpy")
+    room = np.zeros(x.size + 64, dtype)
+    for start in (0, 3, 8, 31):
+        y = room[start : start + x.size].reshape(x.shape)
+        room[:] = 7
+        l2.normalize(x, 0, out=y, backend="numba")
+        assert y.tobytes() == want.tobytes()
+        assert (room[:start] == 7).all()
+        assert (room[start + x.size :] == 7).all()
+    few = want[:, :9]
+    assert l2.normalize(x[:, :9], 0, out=y[:, :9], backend="numba").tobytes() == few.tobytes()
+
+
 COLD = """
     import sys, threading, time
     import numpy as np, l2multi as l2

@@ -126,6 +126,7 @@ def packed(source: Kind, target: Kind) -> Any:
 def columns(source: Kind, target: Kind) -> Any:
     """Tiles of the vectors along the last axis of the batch, which has `tiles` of them."""
     tile = kernels.one_tile(source, target)
+    read, write, boundary = source.size, target.size, simd.boundary(target)
 
     @numba.cfunc(WORKER, error_model="numpy")
     def worker(first, last, call):
@@ -135,23 +136,37 @@ def columns(source: Kind, target: Kind) -> Any:
         tiles, inner = get_int(call, records.TILES), get_int(call, records.INNER)
         width = get_int(batch, (batch_axes - 1) * BATCH)
         norm_step = get_int(batch, (batch_axes - 1) * BATCH + 3)
+        stride_x, stride_y = get_int(inner, 1), get_int(inner, 2)
         # Threads may have small stacks: where the tree is high, one group goes at a time.
-        most = TILE if get_int(call, records.N) < ROWS << TILE_LEVELS else LANES
+        high = get_int(call, records.N) >= ROWS << TILE_LEVELS
+        _, _, stream = memory(call, read, write)
+        stream = 1 if stream and not high and stride_y % boundary == 0 else 0
         i = first
         while i < last:
-            column = i % tiles * LANES
-            vector = i // tiles * width + column
-            together = min(width - column, (last - i) * LANES, most)
+            column, row = i % tiles * LANES, i // tiles * width
+            together = min(width - column, (last - i) * LANES, LANES if high else TILE)
+            i += (together + LANES - 1) // LANES
+            at_y = y + offset(batch, batch_axes, BATCH, 2, row) if y else 0
+            # Streaming stores are aligned: all tiles but the first begin some columns later.
+            later = -at_y % boundary // write if stream else 0
+            first_column = min(column + later, width) if column else 0
+            last_column = min(column + together + later, width)
+            if first_column == last_column:
+                continue
+            at_x = x + offset(batch, batch_axes, BATCH, 1, row) + first_column * read
+            at_y += first_column * write if y else 0
             tile(
-                x + offset(batch, batch_axes, BATCH, 1, vector),
-                y + offset(batch, batch_axes, BATCH, 2, vector) if y else 0,
-                get_int(call, records.N), get_int(inner, 1), get_int(inner, 2), together,
-                norms + offset(batch, batch_axes, BATCH, 3, vector) if norms else 0,
+                at_x, at_y,
+                get_int(call, records.N), stride_x, stride_y, last_column - first_column,
+                norms + offset(batch, batch_axes, BATCH, 3, row) + first_column * norm_step
+                if norms else 0,
                 norm_step, norm_size,
                 get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
                 get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
+                stream if at_y % boundary == 0 else 0,
             )  # fmt: skip
-            i += (together + LANES - 1) // LANES
+        if stream:
+            simd.fence()
 
     return worker
 

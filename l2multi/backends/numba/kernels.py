@@ -51,7 +51,7 @@ LEVELS = 40  # of the tree over blocks: 2**40 of them are more than memory holds
 # Columns that go through together. One line of each row at a time is slow to come, for nothing in
 # memory is fetched ahead: 4000x768 float32 took 1.4 times as long (Fortran order) by 16 columns.
 TILE = 4 * LANES
-TILE_LEVELS = LEVELS * LANES // TILE  # for which a group's stack has room with all of them
+TILE_LEVELS = 12  # of the tree over blocks, with so many: 120 KB of the machine's stack
 STACKS = 2 * LANES  # slots before those of the levels: for what is done to one group at a time
 BUFFER = 1024  # elements, a power of two of blocks
 
@@ -459,20 +459,24 @@ def one_tile(source: Kind, target: Kind) -> Any:
     risky = source.risky
     load, load_some = simd.loads(source)
     store, store_some = simd.stores(target)
+    store_past = simd.streaming(target)
     product = source.narrow and target.narrow
-    reserve = simd.stack(STACKS + LEVELS * LANES)
-    small = simd.stack(TILE // LANES)
+    reserve = simd.stack(STACKS + max(LEVELS * LANES, TILE_LEVELS * (TILE + LANES)))
+    small = simd.stack(TILE // LANES + 1)
     few = simd.stack(LANES)
     settle_all = settle_tile(risky)
     across, written = LANES * source.size, LANES * target.size
 
     @device
-    def scale_whole(x, y, n, read, write, groups, roots, table_x, table_y):
+    def scale_whole(x, y, n, read, write, groups, roots, table_x, table_y, stream):
         for _ in range(n):
             for group in range(groups):
                 v, divisor = load(x + group * across, table_x), get(roots, group)
                 v = mul(v, divisor) if product else div(v, divisor)
-                store(v, y + group * written, table_y)
+                if stream:
+                    store_past(v, y + group * written, table_y)
+                else:
+                    store(v, y + group * written, table_y)
             x += read
             y += write
 
@@ -499,7 +503,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
     @device
     def tile(
         x, y, n, read, write, columns, norm, norm_step, norm_size,
-        eps, zero_root, table_x, table_y,
+        eps, zero_root, table_x, table_y, stream,
     ):  # fmt: skip
         stack, buffer = reserve(), few()
         sums, ups, downs, roots, factors = small(), small(), small(), small(), small()
@@ -537,7 +541,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
                         table_x, table_y, buffer,
                     )  # fmt: skip
         if whole:
-            scale_whole(x, y, n, read, write, whole, roots, table_x, table_y)
+            scale_whole(x, y, n, read, write, whole, roots, table_x, table_y, stream)
 
     return tile
 
