@@ -700,6 +700,9 @@ def test_the_short_way_declines() -> None:
     for eps in (1, -1.0, np.nan, np.float64(1), "0.0"):
         assert short(x, y, None, eps, -1, False) is False
     assert not y.any()
+    deep = np.ones((3,) + (1,) * (63 if np.__version__ >= "2" else 31), np.float32)
+    assert np.allclose(l2.normalize(deep, None, backend="numba"), 1 / np.sqrt(3))
+    assert np.allclose(l2.normalize(deep, 0, backend="numba"), 1 / np.sqrt(3))
     for source, target in (
         (x, x),
         (frozen, x),

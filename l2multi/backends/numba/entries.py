@@ -330,7 +330,9 @@ def short() -> Any:
 
     @device
     def mask_of(own, axis, axes):
-        """Axes as bits, or -1 if they are not what they should be."""
+        """Axes as bits, or -1 if they are not what they should be, or more than there are bits."""
+        if axes > 62:
+            return -1
         if axis == get_int(own, records.NONE):
             return (1 << axes) - 1
         if get_int(axis + HEAD - 8, 0) != get_int(own, records.TUPLE):
