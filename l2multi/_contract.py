@@ -147,7 +147,13 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 def _no_index(value: Any) -> bool:
-    return isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__")
+    if isinstance(value, (bool, np.bool_)):
+        return True
+    try:
+        operator.index(value)
+    except TypeError:  # arrays have the method, but most of them no index
+        return True
+    return False
 
 
 def batch_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:

@@ -223,7 +223,7 @@ _usual: dict[Any, Any] = {}
 
 def key(dtype: np.dtype[Any], asked: Any) -> Any:
     """What `_usual` knows an input dtype and a ``dtype=`` by; None if it does not."""
-    return (dtype, asked) if isinstance(asked, (type, np.dtype)) else None
+    return (dtype, asked) if isinstance(asked, (type, np.dtype, str)) else None
 
 
 def usual(key: Any, argument: str | None) -> Any:
@@ -318,12 +318,11 @@ def select(
     raise TypeError(f"x: no backend can serve it ({'; '.join(passed)})")
 
 
-def find_short(
-    one: Row, found: Backend, dtype: np.dtype[Any], asked: Any, result: np.dtype[Any]
-) -> None:
-    """Keep for `usual` the short way of a call that this backend is to serve."""
+def find_short(one: Row, found: Backend, dtype: np.dtype[Any], asked: Any) -> None:
+    """Keep for `usual` the short way of calls that this backend is to serve."""
     at = dtype if asked is None else key(dtype, asked)
     if one is ROWS[0] and at is not None and at not in _usual:
-        way = found.short(dtype, result)
-        if way is not None:
-            _usual[at] = way, result, _contract.rule(dtype).norm, one.name
+        rule = _contract.rule(dtype)
+        result = rule.result if asked is None else np.dtype(asked)
+        if (way := found.short(dtype, result)) is not None:
+            _usual[at] = way, result, rule.norm, one.name

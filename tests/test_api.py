@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 import os
 import subprocess
 import sys
@@ -41,6 +42,16 @@ def stand_in(monkeypatch):
 def used(**keywords):
     """The backend of a call."""
     return l2.explain(X, **keywords).backend
+
+
+@pytest.mark.parametrize("name", _registry.NAMES)
+def test_backends_keep_to_the_protocol(name):
+    """The names of the protocol, with its parameters."""
+    found = _registry.load(name)
+    for method, wanted in inspect.getmembers(_registry.Backend, inspect.isfunction):
+        if not method.startswith("_") and hasattr(found, method):
+            have = list(inspect.signature(getattr(found, method)).parameters)
+            assert have == list(inspect.signature(wanted).parameters)[1:], method
 
 
 def test_precedence(stand_in, monkeypatch):

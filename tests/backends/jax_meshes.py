@@ -118,6 +118,12 @@ def eight() -> None:
         assert y.sharding.is_equivalent_to(x.sharding, 2), y.sharding
         with pytest.raises(TypeError, match="single CPU device"):
             l2.normalize(x, backend="numpy")
+        x = jax.device_put(A, NamedSharding(mesh, P(None, "model")))  # a split vector, likewise
+        y, norms = l2.normalize(x, return_norm=True)
+        close(y, UNIT)
+        np.testing.assert_array_equal(norms, l2.norm(x))
+        _, turned = jax.jvp(l2.normalize, (x,), (x,))
+        assert turned.shape == x.shape
     both = jax.shard_map(  # split over two axes of the mesh, unlike what `check` has
         lambda x: l2multi.jax.normalize(x, axis_name=("data", "model"), eps=2.0**-130),
         mesh=mesh, in_specs=P(None, ("data", "model")), out_specs=P(None, ("data", "model")),

@@ -628,7 +628,9 @@ def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
             pair.bound[: len(records.WAYS)] = addresses
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
+        y[...] = 7
         assert short(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False)
+        assert y.tobytes() == want.tobytes()
 
 
 def test_the_short_way_casts() -> None:
@@ -671,7 +673,34 @@ def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
     assert norms.tobytes() == np.asarray(lengths).tobytes()
     if parts >= 2 * records.SPLIT:
         long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
-        assert not pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True) or served
+        alone = _threads() == 1
+        assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True) == alone
+
+
+def test_the_short_way_is_not_learned_from_other_libraries() -> None:
+    """JAX's integers become float32, NumPy's float64, in any order."""
+    jnp = pytest.importorskip("jax.numpy")
+    for function in (l2.normalize, l2.norm):
+        _registry._usual.pop(np.dtype("i4"), None)
+        assert function(jnp.array([[3, 4]], "i4"), backend="numba").dtype == np.float32
+        for backend in (None, "numba"):
+            assert function(np.array([[3, 4]], "i4"), backend=backend).dtype == np.float64
+
+
+def test_errors_do_not_depend_on_the_way() -> None:
+    """The first thing wrong is named, with norms as without."""
+    x = np.ones((2, 3), np.float32)
+    ready(x.dtype)
+    for _ in range(2):
+        for also in (True, False):
+            with pytest.raises(ValueError, match="eps"):
+                l2.normalize(x, 9, eps=-1.0, return_norm=also)
+            with pytest.raises(np.exceptions.AxisError):
+                l2.normalize(x, 9, return_norm=also)
+            with pytest.raises(TypeError, match="axis"):
+                l2.normalize(x, np.array([0, 1]), return_norm=also)
+        l2.normalize(x, backend="numba")
+    assert l2.norm(x, ()).shape == x.shape
 
 
 def test_the_short_way_declines() -> None:
@@ -695,6 +724,7 @@ def test_the_short_way_declines() -> None:
         assert short(source, target, None, 0.0, -1, False) is False
         assert (target == before)[~np.isnan(before)].all()
     y = np.zeros_like(x)
+    assert short(x, y, np.ones(3, np.float32), 0.0, -1, False) is False  # norms do not fit
     for axis in (2, -3, 2**70, -(2**70), True, np.int64(1), 1.0, [1], (0, 0), (0, -2), (2,), "1"):
         assert short(x, y, None, 0.0, axis, False) is False
     for eps in (1, -1.0, np.nan, np.float64(1), "0.0"):

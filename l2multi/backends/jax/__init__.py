@@ -108,7 +108,7 @@ def unready(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> None:
     """XLA compiles when it is called, as its users know it."""
 
 
-def short(dtype: np.dtype[Any]) -> None:
+def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> None:
     """JAX has no shorter way."""
 
 

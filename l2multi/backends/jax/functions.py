@@ -353,7 +353,9 @@ def _lengths(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array
     bits = lax.bitcast_convert_type(root, np.dtype(f"i{root.dtype.itemsize}"))
     field = jnp.clip((bits >> form.nmant) + exponent, 1, 2 * bias - 1)
     root = root * _power(bias + exponent + bias - field, root.dtype)
-    power, rest = _power(2 * bias - field, root.dtype), 1 / jnp.where(root == 0, jnp.inf, root)
+    # Of a zero vector 1, by which nothing leaves the range, and 0.
+    power = _power(jnp.where(root == 0, bias, 2 * bias - field), root.dtype)
+    rest = 1 / jnp.where(root == 0, jnp.inf, root)
     return root * _power(field, root.dtype), power, rest
 
 

@@ -116,6 +116,7 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
         and axes == tuple(range(x.ndim - len(axes), x.ndim))
         and all(d is None or d.name in _KINDS for d in (x.dtype, dtype))
         and jax.sharding.get_abstract_mesh().empty
+        and jax.typeof(x).sharding.mesh.empty
     )
 
 
@@ -155,8 +156,11 @@ def turn(x: jax.Array, d: jax.Array, wanted: Wanted, kernels: int, formula: Form
 
 
 def turns(x: jax.Array, wanted: Wanted) -> bool:
-    """Whether `turn` can take an `x` that `rows` takes."""
-    return x.dtype == wanted.dtype and x.dtype.name in _NARROW
+    """Whether `turn` can take an `x` that `rows` takes. (With `eps` and zero vectors that become
+    NaN, the derivative at these is another.)"""
+    return (
+        x.dtype == wanted.dtype and x.dtype.name in _NARROW and not (wanted.eps and wanted.zero_nan)
+    )
 
 
 _rows: Any = Primitive("l2multi_rows")
@@ -211,7 +215,7 @@ def _turn_jvp(primals: Any, tangents: Any, *, wanted: Wanted, **parameters: Any)
     value = turn(x, d, wanted, **parameters)
     if type(dx) is ad.Zero:
         return value, turn(x, dd, wanted, **parameters)
-    function = functools.partial(_turn_formula, False, wanted=wanted, **parameters)
+    function = functools.partial(_turn_formula, wanted=wanted, **parameters)
     dd = jnp.zeros_like(d) if type(dd) is ad.Zero else dd
     return value, jax.jvp(function, primals, (dx, dd))[1]
 
@@ -231,7 +235,7 @@ def _rows_formula(
 
 
 def _turn_formula(
-    wide: bool, x: jax.Array, d: jax.Array, *, wanted: Wanted, kernels: int, formula: Formula
+    x: jax.Array, d: jax.Array, *, wanted: Wanted, kernels: int, formula: Formula
 ) -> jax.Array:
     moved: jax.Array = jax.jvp(lambda x: formula(x, wanted, kernels), (x,), (d,))[1]
     return moved
@@ -294,18 +298,16 @@ def _lower(work: str, by_kernel: Any, by_formula: Any) -> Callable[..., Any]:
     return lower
 
 
-for _primitive, _work, _by_kernel, _by_formula in (
-    (_rows, "rows", _rows_kernel, _rows_formula),
-    (_turn, "turn", _turn_kernel, _turn_formula),
-):
-    _several = _primitive.multiple_results
-    _narrow, _wider = (
-        mlir.lower_fun(functools.partial(_by_formula, wide), _several) for wide in (False, True)
-    )
-    mlir.register_lowering(_primitive, _narrow)
-    mlir.register_lowering(_primitive, _lower(_work, _by_kernel, _wider), platform="cpu")
-    for _platform in WIDE[1:]:
-        mlir.register_lowering(_primitive, _wider, platform=_platform)
+_narrow_rows, _wide_rows = (
+    mlir.lower_fun(functools.partial(_rows_formula, wide), True) for wide in (False, True)
+)
+_any_turn = mlir.lower_fun(_turn_formula, False)
+mlir.register_lowering(_rows, _narrow_rows)
+mlir.register_lowering(_turn, _any_turn)
+mlir.register_lowering(_rows, _lower("rows", _rows_kernel, _wide_rows), platform="cpu")
+mlir.register_lowering(_turn, _lower("turn", _turn_kernel, _any_turn), platform="cpu")
+for _platform in WIDE[1:]:
+    mlir.register_lowering(_rows, _wide_rows, platform=_platform)
 
 
 def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str, wait: bool) -> int | None:

@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import math
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -127,7 +128,7 @@ class _Pair:
         definition = _MethodDef(b"short", objects.address(_SHORT), _METH_FASTCALL, None)
         # For ever: `bound` has addresses in this pair, and at exit Python may read the definition
         # of a function after all that modules hold is gone.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, self)))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, self, _threads)))
         method: Callable[..., bool | None] = _new_method(ctypes.byref(definition), bound, None)
         return method
 
@@ -206,7 +207,7 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
 def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | None] | None:
     """The short way in for native arrays of `dtype` with results of `result`, or None for now."""
     pair = _pair(dtype, result)
-    if pair.source.swap:
+    if pair.source.swap or sys.byteorder != "little":  # as it reads the fields of arrays
         return None
     if not objects.linked(_SHORT):
         objects.request(_SHORT)

@@ -12,7 +12,7 @@ import numba
 from numba import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import foreign, kernels, records, simd, team
+from l2multi.backends.numba import foreign, geometry, kernels, records, simd, team
 from l2multi.backends.numba.geometry import plan
 from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, TILE, TILE_LEVELS, device, offset
 from l2multi.backends.numba.records import SPLIT
@@ -297,18 +297,17 @@ def short() -> Any:
     """The short way in, a function in C for Python to call: ``(x, y, norms, eps, axis, ordered)``.
 
     The arguments are trusted to be arrays (`y` and `norms` may be None; `norms` is contiguous and
-    has the right size), two of whatever the caller was given, and a bool; the arrays' fields are
+    of the right dtype), two of whatever the caller was given, and a bool; the arrays' fields are
     read where NumPy's binary interface has them. True says that the vectors have been done. Else
     nothing has been written. None: `y` is not in the order of `x`, as `ordered` asks. False: this
     call is not one for the short way, for `eps` or `axis` need a closer look, the kernel is not
     linked, a vector is very long, or the arrays do not fit each other or overlap.
     """
 
-    record = simd.room(records.CALL)
+    record, tables = simd.room(records.CALL), simd.room(geometry.ROOM)
     scratch = simd.stack(records.SHORT_PARTS_MOST + 1)
     ask = simd.external("PyObject_CallNoArgs", simd.I64, simd.I64)
-    number = simd.external("PyLong_AsLong", simd.I64, simd.I64)
-    index = simd.external("PyNumber_AsSsize_t", simd.I64, simd.I64, simd.I64)
+    number = simd.external("PyNumber_AsSsize_t", simd.I64, simd.I64, simd.I64)
     length = simd.external("PyTuple_Size", simd.I64, simd.I64)
     item = simd.external("PyTuple_GetItem", simd.I64, simd.I64, simd.I64)
 
@@ -324,7 +323,7 @@ def short() -> Any:
     @device
     def bit(own, axis, axes):
         """An axis as a bit; 0 if it is none. A number too large comes as the largest."""
-        one = index(axis, 0) if get_int(axis + HEAD - 8, 0) == get_int(own, records.INT) else axes
+        one = number(axis, 0) if get_int(axis + HEAD - 8, 0) == get_int(own, records.INT) else axes
         one += axes if one < 0 else 0
         return 1 << one if 0 <= one < axes else 0
 
@@ -403,8 +402,11 @@ def short() -> Any:
             )  # fmt: skip
             if said != get_int(own, records.TRUE):
                 return simd.new_reference(said)
+        held = 1
         if get_int(arguments, 2) != none:
-            norms = get_int(get_int(arguments, 2) + HEAD, 0)
+            norms, axes_norms, sizes_norms, _, _, _ = array(get_int(arguments, 2))
+            for axis in range(axes_norms):
+                held *= get_int(sizes_norms, axis)
         call, parts = record(), get_int(own, records.SHORT_PARTS)
         norm_size = get_int(own, records.SHORT_NORM_SIZE)
         team.enter(
@@ -417,22 +419,22 @@ def short() -> Any:
         n = get_int(sizes, axes - 1) if axes else 1
         way, several = records.ROWS, total // n
         # Planning takes 30 ns, which for one row after the other is not needed.
-        if plain & _CONTIGUOUS and mask == 1 << axes - 1 and LANES < n < SPLIT:
+        if plain & _CONTIGUOUS and LANES < n < SPLIT and mask == 1 << axes - 1:
             set_int(call, records.N, n)
         else:
             way, n, several = plan(
-                call, mask, axes, sizes, strides, strides_y,
+                call, tables(), mask, axes, sizes, strides, strides_y,
                 get_int(own, records.SIZE_X), write, parts, norm_size,
             )  # fmt: skip
         worker = get_int(own, way)
-        if worker == 0:
+        if worker == 0 or (norms != 0 and held * n != total):
             return simd.new_reference(no)
         threads = 1
         if total >= get_int(own, records.SEVERAL):
             told = ask(get_int(own, records.SHORT_THREADS))
             if told == 0:  # an interrupt, most likely; nothing has been written
                 return 0
-            threads = number(told)
+            threads = number(told, 0)
             simd.disown(told)
         set_int(call, records.THREADS, threads)
         split = (

@@ -4,13 +4,13 @@ What a plan says is written into a call's record (see `records`), with tables as
 """
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import records, simd
+from l2multi.backends.numba import records
 from l2multi.backends.numba.kernels import BATCH, INNER, device
 from l2multi.backends.numba.simd import get_int, set_int
 
 AXES = 64  # NumPy's arrays have no more
 
-_room = simd.room(AXES * INNER + (AXES + 1) * BATCH)  # the tables, and a row to spare
+ROOM = AXES * INNER + (AXES + 1) * BATCH  # the tables, and a row to spare
 
 
 @device
@@ -57,10 +57,10 @@ def fill(table, columns, of_vector, mask, axes, sizes, strides_x, strides_y, nor
 
 
 @device
-def plan(call, mask, axes, sizes, strides_x, strides_y, read, write, parts, norm_size):
-    """Write the geometry of a call whose vectors extend over the axes of a bit mask. The number of
-    the kernel for it, among `records.WAYS`, and of what that takes for one vector."""
-    inner = _room()
+def plan(call, inner, mask, axes, sizes, strides_x, strides_y, read, write, parts, norm_size):
+    """Write the geometry of a call whose vectors extend over the axes of a bit mask; the tables go
+    to `inner`, where there is ROOM. The number of the kernel for it, among `records.WAYS`, the
+    length of a vector, and the number of what the kernel takes for one vector."""
     batch = inner + 8 * AXES * INNER
     n = count = 1
     for axis in range(axes):

@@ -96,7 +96,7 @@ def put_three(address, norm_size, length, root, up, down):
     most = 126 if norm_size == records.THREE_SINGLE else 1022
     field = simd.bits(root) >> 52
     shift = EXPONENT if down != 1.0 else -EXPONENT if up != 1.0 else 0
-    exponent = min(max(field - 1023 + shift, -most), most)
+    exponent = min(max(field - 1023 + shift, -most), most) if root != 0.0 else 0
     # A rescued root is far from the ends of the range, and so is what is left of it here.
     rest = root * simd.power(shift - exponent)
     rest = 1.0 / rest if rest != 0.0 else 0.0
@@ -178,6 +178,16 @@ def row_sum(source: Kind, scaled: bool) -> Any:
     return add_blocks, finish
 
 
+def divided(product: bool) -> Any:
+    """A function: lanes by a divisor or, of narrow kinds, times its inverse."""
+
+    @device
+    def plainly(v, factor):
+        return mul(v, factor) if product else div(v, factor)
+
+    return plainly
+
+
 def row_scale(source: Kind, target: Kind) -> Any:
     """A function that divides neighbouring elements by the divisor."""
     load, load_some = simd.loads(source)
@@ -185,9 +195,7 @@ def row_scale(source: Kind, target: Kind) -> Any:
     product = source.narrow and target.narrow
     read, write = source.size * LANES, target.size * LANES
 
-    @device
-    def plainly(v, factor):
-        return mul(v, factor) if product else div(v, factor)
+    plainly = divided(product)
 
     @device
     def with_care(v, root, up, down):
@@ -228,9 +236,7 @@ def row_stream(source: Kind, target: Kind) -> Any:
     size, written, boundary = source.size, target.size, simd.boundary(target)
     fetch = simd.fetch(read)
 
-    @device
-    def scaled(v, factor):
-        return mul(v, factor) if product else div(v, factor)
+    plainly = divided(product)
 
     @device
     def stream(x, y, n, root, table_x, table_y, ahead, past):
@@ -239,23 +245,23 @@ def row_stream(source: Kind, target: Kind) -> Any:
         if past:
             first = min(-y % boundary // written, n)
             if first:
-                store_some(scaled(load_some(x, first, table_x), factor), y, first, table_y)
+                store_some(plainly(load_some(x, first, table_x), factor), y, first, table_y)
                 x += first * size
                 y += first * written
             for _ in range((n - first) // LANES):
                 fetch(x + ahead)
-                store_past(scaled(load(x, table_x), factor), y, table_y)
+                store_past(plainly(load(x, table_x), factor), y, table_y)
                 x += read
                 y += write
         else:
             for _ in range(n // LANES):
                 fetch(x + ahead)
-                store(scaled(load(x, table_x), factor), y, table_y)
+                store(plainly(load(x, table_x), factor), y, table_y)
                 x += read
                 y += write
         left = (n - first) % LANES
         if left:
-            store_some(scaled(load_some(x, left, table_x), factor), y, left, table_y)
+            store_some(plainly(load_some(x, left, table_x), factor), y, left, table_y)
 
     return stream
 
