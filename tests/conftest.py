@@ -236,7 +236,7 @@ def _subjects(row):
 
 
 def pytest_addoption(parser):
-    """Add ``--backends``."""
+    """Add ``--backends``, ``--every`` and ``--stress``."""
     parser.addoption(
         "--backends",
         help="backends or variants to test, by commas (numpy,numba:serial); default: all that "
@@ -247,6 +247,13 @@ def pytest_addoption(parser):
         "--every",
         action="store_true",
         help="every dtype in every test, also on backends that compile for each (minutes)",
+    )
+    parser.addoption(
+        "--stress",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run tests of threads, forks and caches, which have the mark `stress`, N times",
     )
 
 
@@ -260,6 +267,7 @@ def pytest_configure(config):
         "markers",
         "dtypes(*dtypes, every=False): what `dtype` goes through; `every` also where it compiles",
     )
+    config.addinivalue_line("markers", "stress: what ``--stress`` repeats")
     config.addinivalue_line("markers", "only(attribute): for subjects that have it true")
     asked = config.getoption("--backends")
     found, missing = {}, {}
@@ -296,8 +304,18 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [i for i in items if i not in empty]
 
 
+@pytest.fixture
+def round_of_stress():
+    """Which of the ``--stress`` rounds this is."""
+
+
 def pytest_generate_tests(metafunc):
-    """Run a test for each subject, and each dtype that the contract asks of the subject."""
+    """Run a test for each subject, and each dtype that the contract asks of the subject; and those
+    of threads, forks and caches as often as ``--stress`` says."""
+    rounds = metafunc.config.getoption("--stress")
+    if rounds > 1 and metafunc.definition.get_closest_marker("stress"):
+        metafunc.fixturenames.append("round_of_stress")
+        metafunc.parametrize("round_of_stress", range(rounds))
     if "backend" not in metafunc.fixturenames:
         return
     dtypes = metafunc.definition.get_closest_marker("dtypes")

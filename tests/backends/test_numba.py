@@ -91,18 +91,21 @@ FORK = """
 """
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("layer", ["default", "workqueue", "omp"])
 def test_threads(layer: str) -> None:
     """Any number of Python threads, first calls included, in each layer."""
     run(after(THREADS), NUMBA_THREADING_LAYER=layer)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("layer", ["default", "workqueue", "omp"])
 def test_fork(layer: str) -> None:
     """A child forked before and after the parent's first launch."""
     run(after(FORK) + "\nchild()\nwork()\nchild()\n", NUMBA_THREADING_LAYER=layer)
 
 
+@pytest.mark.stress
 def test_fork_during_first_call() -> None:
     """A child forked while another thread compiles finds no closed lock."""
     script = """
@@ -115,6 +118,7 @@ def test_fork_during_first_call() -> None:
     run(after(FORK) + textwrap.dedent(script))
 
 
+@pytest.mark.stress
 def test_fork_while_an_import_logs() -> None:
     """A fork takes no lock of logging's before it waits for an import that needs it."""
     script = """
@@ -135,6 +139,7 @@ def test_fork_while_an_import_logs() -> None:
     run(after(FORK) + textwrap.dedent(script))
 
 
+@pytest.mark.stress
 def test_fork_from_a_foreign_user_of_openmp() -> None:
     """A child whose parent launched by way of Numba, before l2multi was imported."""
     script = """
@@ -156,6 +161,7 @@ def test_fork_from_a_foreign_user_of_openmp() -> None:
     run(script, NUMBA_THREADING_LAYER="omp")
 
 
+@pytest.mark.stress
 def test_process_pool() -> None:
     """Workers of a pool, forked after the parent's first launch."""
     script = """
@@ -196,6 +202,7 @@ def test_large_calls_launch() -> None:
     assert int(run(after(SETTLED), NUMBA_NUM_THREADS="3")) == 3
 
 
+@pytest.mark.stress
 def test_a_forked_child_works_alone() -> None:
     """Its helpers are its parent's, even where another thread is in the midst of a launch."""
     script = """
@@ -218,6 +225,7 @@ def test_a_forked_child_works_alone() -> None:
     run(after(SETTLED) + "import signal\n" + textwrap.dedent(script))
 
 
+@pytest.mark.stress
 def test_more_threads_than_cores() -> None:
     """Many launchers, many helpers: each call is whole when it returns, at all sizes."""
     script = """
@@ -242,6 +250,7 @@ def test_more_threads_than_cores() -> None:
     run(after(SETTLED) + textwrap.dedent(script), NUMBA_NUM_THREADS="7")
 
 
+@pytest.mark.stress
 def test_signals_are_for_the_program() -> None:
     """A helper, which sleeps in C, takes none that Python waits for."""
     script = """
@@ -412,6 +421,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     "how", ["truncated", "empty", "garbled", "one bit", "unreadable", "swapped", "open to others"]
 )
@@ -436,6 +446,7 @@ def test_damaged_cache(filled: Path, tmp_path: Path, how: str) -> None:
         assert [file.read_bytes() for file in files] == sound
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("where", ["", "file/below", "/proc/nowhere"])
 def test_no_cache(tmp_path: Path, where: str) -> None:
     """A cache that cannot be, or shall not, is no error."""
@@ -445,6 +456,7 @@ def test_no_cache(tmp_path: Path, where: str) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.stress
 def test_two_cold_processes(tmp_path: Path) -> None:
     """Both write, neither reads half a file."""
     environment = {**os.environ, "L2MULTI_CACHE_DIR": str(tmp_path)}
@@ -454,6 +466,7 @@ def test_two_cold_processes(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.stress
 def test_nothing_outlives_a_process(tmp_path: Path) -> None:
     """The end does not wait for a compilation, whose process ends too."""
     script = """
@@ -481,6 +494,7 @@ def test_the_compiling_process_loads_nothing_from_here(tmp_path: Path) -> None:
     assert not (tmp_path / "was_run").exists()
 
 
+@pytest.mark.stress
 def test_a_lost_process_is_replaced_once(tmp_path: Path) -> None:
     """Who kills the process that compiles delays the kernel, and makes nobody wait for it."""
     script = """
@@ -496,6 +510,7 @@ def test_a_lost_process_is_replaced_once(tmp_path: Path) -> None:
     cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
 
 
+@pytest.mark.stress
 def test_the_process_ends_with_a_parent_that_dies(tmp_path: Path) -> None:
     """Also where nothing is run at the end."""
     script = """
@@ -534,6 +549,7 @@ def test_unpickled_arrays_change_nothing() -> None:
     cold(script)
 
 
+@pytest.mark.stress
 def test_fork_while_a_kernel_is_prepared(tmp_path: Path) -> None:
     """The child has neither the thread nor the process, and gets its own."""
     script = """
