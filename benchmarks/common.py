@@ -4,6 +4,8 @@ The backends are those of the registry; one that is not installed, or that canno
 raises NotImplementedError, which asv shows as a skip.
 """
 
+import contextlib
+import ctypes
 import functools
 import gc
 import itertools
@@ -216,6 +218,15 @@ def repeats_for(call: Call, seconds: float) -> int:
         repeats *= 4
         taken = burst(call, repeats)
     return max(1, round(seconds / taken))
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed, for this process. By default it depends on what happened
+    before whether the next output's pages have to be faulted in again, a factor of two or three."""
+    with contextlib.suppress(AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((-3, 1 << 25), (-1, 1 << 30)):  # to map memory from; to give it back
+            mallopt(option, value)
 
 
 def interleave(calls: dict[str, Call], budget: float = 1.0) -> dict[str, list[float]]:
