@@ -28,9 +28,9 @@ _INT = types.intp
 METHOD = _INT(_INT, _INT, _INT)
 
 
-# Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far; bytes
-# of y from which it is streamed, if a row has so many.
-FETCH_FROM, FETCH_MOST, FETCH_LONG = 2**20, 2**15, 2**12
+# Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far, and
+# up to so far while it is summed too; bytes of y from which it is streamed, if a row has so many.
+FETCH_FROM, FETCH_MOST, FETCH_LONG, FETCH_TWICE = 2**20, 2**15, 2**12, 2**14
 STREAM_FROM, STREAM_ROW = 2**23, 2**11
 
 
@@ -43,8 +43,9 @@ def memory(call, read, write):
     pending lines the stores need. Against the fastest copy (2 cores of a Xeon, 200000x768
     float32): in place 1.62 times its time without, 0.98 four rows ahead; norms 1.25 without, 0.95
     with. Where no cache holds y, its lines are not read before they are written: 2.4 times a
-    copy's time without and 1.3 with; under a few KiB a row the ends, which are no whole lines, cost
-    more than that saves.
+    copy's time without and 1.24 with, or 1.13 where x is asked for while it is summed too (rows of
+    6 KiB, float64, lose as much by that); under a few KiB a row the ends, which are no whole lines,
+    cost more than that saves.
     """
     parts = get_int(call, records.PARTS)
     total, n = get_int(call, records.TOTAL) * parts, get_int(call, records.N) * parts
@@ -63,7 +64,8 @@ def memory(call, read, write):
     even = axes == 0 or (axes == 1 and get_int(batch, 1) == n * read)
     if n * read > 2 * FETCH_MOST or not even:
         return FETCH_LONG, FETCH_LONG, stream
-    return 0, 4 * n * read if 4 * n * read <= FETCH_MOST else n * read, stream
+    ahead = 4 * n * read if 4 * n * read <= FETCH_MOST else n * read
+    return ahead if stream and ahead <= FETCH_TWICE else 0, ahead, stream
 
 
 def rows(source: Kind, target: Kind) -> Any:
