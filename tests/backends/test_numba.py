@@ -258,11 +258,11 @@ def test_signals_are_for_the_program() -> None:
     work()
     got = []
     signal.signal(signal.SIGALRM, lambda *_: got.append(time.perf_counter()))
-    for _ in range(20):
+    for _ in range(5):
         start = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, 0.01)
-        time.sleep(0.02)
-        assert got.pop() - start < 0.015
+        time.sleep(0.4)  # whose end is when the handler would run
+        assert got.pop() - start < 0.3
     """
     run(after(SETTLED) + textwrap.dedent(script))
 
