@@ -229,14 +229,16 @@ def keep_memory() -> None:
             mallopt(option, value)
 
 
-def interleave(calls: dict[str, Call], budget: float = 1.0) -> dict[str, list[float]]:
+def interleave(
+    calls: dict[str, Call], budget: float = 1.0, longer: float = 1.0
+) -> dict[str, list[float]]:
     """Seconds per call of each contender, a figure per round.
 
     The contenders take turns, each round in another order, so that a change in the machine's pace
     meets all of them. Each begins its turn with a call that is not timed. `budget` is the number
-    of seconds after which it does not go beyond five rounds.
+    of seconds after which it does not go beyond five rounds; turns are `longer` times as usual.
     """
-    repeats = {name: repeats_for(call, BURST) for name, call in calls.items()}
+    repeats = {name: repeats_for(call, longer * BURST) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     collecting = gc.isenabled()

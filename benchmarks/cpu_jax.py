@@ -63,7 +63,8 @@ def cell(shape: str, budget: float) -> dict[str, float]:
     }
     for name, function in GRADIENTS.items():
         calls[name] = lambda f=function: f(x, w).block_until_ready()
-    times = common.interleave(calls, budget)
+    # After a pause, calls of 10 us take longer for more than 1 ms.
+    times = common.interleave(calls, budget, longer=4)
     return {name: float(np.median(t)) * 1e6 for name, t in times.items()}
 
 
@@ -94,10 +95,6 @@ def table(budget: float) -> Iterator[str]:
     yield f"| geometric mean {'| ' * len(names)}| {' | '.join(f'{m:.2f}' for m in means)} |"
 
 
-# Seconds of a contender's turn: after a pause, calls of 10 us take longer for longer than 1 ms.
-BURST = 4e-3
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -106,9 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for work in ("rows", "turn"):  # nothing here shall wait for a compiler, nor do without
         _registry.load("numba").for_xla(np.dtype("f4"), np.dtype("f4"), work, True)
-    if common.BURST:  # not in tests
-        common.BURST = BURST
-        common.keep_memory()
+    common.keep_memory()
     lines = list(table(options.budget))
     options.directory.mkdir(parents=True, exist_ok=True)
     name = f"cpu-jax-{lines[0].rsplit(maxsplit=1)[-1]}.md"

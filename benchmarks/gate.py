@@ -39,10 +39,6 @@ TURNS = 20
 PART, TURN = 3e-4, 3e-3  # seconds: the shortest part of a turn, and a turn
 SETTLE = 2e-3  # for an OpenMP team to stop spinning, which would disturb the other process
 
-# For glibc: outputs that are freed stay with the process. By default it depends on what happened
-# before whether the next output's pages have to be faulted in again, a factor of two.
-KEEP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-
 TEAMS = ("serial", "parallel")  # one core, which libraries ask for before they start threads; all
 
 # operation, dtype, layout, shape: each path through a backend once, small and large.
@@ -90,6 +86,7 @@ def serve(tree: str, team: str, plant: float) -> None:
         raise SystemExit(f"l2multi came from {l2multi.__file__}, not from {tree}")
     from benchmarks import common
 
+    common.keep_memory()
     reply, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
     call: common.Call | None = None
     extra = 0.0
@@ -174,7 +171,6 @@ class Version:
         environment = {k: v for k, v in os.environ.items() if k != "L2MULTI_BACKEND"}
         # Numba's cache does not notice all that changes in a kernel: each version has its own.
         environment |= {"NUMBA_CACHE_DIR": str(home), "XDG_CACHE_HOME": str(home)}
-        environment |= KEEP
         command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(tree)]
         self.process = subprocess.Popen(
             [*command, "--team", team, "--plant", str(plant)],

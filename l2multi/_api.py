@@ -240,19 +240,19 @@ def normalize(
             # The usual call, by the shortest way.
             short, result, norm_dtype, _ = found
             norms = _norms(x, axis, False, norm_dtype) if return_norm else None
-            if norms is None and return_norm:
-                pass
+            done: bool | None = False
+            if return_norm and norms is None:
+                y = None
             elif out is None:
                 y = np.empty(x.shape, result)
                 done = short(x, y, norms, eps, axis, True)
-                if done:
-                    return y if norms is None else (y, norms[()])
-                if done is None and short(
-                    x, y := np.empty_like(x, result), norms, eps, axis, False
-                ):
-                    return y if norms is None else (y, norms[()])
-            elif type(out) is np.ndarray and short(x, out, norms, eps, axis, False):
-                return out if norms is None else (out, norms[()])
+                if done is None:
+                    y = np.empty_like(x, result)
+                    done = short(x, y, norms, eps, axis, False)
+            elif type(y := out) is np.ndarray:
+                done = short(x, y, norms, eps, axis, False)
+            if done:
+                return y if norms is None else (y, norms[()])
     elif (
         (quick := _registry.usual(type(x), backend)) is not None
         and type(axis) is int

@@ -156,4 +156,12 @@ def norm(
 def _names(axis_name: AxisName) -> tuple[str, ...]:
     if axis_name is None:
         return ()
-    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"axis_name: expected a str or a sequence of str, got {axis_name!r}")
+    for name in names:
+        try:
+            jax.lax.axis_size(name)
+        except NameError as error:
+            raise NameError(f"axis_name: {error}") from None
+    return tuple(names)

@@ -130,6 +130,12 @@ def eight() -> None:
     )  # fmt: skip
     x = jax.device_put(A, NamedSharding(mesh, P(None, ("data", "model"))))
     close(both(x), UNIT)
+    for name, error in (("other", NameError), (3, TypeError), (("data", 3), TypeError)):
+        with pytest.raises(error, match="axis_name"):
+            jax.shard_map(
+                lambda x, name=name: l2multi.jax.normalize(x, axis_name=name),
+                mesh=mesh, in_specs=P(), out_specs=P(),
+            )(A)  # fmt: skip
     other = jax.device_put(A, jax.devices()[2])
     for backend in ("jax", "numpy"):
         assert l2.normalize(other, backend=backend).devices() == {jax.devices()[2]}

@@ -260,6 +260,24 @@ def test_derivatives_of_derivatives():
 
 
 @pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize(("length", "size"), [(1e37, 1.0), (1e30, 1e-6), (1e-18, 1e-18)])
+def test_derivatives_near_the_smallest_normal_number(with_kernels, length, size):
+    """What is normal has its digits, though what it is computed from is far smaller."""
+    rng = np.random.default_rng(0)
+    x, d = ((rng.standard_normal((50, 8)) * s).astype("f4") for s in (length, size))
+    want = exact_turn(x, d, 0.0)
+    normal = np.abs(want) >= np.finfo("f4").tiny
+    with native.use(with_kernels):
+        for got in (
+            jax.jit(lambda x, d: jax.jvp(l2.normalize, (x,), (d,))[1])(x, d),
+            jax.jit(lambda x, d: jax.vjp(l2.normalize, x)[1](d)[0])(x, d),
+            jax.jit(lambda x, d: jax.jvp(lambda x: l2.normalize(x, 0), (x,), (d,))[1])(x.T, d.T).T,
+        ):
+            bound = 4e-6 * np.abs(want) + 4e-7 * scale_of(x, d, 0.0)
+            assert (np.abs(np.asarray(got) - want) <= bound)[normal].all()
+
+
+@pytest.mark.parametrize("with_kernels", [True, False])
 @pytest.mark.parametrize("dtype", ["f4", "f2", ml_dtypes.bfloat16])
 def test_large_tangents_at_zero(with_kernels, dtype):
     """The derivative of everything is 0 there, however far one goes."""

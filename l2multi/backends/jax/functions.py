@@ -388,9 +388,20 @@ def _polar_jvp(along: Along, primals: tuple[Parts], tangents: tuple[Parts]) -> t
     (x,), (dx,) = primals, tangents
     polar = _polar(along, x)
     u, _, power, rest = polar
-    power = lax.stop_gradient(power)
-    # Divided first: what is lost below the range, or leaves it, the result has no room for either.
-    over = tuple(d * power * rest for d in dx)
+    # Half of the power before the sums and half after, for what a sum is made of may be far below
+    # the result and be flushed to zero: with all of it before, for norms of 1e37, with all of it
+    # after, for those of 1e-18.
+    first, second = _halves(lax.stop_gradient(power))
+    over = tuple(d * first for d in dx)
     growth = _dot(along, u, over)
-    turn = tuple(d - p * growth for d, p in zip(over, u, strict=True))
-    return polar, Polar(turn, _dot(along, u, dx), jnp.zeros_like(power), -rest * growth)
+    turn = tuple((d - p * growth) * second * rest for d, p in zip(over, u, strict=True))
+    lost = -rest * (growth * second * rest)
+    return polar, Polar(turn, _dot(along, u, dx), jnp.zeros_like(power), lost)
+
+
+def _halves(power: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two powers of two with this product, about alike."""
+    form = np.finfo(power.dtype)
+    bits = lax.bitcast_convert_type(power, np.dtype(f"i{power.dtype.itemsize}"))
+    half = _power(((bits >> form.nmant) + form.maxexp - 1) >> 1, power.dtype)
+    return half, power / half
