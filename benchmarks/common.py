@@ -32,8 +32,8 @@ OPERATIONS = ("new", "out", "inplace", "norm", "return_norm", "cast")
 LARGEST: int | None = None  # no axis of an input is longer
 ROUNDS = 15
 BURST = 1e-3  # seconds that one contender runs before the next one does
-# Seconds for the OpenMP teams of others to stop spinning, as torch's and Numba's do for 13 ms: they
-# would hold a core that the next contender needs.
+# Seconds for the OpenMP teams of others to stop spinning, as torch's and Numba's do for 6 to 13 ms:
+# they would hold a core that the next contender needs.
 SETTLE = 15e-3
 
 
@@ -229,6 +229,14 @@ def keep_memory() -> None:
             mallopt(option, value)
 
 
+def settle() -> None:
+    """Let SETTLE pass, at work. After a sleep some systems (seen on Linux in a virtual machine) put
+    a thread that is woken on the core of who woke it, for the next milliseconds."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < SETTLE:
+        pass
+
+
 def interleave(
     calls: dict[str, Call], budget: float = 1.0, longer: float = 1.0
 ) -> dict[str, list[float]]:
@@ -250,7 +258,7 @@ def interleave(
                 break
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
-                time.sleep(SETTLE)
+                settle()
                 calls[name]()
                 times[name].append(burst(calls[name], repeats[name]))
     finally:

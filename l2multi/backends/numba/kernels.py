@@ -192,6 +192,7 @@ def row_scale(source: Kind, target: Kind) -> Any:
     """A function that divides neighbouring elements by the divisor."""
     load, load_some = simd.loads(source)
     store, store_some = simd.stores(target)
+    step = simd.scaling(source, target, False)
     product = source.narrow and target.narrow
     read, write = source.size * LANES, target.size * LANES
 
@@ -209,7 +210,7 @@ def row_scale(source: Kind, target: Kind) -> Any:
         if plain:
             factor = splat(1.0 / root if product else root)
             for _ in range(n // LANES):
-                store(plainly(load(x, table_x), factor), y, table_y)
+                step(x, y, factor, table_x, table_y)
                 x += read
                 y += write
             if left:
@@ -228,9 +229,9 @@ def row_scale(source: Kind, target: Kind) -> Any:
 
 def row_stream(source: Kind, target: Kind) -> Any:
     """As `row_scale`, where that is plain, for arrays that no cache holds."""
-    load, load_some = simd.loads(source)
-    store, store_some = simd.stores(target)
-    store_past = simd.streaming(target)
+    _, load_some = simd.loads(source)
+    _, store_some = simd.stores(target)
+    step, step_past = (simd.scaling(source, target, past) for past in (False, True))
     product = source.narrow and target.narrow
     read, write = source.size * LANES, target.size * LANES
     size, written, boundary = source.size, target.size, simd.boundary(target)
@@ -250,13 +251,13 @@ def row_stream(source: Kind, target: Kind) -> Any:
                 y += first * written
             for _ in range((n - first) // LANES):
                 fetch(x + ahead)
-                store_past(plainly(load(x, table_x), factor), y, table_y)
+                step_past(x, y, factor, table_x, table_y)
                 x += read
                 y += write
         else:
             for _ in range(n // LANES):
                 fetch(x + ahead)
-                store(plainly(load(x, table_x), factor), y, table_y)
+                step(x, y, factor, table_x, table_y)
                 x += read
                 y += write
         left = (n - first) % LANES
@@ -463,9 +464,9 @@ def one_tile(source: Kind, target: Kind) -> Any:
     # Always scaled where it may be needed, as in `one_packed`.
     sum_ = column_sum(source, source.risky)
     risky = source.risky
-    load, load_some = simd.loads(source)
-    store, store_some = simd.stores(target)
-    store_past = simd.streaming(target)
+    _, load_some = simd.loads(source)
+    _, store_some = simd.stores(target)
+    step, step_past = (simd.scaling(source, target, past) for past in (False, True))
     product = source.narrow and target.narrow
     reserve = simd.stack(STACKS + max(LEVELS * LANES, TILE_LEVELS * (TILE + LANES)))
     small = simd.stack(TILE // LANES + 1)
@@ -477,12 +478,11 @@ def one_tile(source: Kind, target: Kind) -> Any:
     def scale_whole(x, y, n, read, write, groups, roots, table_x, table_y, stream):
         for _ in range(n):
             for group in range(groups):
-                v, divisor = load(x + group * across, table_x), get(roots, group)
-                v = mul(v, divisor) if product else div(v, divisor)
+                at, to, divisor = x + group * across, y + group * written, get(roots, group)
                 if stream:
-                    store_past(v, y + group * written, table_y)
+                    step_past(at, to, divisor, table_x, table_y)
                 else:
-                    store(v, y + group * written, table_y)
+                    step(at, to, divisor, table_x, table_y)
             x += read
             y += write
 

@@ -141,6 +141,15 @@ def _shift(builder: Any, bits: Value, by: int) -> Value:
     return builder.lshr(bits, _constant(I32, [by] * LANES))
 
 
+def _single_half(builder: Any, v: Value) -> Value:
+    return builder.fpext(builder.bitcast(v, _vector(HALF)), _vector(FLOAT))
+
+
+def _single_bfloat(builder: Any, v: Value) -> Value:
+    bits = builder.shl(builder.zext(v, _vector(I32)), _constant(I32, [16] * LANES))
+    return builder.bitcast(bits, _vector(FLOAT))
+
+
 def _decode_float(builder: Any, v: Value, table: Value) -> Value:
     return builder.fpext(v, _vector(DOUBLE))
 
@@ -150,8 +159,7 @@ def _encode_float(builder: Any, v: Value, table: Value) -> Value:
 
 
 def _decode_half(builder: Any, v: Value, table: Value) -> Value:
-    single = builder.fpext(builder.bitcast(v, _vector(HALF)), _vector(FLOAT))
-    return builder.fpext(single, _vector(DOUBLE))
+    return builder.fpext(_single_half(builder, v), _vector(DOUBLE))
 
 
 def _encode_half(builder: Any, v: Value, table: Value) -> Value:
@@ -160,8 +168,7 @@ def _encode_half(builder: Any, v: Value, table: Value) -> Value:
 
 
 def _decode_bfloat(builder: Any, v: Value, table: Value) -> Value:
-    bits = builder.shl(builder.zext(v, _vector(I32)), _constant(I32, [16] * LANES))
-    return builder.fpext(builder.bitcast(bits, _vector(FLOAT)), _vector(DOUBLE))
+    return builder.fpext(_single_bfloat(builder, v), _vector(DOUBLE))
 
 
 def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
@@ -170,6 +177,23 @@ def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
     even = builder.and_(_shift(builder, bits, 16), _constant(I32, [1] * LANES))
     bits = builder.add(bits, builder.add(even, _constant(I32, [0x7FFF] * LANES)))
     return builder.trunc(_shift(builder, bits, 16), _vector(I16))
+
+
+def _nearest_half(builder: Any, p: Value) -> tuple[Value, Value]:
+    """float32 rounded to float16, and where another float32 within two units would not be."""
+    ends = (builder.fmul(p, _constant(FLOAT, [1 + e] * LANES)) for e in (-(2.0**-22), 2.0**-22))
+    low, high = (builder.bitcast(builder.fptrunc(e, _vector(HALF)), _vector(I16)) for e in ends)
+    return low, builder.icmp_unsigned("!=", low, high)
+
+
+def _nearest_bfloat(builder: Any, p: Value) -> tuple[Value, Value]:
+    """float32 rounded to bfloat16, and where it lies within two units of the middle of two."""
+    bits = builder.bitcast(p, _vector(I32))
+    up = builder.add(bits, _constant(I32, [0x8000] * LANES))
+    rest = builder.add(bits, _constant(I32, [0x8002] * LANES))
+    rest = builder.and_(rest, _constant(I32, [0xFFFF] * LANES))
+    doubt = builder.icmp_unsigned("<", rest, _constant(I32, [5] * LANES))
+    return builder.trunc(_shift(builder, up, 16), _vector(I16)), doubt
 
 
 def _decode_byte(builder: Any, v: Value, table: Value) -> Value:
@@ -212,14 +236,25 @@ class Kind(NamedTuple):
     narrow: bool = False  # narrower than float64: no rescue; a product in place of the quotient
     risky: bool = False  # squares may leave the range of float64
     exact: bool = False  # squares are exact in float64
+    single: Callable[..., Value] | None = None  # decode, to float32
+    nearest: Callable[..., tuple[Value, Value]] | None = None  # see `scaling`
 
 
 def _kinds() -> dict[str, Kind]:
-    kinds = {
+    kinds = {  # fmt: skip
         "float64": Kind(DOUBLE, 8, _same, _same, risky=True),
-        "float32": Kind(FLOAT, 4, _decode_float, _encode_float, narrow=True, exact=True),
-        "float16": Kind(I16, 2, _decode_half, _encode_half, narrow=True, exact=True),
-        "bfloat16": Kind(I16, 2, _decode_bfloat, _encode_bfloat, narrow=True, exact=True),
+        "float32": Kind(
+            FLOAT, 4, _decode_float, _encode_float, narrow=True, exact=True,
+            single=lambda builder, v: v,
+        ),
+        "float16": Kind(
+            I16, 2, _decode_half, _encode_half, narrow=True, exact=True,
+            single=_single_half, nearest=_nearest_half,
+        ),
+        "bfloat16": Kind(
+            I16, 2, _decode_bfloat, _encode_bfloat, narrow=True, exact=True,
+            single=_single_bfloat, nearest=_nearest_bfloat,
+        ),
         "byte": Kind(I8, 1, _decode_byte, _encode_byte, narrow=True, exact=True),
         "small": Kind(I8, 1, _decode_byte, exact=True),
         "bool": Kind(I8, 1, _decode_bool, exact=True),
@@ -323,20 +358,79 @@ def boundary(kind: Kind) -> int:
     return min(LINE, kind.size * LANES)
 
 
+def _store_past(builder: Any, kind: Kind, v: Value, address: Value) -> None:
+    store = builder.store(v, builder.inttoptr(address, v.type.as_pointer()))
+    store.align = boundary(kind)
+    once = builder.module.add_metadata([ir.Constant(I32, 1)])
+    store.set_metadata("nontemporal", once)
+
+
 def streaming(kind: Kind) -> Any:
     """A store as `stores` has it, aligned to `boundary`, that goes past the caches: memory is not
     read before it is written. `fence` has to follow."""
-    vector = _vector(kind.element)
     encode = kind.encode
     assert encode is not None
 
     @_intrinsic(types.void, lanes, types.intp, types.intp)
     def whole(builder: Any, v: Value, address: Value, table: Value) -> None:
-        pointer = builder.inttoptr(address, vector.as_pointer())
-        store = builder.store(encode(builder, v, table), pointer)
-        store.align = boundary(kind)
-        once = builder.module.add_metadata([ir.Constant(I32, 1)])
-        store.set_metadata("nontemporal", once)
+        _store_past(builder, kind, encode(builder, v, table), address)
+
+    return whole
+
+
+def scaling(source: Kind, target: Kind, past: bool) -> Any:
+    """An intrinsic: lanes of one array divided into another, ``(from, to, divisor, table_x,
+    table_y)``; of narrow kinds, multiplied by the divisor's inverse, which then is given. `past`:
+    by a store as `streaming` has it.
+
+    All is finite. Half types can do with a product in float32, of which the inverse and the product
+    are rounded, half a unit each: within two units of what float64 gives. Where that leaves doubt
+    about the result, one time in some thousand, float64 decides (bfloat16 then takes 0.45 of the
+    time).
+    """
+    read, write = _vector(source.element), _vector(target.element)
+    encode = target.encode
+    assert encode is not None
+
+    def wide(builder: Any, v: Value, divisor: Value, table_x: Value, table_y: Value) -> Value:
+        product = source.narrow and target.narrow
+        v = source.decode(builder, v, table_x)
+        v = builder.fmul(v, divisor) if product else builder.fdiv(v, divisor)
+        return encode(builder, v, table_y)
+
+    def narrow(builder: Any, v: Value, inverse: Value, table_x: Value, table_y: Value) -> Value:
+        assert source.single is not None
+        assert target.nearest is not None
+        single = builder.fptrunc(inverse, _vector(FLOAT))
+        found, doubt = target.nearest(builder, builder.fmul(source.single(builder, v), single))
+        for bound, wrong in ((2.0**-100, "<"), (2.0**100, ">")):
+            beyond = builder.fcmp_unordered(wrong, single, _constant(FLOAT, [bound] * LANES))
+            doubt = builder.or_(doubt, beyond)
+        any_doubt = builder.bitcast(doubt, ir.IntType(LANES))
+        before = builder.block
+        with builder.if_then(
+            builder.icmp_unsigned("!=", any_doubt, ir.Constant(any_doubt.type, 0)), likely=False
+        ):
+            sure = wide(builder, v, inverse, table_x, table_y)
+            after = builder.block
+        chosen = builder.phi(write)
+        chosen.add_incoming(found, before)
+        chosen.add_incoming(sure, after)
+        return chosen
+
+    make = narrow if source.single is not None and target.nearest is not None else wide
+
+    @_intrinsic(types.void, types.intp, types.intp, lanes, types.intp, types.intp)
+    def whole(
+        builder: Any, address: Value, to: Value, divisor: Value, table_x: Value, table_y: Value
+    ) -> None:
+        v = builder.load(builder.inttoptr(address, read.as_pointer()))
+        v.align = 1
+        v = make(builder, v, divisor, table_x, table_y)
+        if past:
+            _store_past(builder, target, v, to)
+        else:
+            builder.store(v, builder.inttoptr(to, write.as_pointer())).align = 1
 
     return whole
 
