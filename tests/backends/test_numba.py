@@ -1,5 +1,6 @@
 """What the Numba backend alone has: launches that never end the process, and machine code."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -319,8 +321,8 @@ def test_kernels_by_layout() -> None:
 def test_bundles_have_the_bits_of_rows(dtype: str) -> None:
     """Short vectors, sixteen at a time, special ones among them, as each by itself."""
     rng = np.random.default_rng(5)
-    for n in range(1, 17):
-        x = (rng.standard_normal((16 * n + 5, n)) * 50).astype(dtype)
+    for n, apart in itertools.product(range(1, 17), (0, 3)):
+        x = (rng.standard_normal((16 * n + 5, n + apart)) * 50).astype(dtype)[:, :n]
         x[3], x[5] = 0, x[5] * 0 + 1
         if x.dtype.kind in "fc":
             x[7, -1], x[9, 0] = np.nan, np.inf
@@ -332,6 +334,25 @@ def test_bundles_have_the_bits_of_rows(dtype: str) -> None:
                 one, length = l2.normalize(row, eps=eps, return_norm=True, backend="numpy")
                 assert unit[k].tobytes() == one.tobytes(), (n, k)
                 assert norms[k].tobytes() == length.tobytes(), (n, k)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "bfloat16"])
+def test_half_types_in_doubt(dtype: str) -> None:
+    """All of these numbers, normal and not, by divisors of any size: some quotients lie so near to
+    the middle of two that a product in float32 does not tell which is nearer."""
+    kind = np.dtype(dtype) if dtype == "f2" else np.dtype(ml_dtypes.bfloat16)
+    every = np.arange(2**16, dtype=np.uint16).view(kind)
+    every = every[np.isfinite(every.astype(np.float32))][::-1].reshape(-1, 16)
+    rng = np.random.default_rng(8)
+    for power in (*range(-130, 121, 25), 0):
+        # The longest element rules the norm: with rows of like size, quotients have any leading
+        # bits. Rows of 272 take the way of long vectors, with a tail.
+        x = np.resize(every, (len(every) // 16, 272))
+        y = rng.standard_normal((99, 272)) * 2.0 ** min(power, 12 if dtype == "f2" else power)
+        for one in (x, y.astype(kind), y.astype(np.float32)):
+            left = l2.normalize(one, dtype=kind, backend="numba")
+            right = l2.normalize(one, dtype=kind, backend="numpy")
+            assert left.tobytes() == right.tobytes(), power
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])

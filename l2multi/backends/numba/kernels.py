@@ -614,8 +614,12 @@ def settle_tile(risky: bool) -> Any:
 
 def one_bundle(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to a bundle: up to LANES vectors, `step` bytes apart,
-    of no more than LANES neighbouring elements, each vector in a lane."""
-    load, store = simd.scattered(source), simd.scatter(target)
+    of no more than LANES neighbouring elements. Where up to four elements of all of them lie one
+    after the other, a slot holds one element of each vector, else one vector."""
+    _, load_some = simd.loads(source)
+    _, store_some = simd.stores(target)
+    one_in, two_in, three_in, four_in = (simd.few_in(source, n) for n in range(1, 5))
+    one_out, two_out, three_out, four_out = (simd.few_out(target, n) for n in range(1, 5))
     risky = source.risky
     product = source.narrow and target.narrow
     size, written = source.size, target.size
@@ -623,13 +627,12 @@ def one_bundle(source: Kind, target: Kind) -> Any:
     settle_all = settle_tile(risky)
 
     @device
-    def sum_(x, n, step, count, factor, table, stack):
+    def sum_across(n, factor, values, stack):
+        """Slots of one element of each vector: the tree over lanes; those beyond n are zeros, which
+        change no sum."""
         for k in range(n):
-            v = load(x + k * size, step, count, table)
-            if risky:
-                v = mul(v, factor)
+            v = mul(get(values, k), factor)
             put(stack, k, mul(v, v))
-        # The tree over lanes; those beyond n are zeros, which change no sum.
         half, left = LANES // 2, n
         while half:
             for k in range(left - half):
@@ -639,35 +642,79 @@ def one_bundle(source: Kind, target: Kind) -> Any:
         return get(stack, 0)
 
     @device
+    def fill(x, n, step, count, few, table, values):
+        if few:
+            if n == 1:
+                return one_in(x, table, values)
+            if n == 2:
+                return two_in(x, table, values)
+            if n == 3:
+                return three_in(x, table, values)
+            return four_in(x, table, values)
+        for k in range(count):
+            put(values, k, load_some(x + k * step, n, table))
+        for k in range(count, LANES):
+            put(values, k, splat(0.0))
+        return simd.sum_rows(values)
+
+    @device
+    def spill(values, y, n, table):
+        if n == 1:
+            one_out(values, y, table)
+        elif n == 2:
+            two_out(values, y, table)
+        elif n == 3:
+            three_out(values, y, table)
+        else:
+            four_out(values, y, table)
+
+    @device
+    def divide(v, divisor, up, down, plain):
+        if plain:
+            return mul(v, divisor) if product else div(v, divisor)
+        if product:
+            return canonical(mul(v, divisor))
+        return canonical(mul(div(mul(v, up), divisor), down))
+
+    @device
     def bundle(
         x, y, n, step_x, step_y, count, norm, norm_step, norm_size,
         eps, zero_root, table_x, table_y,
     ):  # fmt: skip
-        stack, sums, ups, downs, roots = reserve(), small(), small(), small(), small()
+        values, stack = reserve(), reserve()
+        sums, ups, downs, roots = small(), small(), small(), small()
         put(ups, 0, splat(1.0))
         put(downs, 0, splat(1.0))
-        put(sums, 0, sum_(x, n, step_x, count, splat(1.0), table_x, stack))
+        few = n <= 4 and count == LANES and step_x == n * size
+        few = few and (y == 0 or step_y == n * written)
+        put(sums, 0, fill(x, n, step_x, count, few, table_x, values))
         rescued = risky and lost_sums(sums, ups, downs, count)
         if rescued:
-            factor = mul(get(ups, 0), get(downs, 0))
-            put(sums, 0, sum_(x, n, step_x, count, factor, table_x, stack))
+            factors = mul(get(ups, 0), get(downs, 0))
+            if few:
+                put(sums, 0, sum_across(n, factors, values, stack))
+            else:
+                put(roots, 0, factors)
+                for k in range(LANES):
+                    put(stack, k, mul(get(values, k), splat(simd.get_double(roots, k))))
+                put(sums, 0, simd.sum_rows(stack))
         plain = settle_all(
             sums, ups, downs, roots, count, norm, norm_step, norm_size, eps, zero_root, rescued
         )
         if y == 0:
             return
-        divisor = get(roots, 0)
         if product:
-            divisor = div(splat(1.0), divisor)
-        for k in range(n):
-            v = load(x + k * size, step_x, count, table_x)
-            if plain:
-                v = mul(v, divisor) if product else div(v, divisor)
-            elif product:
-                v = canonical(mul(v, divisor))
-            else:
-                v = canonical(mul(div(mul(v, get(ups, 0)), divisor), get(downs, 0)))
-            store(v, y + k * written, step_y, count, table_y)
+            put(roots, 0, div(splat(1.0), get(roots, 0)))
+        if few:
+            for k in range(n):
+                v = divide(get(values, k), get(roots, 0), get(ups, 0), get(downs, 0), plain)
+                put(values, k, v)
+            spill(values, y, n, table_y)
+        else:
+            for k in range(count):
+                up, down = splat(simd.get_double(ups, k)), splat(simd.get_double(downs, k))
+                v = divide(get(values, k), splat(simd.get_double(roots, k)), up, down, plain)
+                store_some(v, y + k * step_y, n, table_y)
 
     return bundle
 

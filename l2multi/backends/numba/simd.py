@@ -7,7 +7,7 @@ Loads and stores ask for no alignment, which costs nothing on machines of this c
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from llvmlite import binding, ir
@@ -241,19 +241,36 @@ class Kind(NamedTuple):
 
 
 def _kinds() -> dict[str, Kind]:
-    kinds = {  # fmt: skip
+    kinds = {
         "float64": Kind(DOUBLE, 8, _same, _same, risky=True),
         "float32": Kind(
-            FLOAT, 4, _decode_float, _encode_float, narrow=True, exact=True,
+            FLOAT,
+            4,
+            _decode_float,
+            _encode_float,
+            narrow=True,
+            exact=True,
             single=lambda builder, v: v,
         ),
         "float16": Kind(
-            I16, 2, _decode_half, _encode_half, narrow=True, exact=True,
-            single=_single_half, nearest=_nearest_half,
+            I16,
+            2,
+            _decode_half,
+            _encode_half,
+            narrow=True,
+            exact=True,
+            single=_single_half,
+            nearest=_nearest_half,
         ),
         "bfloat16": Kind(
-            I16, 2, _decode_bfloat, _encode_bfloat, narrow=True, exact=True,
-            single=_single_bfloat, nearest=_nearest_bfloat,
+            I16,
+            2,
+            _decode_bfloat,
+            _encode_bfloat,
+            narrow=True,
+            exact=True,
+            single=_single_bfloat,
+            nearest=_nearest_bfloat,
         ),
         "byte": Kind(I8, 1, _decode_byte, _encode_byte, narrow=True, exact=True),
         "small": Kind(I8, 1, _decode_byte, exact=True),
@@ -314,43 +331,97 @@ def stores(kind: Kind) -> tuple[Any, Any]:
     return whole, part
 
 
-def _every(builder: Any, address: Value, step: Value, element: Any) -> Value:
-    """The addresses of lanes, `step` bytes apart."""
-    offsets = builder.mul(_splat(builder, step), _constant(I64, _IOTA))
-    where = builder.add(_splat(builder, address), offsets)
-    return builder.inttoptr(where, _vector(element.as_pointer()))
+def _lane_tree(builder: Any, kind: Kind, values: list[Value]) -> Value:
+    """The tree over lanes of the squares of lanes, where each value is what one lane holds of
+    LANES vectors; see `_sum_of_squares`."""
+    sums = [builder.fmul(v, v) for v in values]
+    half, fused = LANES // 2, kind.exact and _machine_has("fma")
+    while half:
+        for k, upper in enumerate(sums[half:]):
+            if fused:
+                v = values[k + half]
+                sums[k] = _call(builder, f"llvm.fma.v{LANES}f64", v.type, v, v, sums[k])
+            else:
+                sums[k] = builder.fadd(sums[k], upper)
+        fused = fused and len(sums) <= half  # later ones are sums
+        sums, half = sums[:half], half // 2
+    return sums[0]
 
 
-def scattered(kind: Kind) -> Any:
-    """A load of lanes that are `step` bytes apart, ``(address, step, count, table)``."""
-
-    @_intrinsic(lanes, types.intp, types.intp, types.intp, types.intp)
-    def load(builder: Any, address: Value, step: Value, count: Value, table: Value) -> Value:
-        vector = _vector(kind.element)
-        name = f"llvm.masked.gather.v{LANES}{_SUFFIX[kind.element]}.v{LANES}p0"
-        where, zero = _every(builder, address, step, kind.element), ir.Constant(vector, None)
-        align = ir.Constant(I32, 1)
-        raw = _call(builder, name, vector, where, align, _mask(builder, count), zero)
-        return kind.decode(builder, raw, table)
-
-    return load
+def _slots(builder: Any, stack: Value, count: int) -> list[Value]:
+    found = []
+    for k in range(count):
+        slot = builder.add(stack, ir.Constant(I64, 8 * LANES * k))
+        v = builder.load(builder.inttoptr(slot, _vector(DOUBLE).as_pointer()))
+        v.align = 8
+        found.append(v)
+    return found
 
 
-def scatter(kind: Kind) -> Any:
-    """A store of lanes that go `step` bytes apart, ``(lanes, address, step, count, table)``."""
+def few_in(kind: Kind, n: int) -> Any:
+    """An intrinsic: read LANES vectors of `n` elements that lie one after the other, ``(address,
+    table, stack)``, the elements of number k into slot k; the sums of their squares.
+
+    By shuffles: to load each lane from an address of its own took three times as long (Zen 5).
+    """
+    raw = ir.VectorType(kind.element, n * LANES)
+
+    @_intrinsic(lanes, types.intp, types.intp, types.intp)
+    def read(builder: Any, address: Value, table: Value, stack: Value) -> Value:
+        whole = builder.load(builder.inttoptr(address, raw.as_pointer()))
+        whole.align = 1
+        values = []
+        for k in range(n):
+            every = _constant_indices(range(k, n * LANES, n))
+            v = kind.decode(builder, builder.shuffle_vector(whole, whole, every), table)
+            slot = builder.add(stack, ir.Constant(I64, 8 * LANES * k))
+            builder.store(v, builder.inttoptr(slot, v.type.as_pointer())).align = 8
+            values.append(v)
+        return _lane_tree(builder, kind, values)
+
+    return read
+
+
+def few_out(kind: Kind, n: int) -> Any:
+    """An intrinsic: the reverse, ``(stack, address, table)``."""
     encode = kind.encode
     assert encode is not None
 
-    @_intrinsic(types.void, lanes, types.intp, types.intp, types.intp, types.intp)
-    def store(
-        builder: Any, v: Value, address: Value, step: Value, count: Value, table: Value
-    ) -> None:
-        name = f"llvm.masked.scatter.v{LANES}{_SUFFIX[kind.element]}.v{LANES}p0"
-        where = _every(builder, address, step, kind.element)
-        v, align = encode(builder, v, table), ir.Constant(I32, 1)
-        _call(builder, name, ir.VoidType(), v, where, align, _mask(builder, count))
+    @_intrinsic(types.void, types.intp, types.intp, types.intp)
+    def write(builder: Any, stack: Value, address: Value, table: Value) -> None:
+        parts = [encode(builder, v, table) for v in _slots(builder, stack, n)]
+        width = LANES
+        while len(parts) > 1:  # side by side; what an odd one is given is not asked for
+            pairs = zip(parts[::2], [*parts[1::2], parts[-1]][: -(-len(parts) // 2)], strict=True)
+            side = _constant_indices(range(2 * width))
+            parts, width = [builder.shuffle_vector(*pair, side) for pair in pairs], 2 * width
+        order = _constant_indices(k * LANES + i for i in range(LANES) for k in range(n))
+        whole = builder.shuffle_vector(parts[0], parts[0], order)
+        builder.store(whole, builder.inttoptr(address, whole.type.as_pointer())).align = 1
 
-    return store
+    return write
+
+
+@_intrinsic(lanes, types.intp)
+def sum_rows(builder: Any, stack: Value) -> Value:
+    """The sums over lanes of the squares in LANES slots, the sum of slot k in lane k.
+
+    Level by level of the tree, the halves of two sets of vectors side by side.
+    """
+    sums = [builder.fmul(v, v) for v in _slots(builder, stack, LANES)]
+    half = LANES // 2
+    while half:
+        joined = []
+        for a, b in zip(sums[::2], sums[1::2], strict=True):
+            starts = range(0, 2 * LANES, 2 * half)
+            lower, upper = (
+                _constant_indices(s + at + i for s in starts for i in range(half))
+                for at in (0, half)
+            )
+            pair = (builder.shuffle_vector(a, b, side) for side in (lower, upper))
+            joined.append(builder.fadd(*pair))
+        sums, half = joined, half // 2
+    return sums[0]
 
 
 def boundary(kind: Kind) -> int:
@@ -628,8 +699,9 @@ def sum_lanes(builder: Any, v: Value) -> Value:
     return builder.extract_element(v, ir.Constant(I32, 0))
 
 
-def _constant_indices(indices: range) -> Value:
-    return ir.Constant(ir.VectorType(I32, len(indices)), list(indices))
+def _constant_indices(indices: Iterable[int]) -> Value:
+    every = list(indices)
+    return ir.Constant(ir.VectorType(I32, len(every)), every)
 
 
 def stack(count: int) -> Any:
