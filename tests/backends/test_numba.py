@@ -355,6 +355,21 @@ def test_half_types_in_doubt(dtype: str) -> None:
             assert left.tobytes() == right.tobytes(), power
 
 
+@pytest.mark.parametrize("dtype", ["i1", "u1"])
+def test_bytes_at_the_ends_of_their_range(dtype: str) -> None:
+    """Their squares are summed as integers, which must hold them."""
+    info = np.iinfo(dtype)
+    rng = np.random.default_rng(9)
+    for x in (
+        np.full((40, 4097), info.min, dtype),
+        np.full((40, 4097), info.max, dtype),
+        rng.integers(info.min, info.max + 1, (40, 4097), dtype=dtype),
+    ):
+        for axis in (0, 1):
+            exact = np.sqrt((x.astype(np.int64) ** 2).sum(axis))
+            assert np.array_equal(l2.norm(x, axis, backend="numba"), exact)
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_large_columns_wherever_the_output_begins(dtype: str) -> None:
     """What goes past the caches goes by whole lines, the rest of each row by others."""

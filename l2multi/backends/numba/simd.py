@@ -559,6 +559,20 @@ def _sum_of_squares(builder: Any, kind: Kind, values: list[Value]) -> Value:
     return builder.fadd(*halves)
 
 
+def _sum_of_byte_squares(builder: Any, kind: Kind, values: list[Value]) -> Value:
+    """The same sum of integers of a byte, which no order of additions changes."""
+    signed = kind.decode is _decode_signed
+    extend = builder.sext if signed else builder.zext
+    wide = [extend(v, _vector(I16)) for v in values]
+    sums = [builder.mul(v, v) for v in wide]
+    if signed:  # the squares of 128 and 128 are 2**15
+        sums = [builder.add(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+    total = None
+    for part in (builder.zext(v, _vector(I32)) for v in sums):
+        total = part if total is None else builder.add(total, part)
+    return builder.sitofp(total, _vector(DOUBLE))
+
+
 def _decoded(builder: Any, kind: Kind, raw: Value, table: Value, scale: Value | None) -> Value:
     v = kind.decode(builder, raw, table)
     return v if scale is None else builder.fmul(v, scale)
@@ -568,6 +582,7 @@ def sum_squares(kind: Kind, scaled: bool) -> Any:
     """An intrinsic: the sum over BLOCK rows, `stride` bytes apart, of the squares of lanes times
     `scale`; ``(address, stride, scale, table)``. `scale` is ignored unless `scaled`."""
     vector = _vector(kind.element)
+    bytes_ = kind.size == 1 and kind.decode in (_decode_signed, _decode_unsigned)
 
     @_intrinsic(lanes, types.intp, types.intp, lanes, types.intp)
     def whole(builder: Any, address: Value, stride: Value, scale: Value, table: Value) -> Value:
@@ -576,7 +591,10 @@ def sum_squares(kind: Kind, scaled: bool) -> Any:
             where = builder.add(address, builder.mul(stride, ir.Constant(I64, row)))
             raw = builder.load(builder.inttoptr(where, vector.as_pointer()))
             raw.align = 1
-            values.append(_decoded(builder, kind, raw, table, scale if scaled else None))
+            values.append(raw)
+        if bytes_ and not scaled:
+            return _sum_of_byte_squares(builder, kind, values)
+        values = [_decoded(builder, kind, v, table, scale if scaled else None) for v in values]
         return _sum_of_squares(builder, kind, values)
 
     return whole
