@@ -269,6 +269,33 @@ def test_signals_are_for_the_program() -> None:
     run(after(SETTLED) + textwrap.dedent(script))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such system call")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of threads")
+def test_helpers_leave_a_core_and_may_return() -> None:
+    """A helper that waits for the caller's core may use another, and afterwards all as before."""
+    script = """
+    import os, time
+    def cores():
+        return {t: os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task")}
+    before = os.sched_getaffinity(0)
+    work()
+    helpers = cores().keys() - {str(os.getpid())}
+    assert helpers
+    for pause in (0, 0.001, 0.02) * 5:
+        time.sleep(pause)
+        for _ in range(20):
+            work()
+    assert set(map(frozenset, cores().values())) == {frozenset(before)}
+    os.sched_setaffinity(0, {min(before)})  # this thread's
+    for helper in helpers:
+        os.sched_setaffinity(int(helper), {min(before)})  # none is left: nothing is moved
+    for _ in range(40):
+        work()
+    assert set(map(frozenset, cores().values())) == {frozenset({min(before)})}
+    """
+    run(after(SETTLED) + textwrap.dedent(script))
+
+
 def test_force() -> None:
     """The block decides, and ends."""
     few = np.ones((2, 4), np.float32)

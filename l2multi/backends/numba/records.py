@@ -63,7 +63,10 @@ DONE = 8  # shares done
 ) = range(16, 24)
 ASLEEP = 24  # helpers that wait for a signal
 LIMIT = 25  # threads that a caller may use who cannot ask Python
+LONELY = 26  # launches since a helper last came in time
 MUTEX, CONDITION = 32, 40  # of POSIX threads, which take 40 to 64 bytes
+THREADS_KNOWN = 48  # the first helpers' threads, MOVABLE of them
+MOVABLE = 4
 POOL_SIZE = 56
 
 # What XLA's handler reads (see `foreign`), by a symbol of this name: for each pair of kinds, by

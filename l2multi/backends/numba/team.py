@@ -17,6 +17,7 @@ One launch at a time: who comes meanwhile works alone, on its own core.
 """
 
 import signal
+import sys
 from typing import Any
 
 import numba
@@ -73,6 +74,10 @@ LOOKS = 2000
 # Looks after which it offers its core to whoever waits for one, such as a thread of XLA's.
 POLITE = 16
 
+# Elements (10 us) after which who launched, still alone, gets its helpers off its core, at the
+# first such launch of so many: on a busy machine they just have to wait.
+ALONE, OFTEN = 2**15, 16
+
 # Bits of the ticket: where its parts begin, and how long they are.
 _FIRST, _HELP, _GENERATION = 16, 32, 44
 _SHARES, _HELPERS, _GENERATIONS = ((1 << bits) - 1 for bits in (16, 12, 19))
@@ -86,6 +91,9 @@ _signal = simd.external("pthread_cond_signal", I32, I64)
 _create = simd.external("pthread_create", I32, I64, I64, I64, I64)
 _detach = simd.external("pthread_detach", I32, I64)
 _yield = simd.external("sched_yield", I32)
+_affinity = simd.external("pthread_getaffinity_np", I32, I64, I64, I64)
+_set_affinity = simd.external("pthread_setaffinity_np", I32, I64, I64, I64)
+_core = simd.external("sched_getcpu", I32)
 _fill = simd.external("sigfillset", I32, I64)
 _mask = simd.external("pthread_sigmask", I32, I32, I64, I64)
 
@@ -124,10 +132,11 @@ def wanted(ticket):
 
 
 @device
-def take(pool, generation, first):
-    """Do shares of the job of this generation until none is left, from the first or the last."""
+def take(pool, generation, first, most):
+    """Do shares of the job of this generation until none is left, from the first or the last; no
+    more than `most`."""
     done = 0
-    while True:
+    while done < most:
         ticket = seen(pool, records.TICKET)
         if ticket >> _GENERATION != generation or left(ticket) <= 0:
             break
@@ -161,7 +170,7 @@ def helper() -> Any:
             ticket = seen(pool, records.TICKET)
             if wanted(ticket):
                 if swap(pool, records.TICKET, ticket, ticket - (1 << _HELP)):
-                    take(pool, ticket >> _GENERATION, False)
+                    take(pool, ticket >> _GENERATION, False, _SHARES)
                 looks = 0
                 continue
             simd.pause()
@@ -184,9 +193,44 @@ def helper() -> Any:
     return run
 
 
+_WORDS = 16  # of a set of cores
+
+
+def separate() -> Any:
+    """A function that moves helpers which wait for the caller's core to another.
+
+    A system may wake a thread on the core of who wakes it, though others are idle (seen on Linux in
+    a virtual machine, after a pause of 10 ms): the two then take turns for milliseconds.
+    """
+    if not sys.platform.startswith("linux"):
+        return device(lambda pool: None)
+    allowed = simd.room(_WORDS)
+
+    @device
+    def run(pool):
+        core, cores = _core(), allowed()
+        if not 0 <= core < 64 * _WORDS:
+            return
+        for k in range(min(get_int(pool, records.HELPERS), records.MOVABLE)):
+            thread = get_int(pool, records.THREADS_KNOWN + k)
+            for word in range(_WORDS):
+                set_int(cores, word, 0)
+            if _affinity(thread, 8 * _WORDS, cores) != 0:
+                continue
+            before = get_int(cores, core >> 6)
+            set_int(cores, core >> 6, before & ~(1 << (core & 63)))
+            # Refused if that leaves none. Who waits is moved at once, and stays when it may return.
+            if _set_affinity(thread, 8 * _WORDS, cores) == 0:
+                set_int(cores, core >> 6, before)
+                _set_affinity(thread, 8 * _WORDS, cores)
+
+    return run
+
+
 def team() -> Any:
     """Shares of the batch for this thread and for helpers."""
     identity = simd.room(1)
+    get_helpers_away = separate()
 
     @device
     def hire(pool, most):
@@ -199,6 +243,8 @@ def team() -> Any:
             thread = identity()
             if _create(thread, 0, get_int(pool, records.HELPER), pool) != 0:
                 break
+            if there < records.MOVABLE:
+                set_int(pool, records.THREADS_KNOWN + there, get_int(thread, 0))
             _detach(get_int(thread, 0))
             there += 1
             set_int(pool, records.HELPERS, there)
@@ -229,7 +275,17 @@ def team() -> Any:
                 _signal(pool + 8 * records.CONDITION)
             _unlock(pool + 8 * records.MUTEX)
         modes = simd.exact_modes()  # as the helpers
-        take(pool, generation, True)
+        take(pool, generation, True, max(ALONE // size, 1))
+        ticket = seen(pool, records.TICKET)
+        if left(ticket) > 0:
+            lonely = 0
+            if ticket >> _HELP & _HELPERS == helpers:
+                lonely = get_int(pool, records.LONELY)
+                if lonely % OFTEN == 0:
+                    get_helpers_away(pool)
+                lonely += 1
+            set_int(pool, records.LONELY, lonely)
+            take(pool, generation, True, shares)
         simd.restore_modes(modes)
         looks = 0
         while seen(pool, records.DONE) != shares:
