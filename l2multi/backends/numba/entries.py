@@ -39,9 +39,8 @@ def memory(call, read, write):
     """How to go about memory, by size: how many bytes ahead to ask for x while a vector is summed
     and while it is scaled, 0 for not at all, and whether y is written past the caches.
 
-    Where no cache holds x it is asked for ahead of time, not into the nearest cache, whose few
-    pending lines the stores need. Against the fastest copy (2 cores of a Xeon, 200000x768
-    float32): in place 1.62 times its time without, 0.98 four rows ahead; norms 1.25 without, 0.95
+    Where no cache holds x it is asked for ahead of time. Against the fastest copy (2 cores of a
+    Xeon, 200000x768 float32): in place 1.62 times its time without, 0.98 four rows ahead; norms 1.25 without, 0.95
     with. Where no cache holds y, its lines are not read before they are written: 2.4 times a
     copy's time without and 1.24 with, or 1.13 where x is asked for while it is summed too (rows of
     6 KiB, float64, lose as much by that); under a few KiB a row the ends, which are no whole lines,

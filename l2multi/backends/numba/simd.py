@@ -520,6 +520,12 @@ def claim(builder: Any, address: Value) -> None:
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
 
 
+# How near to bring what is asked for ahead, from 3, the nearest cache, to 1. Of the time of the
+# fastest copy, 100000x768 float32 into a warm output took 1.17 by 1 on Zen 5, and 1.07 by 3. On a
+# Xeon the stores need the few pending lines that the nearest cache has.
+_NEAR = 3 if binding.get_host_cpu_name().startswith("znver") else 1
+
+
 def fetch(count: int) -> Any:
     """An intrinsic: ask memory for so many bytes from an address, which need not exist."""
 
@@ -528,9 +534,7 @@ def fetch(count: int) -> Any:
         for offset in range(0, count, LINE):
             where = builder.add(address, ir.Constant(I64, offset))
             pointer = builder.inttoptr(where, I8.as_pointer())
-            flags = (
-                ir.Constant(I32, k) for k in (0, 1, 1)
-            )  # to read, not into the nearest cache, data
+            flags = (ir.Constant(I32, k) for k in (0, _NEAR, 1))  # to read, data
             _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
 
     return lines
