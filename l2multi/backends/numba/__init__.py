@@ -200,7 +200,10 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
         return why
     if x.size >= WAIT and objects.cached(*units):
         return None
-    objects.request(*units, _SHORT)
+    objects.request(*units)  # in order of what a call like this one waits for longest
+    if x.size >= launch.PARALLEL:
+        _threads()
+    objects.request(_SHORT)
     return "its kernel is being prepared"
 
 

@@ -13,12 +13,12 @@ import threading
 from typing import Any, BinaryIO
 
 import llvmlite.binding as llvm
-from numba import types
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 
 from l2multi import _registry
-from l2multi.backends.numba import entries, simd
+from l2multi.backends.numba import entries, frontend, simd
 
 _NAME = "l2multi"
 
@@ -47,10 +47,10 @@ def _module(unit: tuple[str, ...]) -> tuple[Any, Any, list[str]]:
     """A unit's module, the machine it is for, and the symbols it needs."""
     name, *kinds = unit
     make = entries.LAUNCHERS.get(name) or entries.WORKERS[name]
-    compiled = make(*(simd.KINDS[kind] for kind in kinds))
-    library = compiled._library
-    text, needs = _alone(str(library._final_module), compiled)
-    return llvm.parse_assembly(text), _machine(library._codegen), needs
+    module = frontend.compiled(make(*(simd.KINDS[kind] for kind in kinds)), _NAME)
+    symbols = (*module.functions, *module.global_variables)
+    needs = [s.name for s in symbols if s.is_declaration and not s.name.startswith("llvm.")]
+    return module, _machine(cpu_target.target_context.codegen()), sorted(needs)
 
 
 def _machine(codegen: Any) -> Any:
@@ -60,39 +60,6 @@ def _machine(codegen: Any) -> Any:
     codegen._customize_tm_options(options)
     options["features"] = options["features"].replace("+avx512fp16", "-avx512fp16")
     return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(**options)
-
-
-def _alone(text: str, compiled: Any) -> tuple[str, list[str]]:
-    """The module of a compiled function with a plain C function `_NAME` in place of Numba's, and
-    the symbols that it needs. Numba's reports errors, which there are none, by way of its runtime;
-    that would have to be there whenever the code is linked."""
-    native = re.escape(compiled._wrapper_name.removeprefix("cfunc."))
-    text = re.sub(r"^define [^\n]*@\"?cfunc\..*?^}\n", "", text, flags=re.M | re.S)
-    found = re.search(rf'^define [^\n]*@("?){native}\1\(([^\n]*)\)', text, flags=re.M)
-    assert found is not None
-    name = f"@{found[1]}{compiled._wrapper_name.removeprefix('cfunc.')}{found[1]}"
-    # Numba passes the address of the result, that of an error, and the arguments.
-    kinds = ["double" if a == types.float64 else "i64" for a in compiled._sig.args]
-    takes = ", ".join(f"{kind} %a{k}" for k, kind in enumerate(kinds))
-    gives = "void" if compiled._sig.return_type == types.void else "i64"
-    text += f"""
-define {gives} @{_NAME}({takes}) {{
-  %result = alloca i64
-  %error = alloca ptr
-  %status = call i32 {name}(ptr %result, ptr %error, {takes})
-  %value = load i64, ptr %result
-  ret {"void" if gives == "void" else "i64 %value"}
-}}
-"""
-    lines = [
-        line
-        for line in text.splitlines()
-        if not line.startswith("declare") and " = external " not in line
-    ]
-    used = set(re.findall(r'@"?([\w.$]+)', "\n".join(lines)))
-    declared = re.findall(r'^declare [^\n]*@"?([\w.$]+)', text, flags=re.M)
-    declared += re.findall(r'^@"?([\w.$]+)"? = external', text, flags=re.M)
-    return text, sorted(n for n in declared if n in used and not n.startswith("llvm."))
 
 
 def main(output: BinaryIO) -> None:

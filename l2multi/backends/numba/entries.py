@@ -8,15 +8,25 @@ once, not once serial and once parallel.
 
 from typing import Any
 
-import numba
 from numba import types
 
 from l2multi._summation import LANES
 from l2multi.backends.numba import foreign, geometry, kernels, records, simd, team
+from l2multi.backends.numba.frontend import device, function
 from l2multi.backends.numba.geometry import plan
-from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, TILE, TILE_LEVELS, device, offset
+from l2multi.backends.numba.kernels import BATCH, LEVELS, ROWS, TILE, TILE_LEVELS, offset
 from l2multi.backends.numba.records import SPLIT
-from l2multi.backends.numba.simd import Kind, get, get_double, get_int, put, set_int, splat
+from l2multi.backends.numba.simd import (
+    Kind,
+    get,
+    get_double,
+    get_int,
+    greater,
+    lesser,
+    put,
+    set_int,
+    splat,
+)
 from l2multi.backends.numba.team import WORKER, launch, share, work
 
 # Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
@@ -40,11 +50,11 @@ def memory(call, read, write):
     and while it is scaled, 0 for not at all, and whether y is written past the caches.
 
     Where no cache holds x it is asked for ahead of time. Against the fastest copy (2 cores of a
-    Xeon, 200000x768 float32): in place 1.62 times its time without, 0.98 four rows ahead; norms 1.25 without, 0.95
-    with. Where no cache holds y, its lines are not read before they are written: 2.4 times a
-    copy's time without and 1.24 with, or 1.13 where x is asked for while it is summed too (rows of
-    6 KiB, float64, lose as much by that); under a few KiB a row the ends, which are no whole lines,
-    cost more than that saves.
+    Xeon, 200000x768 float32): in place 1.62 times its time without, 0.98 four rows ahead; norms
+    1.25 without, 0.95 with. Where no cache holds y, its lines are not read before they are written:
+    2.4 times a copy's time without and 1.24 with, or 1.13 where x is asked for while it is summed
+    too (rows of 6 KiB, float64, lose as much by that); under a few KiB a row the ends, which are no
+    whole lines, cost more than that saves.
     """
     parts = get_int(call, records.PARTS)
     total, n = get_int(call, records.TOTAL) * parts, get_int(call, records.N) * parts
@@ -72,7 +82,7 @@ def rows(source: Kind, target: Kind) -> Any:
     row = kernels.one_row(source, target)
     read, write = source.size, target.size
 
-    @numba.cfunc(WORKER, error_model="numpy")
+    @function(WORKER)
     def worker(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
@@ -104,7 +114,7 @@ def packed(source: Kind, target: Kind) -> Any:
     """Vectors of any layout and byte order."""
     vector = kernels.one_packed(source, target)
 
-    @numba.cfunc(WORKER, error_model="numpy")
+    @function(WORKER)
     def worker(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
@@ -129,7 +139,7 @@ def columns(source: Kind, target: Kind) -> Any:
     tile = kernels.one_tile(source, target)
     read, write, boundary = source.size, target.size, simd.boundary(target)
 
-    @numba.cfunc(WORKER, error_model="numpy")
+    @function(WORKER)
     def worker(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
@@ -145,13 +155,13 @@ def columns(source: Kind, target: Kind) -> Any:
         i = first
         while i < last:
             column, row = i % tiles * LANES, i // tiles * width
-            together = min(width - column, (last - i) * LANES, LANES if high else TILE)
+            together = lesser(lesser(width - column, (last - i) * LANES), LANES if high else TILE)
             i += (together + LANES - 1) // LANES
             at_y = y + offset(batch, batch_axes, BATCH, 2, row) if y else 0
             # Streaming stores are aligned: all tiles but the first begin some columns later.
             later = -at_y % boundary // write if stream else 0
-            first_column = min(column + later, width) if column else 0
-            last_column = min(column + together + later, width)
+            first_column = lesser(column + later, width) if column else 0
+            last_column = lesser(column + together + later, width)
             if first_column == last_column:
                 continue
             at_x = x + offset(batch, batch_axes, BATCH, 1, row) + first_column * read
@@ -181,7 +191,7 @@ def part_sum(source: Kind, target: Kind) -> Any:
     reserve, read, write = simd.stack(LEVELS), source.size, target.size
     blocks, top = SPLIT // ROWS, (SPLIT // ROWS).bit_length() - 1
 
-    @numba.cfunc(WORKER, error_model="numpy")
+    @function(WORKER)
     def worker(first, last, call):
         stack = reserve()
         n = get_int(call, records.N) * get_int(call, records.PARTS)
@@ -189,7 +199,7 @@ def part_sum(source: Kind, target: Kind) -> Any:
         ahead, _, _ = memory(call, read, write)
         for part in range(first, last):
             x = get_int(call, records.VECTOR_X) + part * SPLIT * read
-            count = min(SPLIT, n - part * SPLIT)
+            count = lesser(SPLIT, n - part * SPLIT)
             whole = count // ROWS
             tail, left = x + whole * ROWS * read, count % ROWS
             if factor == 1.0:
@@ -209,10 +219,10 @@ def part_scale(source: Kind, target: Kind) -> Any:
     scale, pass_by = kernels.row_scale(source, target), kernels.row_stream(source, target)
     read, write = source.size, target.size
 
-    @numba.cfunc(WORKER, error_model="numpy")
+    @function(WORKER)
     def worker(first, last, call):
         n = get_int(call, records.N) * get_int(call, records.PARTS)
-        start, stop = first * SPLIT, min(last * SPLIT, n)
+        start, stop = first * SPLIT, lesser(last * SPLIT, n)
         x = get_int(call, records.VECTOR_X) + start * read
         y = get_int(call, records.VECTOR_Y) + start * write
         root, plain = get_double(call, records.ROOT), get_int(call, records.PLAIN) != 0
@@ -233,7 +243,7 @@ def bundles(source: Kind, target: Kind) -> Any:
     """Short vectors of neighbouring elements, in tiles as `columns` has them."""
     bundle = kernels.one_bundle(source, target)
 
-    @numba.cfunc(WORKER, error_model="numpy")
+    @function(WORKER)
     def worker(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
@@ -249,7 +259,7 @@ def bundles(source: Kind, target: Kind) -> Any:
                 y + offset(batch, batch_axes, BATCH, 2, vector) if y else 0,
                 get_int(call, records.N) * get_int(call, records.PARTS),
                 get_int(batch, last_axis + 1), get_int(batch, last_axis + 2),
-                min(width - start, LANES),
+                lesser(width - start, LANES),
                 norms + offset(batch, batch_axes, BATCH, 3, vector) if norms else 0,
                 get_int(batch, last_axis + 3), norm_size,
                 get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
@@ -264,7 +274,7 @@ def turn(source: Kind, target: Kind) -> Any:
     row, size = kernels.one_turn(source), source.size
     assert target is source
 
-    @numba.cfunc(WORKER, error_model="numpy")
+    @function(WORKER)
     def worker(first, last, call):
         x, y, d = get_int(call, records.X), get_int(call, records.Y), get_int(call, records.MOVES)
         n, eps = get_int(call, records.N), get_double(call, records.EPS)
@@ -368,13 +378,13 @@ def short() -> Any:
                     return get_int(own, records.NONE)
                 last = abs(step)
                 same = same and step == step_y
-                from_x += min((size - 1) * step, 0)
-                to_x += max((size - 1) * step, 0)
-                from_y += min((size - 1) * step_y, 0)
-                to_y += max((size - 1) * step_y, 0)
+                from_x += lesser((size - 1) * step, 0)
+                to_x += greater((size - 1) * step, 0)
+                from_y += lesser((size - 1) * step_y, 0)
+                to_y += greater((size - 1) * step_y, 0)
         return yes if same or to_y <= from_x or to_x <= from_y else no
 
-    @numba.cfunc(METHOD, error_model="numpy")
+    @function(METHOD)
     def method(bound, arguments, count):
         own = get_int(bound + HEAD, 0)  # the data of an array
         no, none = get_int(own, records.FALSE), get_int(own, records.NONE)

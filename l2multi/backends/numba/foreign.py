@@ -7,12 +7,11 @@ handler for the version it was made for, and refuses one that it does not know.
 import sys
 from typing import Any
 
-import numba
 from numba import types
 
 from l2multi._summation import LANES
 from l2multi.backends.numba import launch, records, simd, team
-from l2multi.backends.numba.kernels import device
+from l2multi.backends.numba.frontend import device, function
 from l2multi.backends.numba.simd import get_double, get_int, set_int
 from l2multi.backends.numba.team import HELPER
 from l2multi.backends.numba.team import launch as share_out
@@ -50,7 +49,7 @@ def handler() -> Any:
         """The address of the value of an attribute."""
         return get_int(get_int(attributes, k), 1)
 
-    @numba.cfunc(HELPER, error_model="numpy")
+    @function(HELPER)
     def handle(frame):
         extension = get_int(frame, _EXTENSION)
         if extension != 0 and get_int(extension, 1) & 0xFFFFFFFF == _METADATA:

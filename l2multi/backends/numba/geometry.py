@@ -5,7 +5,8 @@ What a plan says is written into a call's record (see `records`), with tables as
 
 from l2multi._summation import LANES
 from l2multi.backends.numba import records
-from l2multi.backends.numba.kernels import BATCH, INNER, device
+from l2multi.backends.numba.frontend import device
+from l2multi.backends.numba.kernels import BATCH, INNER
 from l2multi.backends.numba.simd import get_int, set_int
 
 AXES = 64  # NumPy's arrays have no more

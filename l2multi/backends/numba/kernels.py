@@ -18,11 +18,11 @@ no norms are wanted; a norm takes `norm_size` bytes, 4 or 8; more: see `records`
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from l2multi._summation import LANES, rescue
 from l2multi.backends.numba import records, simd
+from l2multi.backends.numba.frontend import device
 from l2multi.backends.numba.simd import (
     BLOCK,
     Kind,
@@ -31,14 +31,13 @@ from l2multi.backends.numba.simd import (
     div,
     get,
     get_int,
+    greater,
+    lesser,
     mul,
     muladd,
     put,
     splat,
 )  # fmt: skip
-
-# Plain Python arithmetic, IEEE to the letter; and Python's lock let go, so that threads can work.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 LOWEST, UP, DOWN = map(float, rescue(np.dtype(np.float64)))
 EXPONENT = int(math.log2(UP))
@@ -55,10 +54,6 @@ TILE_LEVELS = 12  # of the tree over blocks, with so many: 120 KB of the machine
 STACKS = 2 * LANES  # slots before those of the levels: for what is done to one group at a time
 BUFFER = 1024  # elements, a power of two of blocks
 
-# Nobody calls these but each other: without wrappers a unit takes 0.8 of the time to compile.
-_ALONE: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
-device = numba.njit(**OPTIONS, **_ALONE, forceinline=True)
 copied = {size: simd.move(size) for size in (1, 2, 4, 8)}
 
 
@@ -96,7 +91,7 @@ def put_three(address, norm_size, length, root, up, down):
     most = 126 if norm_size == records.THREE_SINGLE else 1022
     field = simd.bits(root) >> 52
     shift = EXPONENT if down != 1.0 else -EXPONENT if up != 1.0 else 0
-    exponent = min(max(field - 1023 + shift, -most), most) if root != 0.0 else 0
+    exponent = lesser(greater(field - 1023 + shift, -most), most) if root != 0.0 else 0
     # A rescued root is far from the ends of the range, and so is what is left of it here.
     rest = root * simd.power(shift - exponent)
     rest = 1.0 / rest if rest != 0.0 else 0.0
@@ -244,7 +239,7 @@ def row_stream(source: Kind, target: Kind) -> Any:
         factor = splat(1.0 / root if product else root)
         first = 0
         if past:
-            first = min(-y % boundary // written, n)
+            first = lesser(-y % boundary // written, n)
             if first:
                 store_some(plainly(load_some(x, first, table_x), factor), y, first, table_y)
                 x += first * size
@@ -334,7 +329,7 @@ def one_packed(source: Kind, target: Kind) -> Any:
         row, within = first // run, first % run
         while count > 0:
             start = x + offset(inner, axes - 1, INNER, 1, row) + within * step
-            most = min(run - within, count)
+            most = lesser(run - within, count)
             if step == parts * size and swap == 0:
                 simd.copy_bytes(buffer, start, most * step)
                 buffer += most * step
@@ -354,7 +349,7 @@ def one_packed(source: Kind, target: Kind) -> Any:
         row, within = first // run, first % run
         while count > 0:
             start = y + offset(inner, axes - 1, INNER, 2, row) + within * step
-            most = min(run - within, count)
+            most = lesser(run - within, count)
             if step == parts * written:
                 simd.copy_bytes(start, buffer, most * step)
                 buffer += most * step
@@ -378,7 +373,7 @@ def one_packed(source: Kind, target: Kind) -> Any:
         while True:
             factor, lanes, blocks = splat(up * down), splat(0.0), 0
             for first in range(0, n, most):
-                count = min(most, n - first)
+                count = lesser(most, n - first)
                 if not filled:
                     pack(x, first, count, inner, axes, parts, swap, buffer)
                 if scaling:
@@ -437,7 +432,7 @@ def column_sum(source: Kind, scaled: bool) -> Any:
                     push(stack, STACKS + lane * groups + group, LANES * groups, block, total)
             x += ROWS * stride
         for group in range(groups):
-            some_columns, scale = min(columns - group * LANES, LANES), get(scales, group)
+            some_columns, scale = lesser(columns - group * LANES, LANES), get(scales, group)
             for lane in range(LANES):
                 # The tree over a few rows, by a stack of its own.
                 rows = (left - lane + LANES - 1) // LANES
@@ -491,7 +486,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
         """Some rows are read before they are written, for a narrow row's store has the next one
         wait, which lies in its shadow."""
         for first in range(0, n, LANES):
-            rows = min(n - first, LANES)
+            rows = lesser(n - first, LANES)
             for row in range(rows):
                 v = load_some(x, columns, table_x)
                 if product:
@@ -529,7 +524,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
                     put(factors, group, mul(get(ups, group), get(downs, group)))
         whole = 0
         for group in range(groups):
-            some_columns, slot = min(columns - group * LANES, LANES), group * 8 * LANES
+            some_columns, slot = lesser(columns - group * LANES, LANES), group * 8 * LANES
             plain = settle_all(
                 sums + slot, ups + slot, downs + slot, roots + slot, some_columns,
                 norm + group * LANES * norm_step if norm else 0, norm_step, norm_size,
@@ -637,7 +632,7 @@ def one_bundle(source: Kind, target: Kind) -> Any:
         while half:
             for k in range(left - half):
                 put(stack, k, add(get(stack, k), get(stack, k + half)))
-            left = min(left, half)
+            left = lesser(left, half)
             half >>= 1
         return get(stack, 0)
 

@@ -44,10 +44,12 @@ _over = threading.Event()
 # A fork waits for what holds these. Importing, compiling and linking are under `loading`.
 _registry.hold_over_fork(_queue)
 _CHILD = """
-import json, os, sys
+import gc, json, os, sys
+gc.disable()  # a tenth of the time, for some megabytes
 output = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)  # whatever else is printed is no object code
 sys.path[:] = json.loads(sys.argv.pop(1))
+sys.modules["scipy"] = None  # Numba would import much of it, for what kernels do not use
 try:
     from l2multi.backends.numba.build import main
     main(output)

@@ -858,6 +858,18 @@ def move(size: int) -> Any:
     return copy
 
 
+@_intrinsic(types.intp, types.intp, types.intp)
+def lesser(builder: Any, a: Value, b: Value) -> Value:
+    """The lesser of two integers; `min`, which Numba would compile as a function like others."""
+    return builder.select(builder.icmp_signed("<", b, a), b, a)
+
+
+@_intrinsic(types.intp, types.intp, types.intp)
+def greater(builder: Any, a: Value, b: Value) -> Value:
+    """The greater of two integers."""
+    return builder.select(builder.icmp_signed(">", b, a), b, a)
+
+
 @_intrinsic(types.void, types.intp, types.intp, types.intp)
 def set_int(builder: Any, address: Value, index: Value, value: Value) -> None:
     """Write an int64."""

@@ -20,17 +20,16 @@ import signal
 import sys
 from typing import Any
 
-import numba
 from numba import types
 
 from l2multi.backends.numba import kernels, records, simd
+from l2multi.backends.numba.frontend import device, function
 from l2multi.backends.numba.kernels import (
     DOWN,
     INF,
     LEVELS,
     LOWEST,
     UP,
-    device,
     joined,
     offset,
     push,
@@ -43,6 +42,8 @@ from l2multi.backends.numba.simd import (
     get,
     get_double,
     get_int,
+    greater,
+    lesser,
     seen,
     set_int,
     show,
@@ -158,7 +159,7 @@ def helper() -> Any:
     blocked = simd.room(32)  # more than any sigset_t
     block = int(getattr(signal, "SIG_BLOCK", 0))
 
-    @numba.cfunc(HELPER, error_model="numpy")
+    @function(HELPER)
     def run(pool):
         everything = blocked()
         _fill(everything)
@@ -248,18 +249,18 @@ def team() -> Any:
             _detach(get_int(thread, 0))
             there += 1
             set_int(pool, records.HELPERS, there)
-        return min(there, most)
+        return lesser(there, most)
 
-    @numba.cfunc(TEAM, error_model="numpy")
+    @function(TEAM)
     def launcher(worker, count, call):
         pool, threads = get_int(call, records.POOL), get_int(call, records.THREADS)
         if threads < 2 or count < 2 or not swap(pool, records.BUSY, 0, 1):
             work(worker, 0, count, call)
             return
         total = get_int(call, records.TOTAL)
-        size = min(max(total // (16 * threads), LEAST), MOST)
-        shares = min(max(total // size, 2 * threads), count, _SHARES)
-        helpers = hire(pool, min(threads, shares, _HELPERS) - 1)
+        size = lesser(greater(total // (16 * threads), LEAST), MOST)
+        shares = lesser(lesser(greater(total // size, 2 * threads), count), _SHARES)
+        helpers = hire(pool, lesser(lesser(threads, shares), _HELPERS) - 1)
         set_int(pool, records.JOB, worker)
         set_int(pool, records.JOB_COUNT, count)
         set_int(pool, records.JOB_CALL, call)
@@ -268,7 +269,7 @@ def team() -> Any:
         generation = (seen(pool, records.TICKET) >> _GENERATION) + 1 & _GENERATIONS
         show(pool, records.TICKET, generation << _GENERATION | helpers << _HELP | shares)
         # A helper that has not yet been counted as asleep will look at the ticket once more.
-        asleep = min(seen(pool, records.ASLEEP), helpers)
+        asleep = lesser(seen(pool, records.ASLEEP), helpers)
         if asleep > 0:
             _lock(pool + 8 * records.MUTEX)
             for _ in range(asleep):
@@ -310,7 +311,7 @@ def split() -> Any:
             push(stack, 0, 1, part, get(scratch, part))
         return sum_lanes(joined(stack, 0, 1, whole, get(scratch, whole)))
 
-    @numba.cfunc(LONG, error_model="numpy")
+    @function(LONG)
     def launcher(count, call):
         team = get_int(get_int(call, records.POOL), records.TEAM)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
