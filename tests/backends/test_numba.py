@@ -339,6 +339,13 @@ def test_kernels_by_layout() -> None:
     assert "columns" in l2.explain(x, 1, backend="numba").kernel
     assert "columns" in l2.explain(np.asfortranarray(x), backend="numba").kernel
     assert "packed" in l2.explain(x[..., ::2], backend="numba").kernel
+    assert "slabs" in l2.explain(x[..., 4:].copy(), 1, backend="numba").kernel
+    assert "columns" in l2.explain(x[..., 4:], 1, backend="numba").kernel
+    assert "packed" in l2.explain(x, (0, 2), backend="numba").kernel
+    assert "runs" in l2.explain(x[..., 2:18], (0, 2), backend="numba").kernel
+    assert "runs" in l2.explain(x[..., 4:].astype("c8"), (0, 2), backend="numba").kernel
+    assert "packed" in l2.explain(x[..., 2:18].astype(">f4"), (0, 2), backend="numba").kernel
+    assert "runs" in l2.explain(np.ones((2, 3, 257), "f4"), (0, 2), backend="numba").kernel
     assert "packed" in l2.explain(x.astype(">f4"), backend="numba").kernel
     assert "bundles" in l2.explain(x[..., :16], backend="numba").kernel
     assert "rows" in l2.explain(x[0, :, :16], backend="numba").kernel
@@ -395,6 +402,89 @@ def test_bytes_at_the_ends_of_their_range(dtype: str) -> None:
         for axis in (0, 1):
             exact = np.sqrt((x.astype(np.int64) ** 2).sum(axis))
             assert np.array_equal(l2.norm(x, axis, backend="numba"), exact)
+
+
+def _as_numpy_has_it(x: Any, axis: Any, **keywords: Any) -> None:
+    """Unit vectors and norms, into an output of the same layout, in place, and the norms alone."""
+    unit, norms = l2.normalize(x, axis, return_norm=True, backend="numpy", **keywords)
+    ways = [(x, None), (x, np.empty_like(unit))]
+    if unit.dtype == x.dtype:
+        ways.append((same := x.copy(), same))
+    for given, out in ways:
+        got, lengths = l2.normalize(
+            given, axis, out=out, return_norm=True, backend="numba", **keywords
+        )
+        assert got.tobytes() == unit.tobytes(), (x.shape, x.strides, axis)
+        assert lengths.tobytes() == norms.tobytes(), (x.shape, x.strides, axis)
+    assert l2.norm(x, axis, backend="numba").tobytes() == norms.tobytes()
+
+
+def _special(x: Any) -> None:
+    """Some vectors along the last axis of `x` that are special."""
+    x[0], x[2, 0] = 0, 1
+    if x.dtype.kind in "fc":
+        info = np.finfo(x.dtype)
+        x[1, -1], x[3, 0], x[4, -1] = np.nan, np.inf, info.max
+        x[5] = info.smallest_subnormal
+        x[6] *= info.max / 2**8
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 15, 16, 17])
+def test_slabs_have_the_bits_of_numpy(dtype: str, width: int) -> None:
+    """Narrow columns with nothing between them, special ones among them."""
+    rng = np.random.default_rng(6)
+    for n in (1, 16, 17, 128, 145, 1025):
+        x = (rng.standard_normal((8, n, width)) * 50).astype(dtype)
+        vectors = np.moveaxis(x, 1, -1).reshape(-1, n).copy()
+        if len(vectors) > 7:
+            _special(vectors)
+        x[...] = np.moveaxis(vectors.reshape(8, width, n), -1, 1)
+        _as_numpy_has_it(x, 1)
+        _as_numpy_has_it(x, 1, eps=30.0)
+        _as_numpy_has_it(np.pad(x, ((0, 0), (0, 0), (0, 1)))[..., :width], 1)
+        if dtype == "f4":
+            _as_numpy_has_it(x, 1, dtype="f2")
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8"])
+@pytest.mark.parametrize("run", [8, 16, 96, 257, 1024])
+def test_runs_have_the_bits_of_numpy(dtype: str, run: int) -> None:
+    """Vectors that are cut into runs, which may lie anywhere, special ones among them."""
+    rng = np.random.default_rng(7)
+    for runs in (2, 9):
+        x = (rng.standard_normal((runs, 9, run)) * 50).astype(dtype)
+        vectors = x.transpose(1, 0, 2).reshape(9, -1).copy()
+        _special(vectors)
+        x[...] = vectors.reshape(9, runs, run).transpose(1, 0, 2)
+        _as_numpy_has_it(x, (0, 2))
+        _as_numpy_has_it(x, (0, 2), eps=30.0)
+        _as_numpy_has_it(np.pad(x, ((0, 0), (0, 0), (1, 4)))[..., 1 : run + 1], (0, 2))
+        _as_numpy_has_it(x[::-1, ::2], (0, 2))
+        if dtype == "f4":
+            _as_numpy_has_it(x, (0, 2), dtype="f2")
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((300, 1024, 7), 1), ((8, 700, 400), (0, 2)), ((4, 600, 1025), (0, 2))]
+)
+def test_large_slabs_and_runs_wherever_the_output_begins(
+    dtype: str, shape: tuple[int, ...], axis: Any
+) -> None:
+    """What goes past the caches, or is asked for ahead of time."""
+    x = np.random.default_rng(8).standard_normal(shape).astype(dtype)
+    want = l2.normalize(x, axis, backend="numpy")
+    room = np.zeros(x.size + 64, dtype)
+    for start in (0, 3, 8, 15):
+        y = room[start : start + x.size].reshape(shape)
+        room[:] = 7
+        l2.normalize(x, axis, out=y, backend="numba")
+        assert y.tobytes() == want.tobytes()
+        assert (room[:start] == 7).all()
+        assert (room[start + x.size :] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])

@@ -384,7 +384,7 @@ def _run(
             eps, zero_root, x.size, launch.pool(), threads,
         ),
     )  # fmt: skip
-    if name in ("columns", "bundles"):
+    if name in ("columns", "slabs", "bundles"):
         count = count // batch[-1][0] * tiles
     parts = n * pair.source.parts
     worker = pair.worker(name)
@@ -428,15 +428,21 @@ def _plan(
     read, write = x.itemsize, x.itemsize if y is None else y.itemsize
     inner = _joined(inner) or [(1, read, write)]
     name = "packed"
-    if not pair.source.swap and len(inner) == 1:
-        if inner[0][1:] == (read, write):
-            few = n * pair.source.parts <= LANES <= batch[-1][0]
-            name = "bundles" if few else "rows"
-        elif pair.source.parts == 1:
-            near = [k for k, row in enumerate(batch) if row[1:3] == (read, write)]
-            if near:
-                name = "columns"
-                batch.append(batch.pop(near[0]))
+    parts, near = pair.source.parts, inner[-1][1:] == (read, write)
+    beside = [k for k, row in enumerate(batch) if row[1:3] == (read, write)]
+    if pair.source.swap:
+        pass
+    elif len(inner) > 1:
+        run = inner[-1][0] * parts
+        if near and (run % LANES == 0 or run >= records.LONG_RUN):
+            name = "runs"
+    elif near:
+        name = "bundles" if n * parts <= LANES <= batch[-1][0] else "rows"
+    elif parts == 1 and beside:
+        batch.append(batch.pop(beside[0]))
+        width = batch[-1][0]
+        alone = width <= LANES and inner[0][1:] == (width * read, width * write)
+        name = "slabs" if alone else "columns"
     return name, n, inner, batch
 
 

@@ -79,20 +79,28 @@ def plan(call, inner, mask, axes, sizes, strides_x, strides_y, read, write, part
             found = 1
         inner_rows, rows = (found, rows) if of_vector else (inner_rows, found)
     way = records.PACKED
-    if inner_rows == 1:
-        if get_int(inner, 1) == read and get_int(inner, 2) == write:
-            few = n * parts <= LANES and get_int(batch, (rows - 1) * BATCH) >= LANES
-            way = records.BUNDLES if few else records.ROWS
-        elif parts == 1:
-            for row in range(rows):
-                x, y = get_int(batch, row * BATCH + 1), get_int(batch, row * BATCH + 2)
-                if x == read and y == write:
-                    way = records.COLUMNS
-                    move_row(batch, BATCH, row, rows)
-                    for later in range(row, rows):
-                        move_row(batch, BATCH, later + 1, later)
-                    break
+    last = (inner_rows - 1) * INNER
+    near = get_int(inner, last + 1) == read and get_int(inner, last + 2) == write
+    if inner_rows > 1:
+        run = get_int(inner, last) * parts
+        if near and (run % LANES == 0 or run >= records.LONG_RUN):
+            way = records.RUNS
+    elif near:
+        few = n * parts <= LANES and get_int(batch, (rows - 1) * BATCH) >= LANES
+        way = records.BUNDLES if few else records.ROWS
+    elif parts == 1:
+        for row in range(rows):
+            x, y = get_int(batch, row * BATCH + 1), get_int(batch, row * BATCH + 2)
+            if x == read and y == write:
+                way = records.COLUMNS
+                move_row(batch, BATCH, row, rows)
+                for later in range(row, rows):
+                    move_row(batch, BATCH, later + 1, later)
+                break
     width = get_int(batch, (rows - 1) * BATCH)
+    if way == records.COLUMNS and width <= LANES:
+        alone = get_int(inner, 1) == width * read and get_int(inner, 2) == width * write
+        way = records.SLABS if alone else way
     tiles = (width + LANES - 1) // LANES
     set_int(call, records.N, n)
     set_int(call, records.INNER, inner)
@@ -100,6 +108,6 @@ def plan(call, inner, mask, axes, sizes, strides_x, strides_y, read, write, part
     set_int(call, records.BATCH, batch)
     set_int(call, records.BATCH_AXES, rows)
     set_int(call, records.TILES, tiles)
-    if way == records.BUNDLES or way == records.COLUMNS:
+    if way == records.BUNDLES or way == records.COLUMNS or way == records.SLABS:
         count = count // width * tiles
     return way, n, count

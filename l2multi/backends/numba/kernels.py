@@ -1,11 +1,13 @@
 """The kernels: loops only, no validation, no allocation. They follow `l2multi._summation`.
 
-Four ways through memory:
+Six ways through memory:
 
 rows     the elements of a vector are neighbours
 columns  neighbouring vectors are neighbours: up to TILE of them go through together, sixteen in a
          group, so that each cache line is read once
+slabs    as columns, but no more than sixteen, with nothing between a row of them and the next
 bundles  vectors of at most sixteen neighbouring elements: sixteen vectors go through together
+runs     the elements of a vector are in runs of neighbours, of whole sixteens or long
 packed   anything else, and foreign byte orders: elements are copied to a small buffer and back
 
 Geometry comes as integer tables, outermost axis first: `batch` with a row (size, stride of x,
@@ -36,6 +38,7 @@ from l2multi.backends.numba.simd import (
     mul,
     muladd,
     put,
+    set_int,
     splat,
 )  # fmt: skip
 
@@ -311,6 +314,107 @@ def one_row(source: Kind, target: Kind) -> Any:
     return row
 
 
+def run_sum(source: Kind, scaled: bool) -> Any:
+    """A function: the sum over lanes of the squares of elements in runs of `run` neighbours, of
+    which a row of the table `inner` but the last tells where they lie.
+
+    Rows of lanes are read where they are. Those that do not lie in one run are copied, and filled
+    up with zeros: nothing is special about the last ones.
+    """
+    whole = simd.sum_squares_at(source, scaled)
+    size, line = source.size, source.size * LANES
+    reserve, reserve_places = simd.stack(BLOCK), simd.room(BLOCK)
+    fetch = simd.fetch(line)
+
+    @device
+    def sum_(x, n, run, inner, axes, scale, table, stack, ahead):
+        places, copies = reserve_places(), reserve()
+        at, left, number, tail = x + offset(inner, axes, INNER, 1, 0), run, 0, splat(0.0)
+        for first in range(0, n, ROWS):
+            row, rest = 0, n - first
+            while row < BLOCK:
+                last = lesser(row + lesser(left, rest) // LANES, BLOCK)
+                left, rest = left - (last - row) * LANES, rest - (last - row) * LANES
+                for k in range(row, last):
+                    fetch(at + ahead)
+                    set_int(places, k, at)
+                    at += line
+                row = last
+                if row < BLOCK and (left > 0 or rest <= 0):
+                    place = copies + row * line
+                    set_int(places, row, place)
+                    # Zero in all kinds; a slot of lanes has room for a row of any of them.
+                    put(place, 0, splat(0.0))
+                    wanted, row = lesser(rest, LANES), row + 1
+                    while wanted > 0:
+                        if left == 0:
+                            number, left = number + 1, run
+                            at = x + offset(inner, axes, INNER, 1, number)
+                        count = lesser(left, wanted)
+                        simd.copy_bytes(place, at, count * size)
+                        place, at = place + count * size, at + count * size
+                        wanted, left, rest = wanted - count, left - count, rest - count
+                if left == 0:
+                    number, left = number + 1, run
+                    at = x + offset(inner, axes, INNER, 1, number)
+            total = whole(places, scale, table)
+            if n - first >= ROWS:
+                push(stack, 0, 1, first // ROWS, total)
+            else:
+                tail = total
+        return joined(stack, 0, 1, n // ROWS, tail)
+
+    return sum_
+
+
+def one_run_after_another(source: Kind, target: Kind) -> Any:
+    """A function that does all there is to do to one vector of runs."""
+    # Always scaled where it may be needed, as in `one_packed`.
+    sum_ = run_sum(source, source.risky)
+    risky = source.risky
+    scale, pass_by = row_scale(source, target), row_stream(source, target)
+    reserve, written = simd.stack(LEVELS), target.size
+
+    @device
+    def vector(
+        x, y, n, run, inner, axes, norm, norm_size,
+        eps, zero_root, table_x, table_y, ahead_x, ahead_y, stream,
+    ):  # fmt: skip
+        stack = reserve()
+        up = down = 1.0
+        total = 0.0
+        again = True
+        while again:
+            factor = splat(up * down)
+            total = simd.sum_lanes(sum_(x, n, run, inner, axes, factor, table_x, stack, ahead_x))
+            again = False
+            if risky and up == 1.0 and down == 1.0:
+                if total < LOWEST:
+                    up, again = UP, True
+                elif total == INF:
+                    down, again = DOWN, True
+        first = simd.root(total)
+        length, root, up_, down_, plain = settle(first, up, down, eps, zero_root)
+        put_norm(norm, norm_size, length, first, up, down)
+        if y == 0:
+            return
+        for number in range(n // run):
+            at_x = x + offset(inner, axes, INNER, 1, number)
+            at_y = y + offset(inner, axes, INNER, 2, number)
+            # Short runs are not streamed, for their ends are no whole lines: 4000 vectors of eight
+            # runs of 384 bytes took twice the time. Lines asked for ahead of time take as long as
+            # streaming takes where all begin on a line, and half of what they do unasked for.
+            if ahead_y != 0 and not stream:
+                for k in range(0, run * written, simd.LINE):
+                    simd.claim(at_y + k + ahead_y)
+            if plain:
+                pass_by(at_x, at_y, run, root, table_x, table_y, 0, stream)
+            else:
+                scale(at_x, at_y, run, root, up_, down_, False, table_x, table_y)
+
+    return vector
+
+
 def one_packed(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to one vector, however it lies in memory."""
     # Always scaled where it may be needed: one copy of the code, and times 1.0 changes no bit.
@@ -545,6 +649,154 @@ def one_tile(source: Kind, target: Kind) -> Any:
             scale_whole(x, y, n, read, write, whole, roots, table_x, table_y, stream)
 
     return tile
+
+
+def slab_sum(source: Kind, scaled: bool) -> Any:
+    """A function: the sums of squares of the vectors of a slab.
+
+    The elements of its `width` vectors take turns: element k of vector c is number
+    ``k * width + c``. So sixteen neighbours are of sixteen lanes and vectors, ``LANES * width``
+    of them make a row of all vectors, and the tree over rows needs no lane to be told from another.
+    """
+    whole = simd.sum_squares(source, scaled)
+    load, load_some = simd.loads(source)
+    size, line, block = source.size, LANES * source.size, ROWS * source.size
+    fetch = simd.fetch(block)
+
+    @device
+    def sum_(x, n, width, scales, table, stack, sums, ahead):
+        blocks, rest, row = n // ROWS, n % ROWS * width, width * LANES
+        for index in range(blocks):
+            for k in range(width):
+                if ahead != 0:
+                    fetch(x + k * block + ahead)
+                total = whole(x + k * line, width * line, get(scales, k), table)
+                push(stack, BLOCK + k, width, index, total)
+            x += width * block
+        for k in range(width):
+            # The tree over a few rows, by a stack of its own.
+            count = 0
+            for at in range(k * LANES, rest, row):
+                where = x + at * size
+                left = rest - at
+                v = load(where, table) if left >= LANES else load_some(where, left, table)
+                if scaled:
+                    v = mul(v, get(scales, k))
+                push(stack, 0, 1, count, mul(v, v))
+                count += 1
+            total = joined(stack, 0, 1, count, splat(0.0))
+            put(sums, k, joined(stack, BLOCK + k, width, blocks, total))
+        # The tree over lanes, those of one vector now `width` numbers apart. What is added beyond
+        # the lower half is not used.
+        half = row // 2
+        while half >= width:
+            for k in range(0, 8 * half, 8 * LANES):
+                put(sums + k, 0, add(get(sums + k, 0), get(sums + k + 8 * half, 0)))
+            half >>= 1
+
+    return sum_
+
+
+@device
+def repeat(slots, width):
+    """Repeat the first `width` numbers, for each of sixteen lanes and for one more group."""
+    count = width
+    while count < LANES * width:
+        for k in range(0, 8 * count, 8 * LANES):
+            put(slots + k + 8 * count, 0, get(slots + k, 0))
+        count *= 2
+    put(slots, width, get(slots, 0))
+
+
+def slab_scale(source: Kind, target: Kind) -> Any:
+    """A function that divides the elements of a slab, each by the divisor of its vector."""
+    load, load_some = simd.loads(source)
+    store, store_some = simd.stores(target)
+    store_past = simd.streaming(target)
+    product = source.narrow and target.narrow
+    size, written, boundary = source.size, target.size, simd.boundary(target)
+    fetch = simd.fetch(LANES * size)
+
+    @device
+    def unit(v, k, roots, ups, downs, plain):
+        """The quotients by divisors from number k on."""
+        root = get(roots + 8 * k, 0)
+        if plain:
+            return mul(v, root) if product else div(v, root)
+        if product:
+            return canonical(mul(v, root))
+        return canonical(mul(div(mul(v, get(ups + 8 * k, 0)), root), get(downs + 8 * k, 0)))
+
+    @device
+    def scale(x, y, count, width, roots, ups, downs, plain, table_x, table_y, ahead, stream):
+        k, period, done = 0, width * LANES, 0
+        # Streaming stores are aligned: the elements before go by themselves, as those after do.
+        some = lesser(-y % boundary // written, count) if stream else 0
+        while done < count:
+            if some:
+                v = unit(load_some(x, some, table_x), k, roots, ups, downs, plain)
+                store_some(v, y, some, table_y)
+                x, y, done, k = x + some * size, y + some * written, done + some, k + some
+            for _ in range((count - done) // LANES):
+                if ahead != 0:
+                    fetch(x + ahead)
+                v = unit(load(x, table_x), k, roots, ups, downs, plain)
+                if stream:
+                    store_past(v, y, table_y)
+                else:
+                    store(v, y, table_y)
+                x, y, done, k = x + LANES * size, y + LANES * written, done + LANES, k + LANES
+                k = k if k < period else k - period
+            some = count - done
+
+    return scale
+
+
+def one_slab(source: Kind, target: Kind) -> Any:
+    """A function that does all there is to do to a slab: up to LANES vectors whose elements take
+    turns, with nothing between them."""
+    # Always scaled where it may be needed, as in `one_packed`.
+    sum_, scale = slab_sum(source, source.risky), slab_scale(source, target)
+    risky, product = source.risky, source.narrow and target.narrow
+    reserve, room = simd.stack(BLOCK + LEVELS * LANES), simd.stack(LANES + 1)
+    settle_all = settle_tile(risky)
+
+    @device
+    def slab(
+        x, y, n, width, norm, norm_step, norm_size,
+        eps, zero_root, table_x, table_y, ahead_sum, ahead_scale, stream,
+    ):  # fmt: skip
+        stack, sums, factors = reserve(), room(), room()
+        ups, downs, roots = room(), room(), room()
+        put(ups, 0, splat(1.0))
+        put(downs, 0, splat(1.0))
+        put(factors, 0, splat(1.0))
+        rescued, again = False, True
+        while again:
+            if risky:
+                repeat(factors, width)
+            sum_(x, n, width, factors, table_x, stack, sums, ahead_sum)
+            again = risky and not rescued and lost_sums(sums, ups, downs, width)
+            if again:
+                rescued = True
+                put(factors, 0, mul(get(ups, 0), get(downs, 0)))
+        plain = settle_all(
+            sums, ups, downs, roots, width, norm, norm_step, norm_size, eps, zero_root, rescued
+        )
+        if y == 0:
+            return
+        if product:
+            put(roots, 0, div(splat(1.0), get(roots, 0)))
+        repeat(roots, width)
+        if not plain:
+            repeat(ups, width)
+            repeat(downs, width)
+        scale(
+            x, y, n * width, width, roots, ups, downs, plain,
+            table_x, table_y, ahead_scale, stream if plain else 0,
+        )  # fmt: skip
+
+    return slab
 
 
 @device

@@ -78,11 +78,13 @@ FOREIGN_POOL = FOREIGN_PAIR * len(FOREIGN_KINDS) ** 2
 FOREIGN_SIZE = FOREIGN_POOL + 1
 
 # What `short` is bound to, for one pair of dtypes: the workers that are linked by now, and more.
-WAYS = ("rows", "columns", "bundles", "packed", "part_sum", "part_scale")
+WAYS = ("rows", "columns", "slabs", "bundles", "runs", "packed", "part_sum", "part_scale")
 (
     ROWS,
     COLUMNS,
+    SLABS,
     BUNDLES,
+    RUNS,
     PACKED,
     SHORT_PART_SUM,
     SHORT_PART_SCALE,
@@ -106,11 +108,15 @@ WAYS = ("rows", "columns", "bundles", "packed", "part_sum", "part_scale")
     TUPLE,
     FLOAT,
     SHORT,  # the length of the record
-) = range(26)
+) = range(28)
 
 # Elements of a long vector that are summed as one part, a power of two of blocks; and the most
 # parts of a vector for which the short way has room.
 SPLIT, SHORT_PARTS_MOST = 2**15, 2**6
+
+# Numbers of a run from which it need not be whole rows of lanes: the rows that lie in two runs, or
+# end a vector, are copied, and took runs of 17 to 100 up to 1.6 times the time of the buffer.
+LONG_RUN = 2**8
 
 # In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
 # power of two and a rest (0 for a zero vector), neither of which leaves the range.

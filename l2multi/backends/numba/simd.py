@@ -582,24 +582,42 @@ def _decoded(builder: Any, kind: Kind, raw: Value, table: Value, scale: Value | 
     return v if scale is None else builder.fmul(v, scale)
 
 
+def _sum_of_rows(
+    builder: Any, kind: Kind, places: Iterable[Value], scale: Value | None, table: Value
+) -> Value:
+    values = []
+    for place in places:
+        raw = builder.load(builder.inttoptr(place, _vector(kind.element).as_pointer()))
+        raw.align = 1
+        values.append(raw)
+    if kind.size == 1 and kind.decode in (_decode_signed, _decode_unsigned) and scale is None:
+        return _sum_of_byte_squares(builder, kind, values)
+    return _sum_of_squares(
+        builder, kind, [_decoded(builder, kind, v, table, scale) for v in values]
+    )
+
+
 def sum_squares(kind: Kind, scaled: bool) -> Any:
     """An intrinsic: the sum over BLOCK rows, `stride` bytes apart, of the squares of lanes times
     `scale`; ``(address, stride, scale, table)``. `scale` is ignored unless `scaled`."""
-    vector = _vector(kind.element)
-    bytes_ = kind.size == 1 and kind.decode in (_decode_signed, _decode_unsigned)
 
     @_intrinsic(lanes, types.intp, types.intp, lanes, types.intp)
     def whole(builder: Any, address: Value, stride: Value, scale: Value, table: Value) -> Value:
-        values = []
-        for row in range(BLOCK):
-            where = builder.add(address, builder.mul(stride, ir.Constant(I64, row)))
-            raw = builder.load(builder.inttoptr(where, vector.as_pointer()))
-            raw.align = 1
-            values.append(raw)
-        if bytes_ and not scaled:
-            return _sum_of_byte_squares(builder, kind, values)
-        values = [_decoded(builder, kind, v, table, scale if scaled else None) for v in values]
-        return _sum_of_squares(builder, kind, values)
+        steps = (builder.mul(stride, ir.Constant(I64, row)) for row in range(BLOCK))
+        places = (builder.add(address, step) for step in steps)
+        return _sum_of_rows(builder, kind, places, scale if scaled else None, table)
+
+    return whole
+
+
+def sum_squares_at(kind: Kind, scaled: bool) -> Any:
+    """As `sum_squares`, of rows whose addresses stand in a table: ``(places, scale, table)``."""
+
+    @_intrinsic(lanes, types.intp, lanes, types.intp)
+    def whole(builder: Any, address: Value, scale: Value, table: Value) -> Value:
+        rows = (ir.Constant(I64, row) for row in range(BLOCK))
+        places = (builder.load(_slot(builder, address, row, I64, 8)) for row in rows)
+        return _sum_of_rows(builder, kind, places, scale if scaled else None, table)
 
     return whole
 

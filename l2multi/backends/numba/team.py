@@ -212,7 +212,7 @@ def separate() -> Any:
         core, cores = _core(), allowed()
         if not 0 <= core < 64 * _WORDS:
             return
-        for k in range(min(get_int(pool, records.HELPERS), records.MOVABLE)):
+        for k in range(lesser(get_int(pool, records.HELPERS), records.MOVABLE)):
             thread = get_int(pool, records.THREADS_KNOWN + k)
             for word in range(_WORDS):
                 set_int(cores, word, 0)
@@ -276,7 +276,7 @@ def team() -> Any:
                 _signal(pool + 8 * records.CONDITION)
             _unlock(pool + 8 * records.MUTEX)
         modes = simd.exact_modes()  # as the helpers
-        take(pool, generation, True, max(ALONE // size, 1))
+        take(pool, generation, True, greater(ALONE // size, 1))
         ticket = seen(pool, records.TICKET)
         if left(ticket) > 0:
             lonely = 0
