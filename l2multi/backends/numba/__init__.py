@@ -201,8 +201,8 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
     if x.size >= WAIT and objects.cached(*units):
         return None
     objects.request(*units)  # in order of what a call like this one waits for longest
-    if x.size >= launch.PARALLEL:
-        _threads()
+    if x.size >= launch.PARALLEL and launch.threads(lambda: True) > 1:
+        objects.request(_TEAM, _HELPER)
     objects.request(_SHORT)
     return "its kernel is being prepared"
 

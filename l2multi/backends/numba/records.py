@@ -18,7 +18,7 @@ nothing, so that both sides can read it.
     BATCH_AXES,
     PARTS,  # 2 for complex elements, else 1
     SWAP,
-    TILES,  # of the last axis of the batch, for columns
+    TILES,  # of the last axis of the batch, for columns, slabs and bundles
     TABLE_X,
     TABLE_Y,
     EPS,  # float64

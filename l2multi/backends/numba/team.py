@@ -181,13 +181,10 @@ def helper() -> Any:
             if looks > LOOKS:
                 _lock(mutex)
                 change(pool, records.ASLEEP, 1)
-                failed = 0
                 if not wanted(seen(pool, records.TICKET)):
-                    failed = _wait(condition, mutex)
+                    _wait(condition, mutex)  # if that fails, look on: the thread is known to others
                 change(pool, records.ASLEEP, -1)
                 _unlock(mutex)
-                if failed:
-                    return 0
                 looks = 0
         return 0
 
@@ -201,7 +198,8 @@ def separate() -> Any:
     """A function that moves helpers which wait for the caller's core to another.
 
     A system may wake a thread on the core of who wakes it, though others are idle (seen on Linux in
-    a virtual machine, after a pause of 10 ms): the two then take turns for milliseconds.
+    a virtual machine, after a pause of 10 ms): the two then take turns for milliseconds. From then
+    on the helpers' cores are a choice of their own to the system, and do not grow with a cpuset.
     """
     if not sys.platform.startswith("linux"):
         return device(lambda pool: None)
@@ -219,6 +217,8 @@ def separate() -> Any:
             if _affinity(thread, 8 * _WORDS, cores) != 0:
                 continue
             before = get_int(cores, core >> 6)
+            if before >> (core & 63) & 1 == 0:
+                continue
             set_int(cores, core >> 6, before & ~(1 << (core & 63)))
             # Refused if that leaves none. Who waits is moved at once, and stays when it may return.
             if _set_affinity(thread, 8 * _WORDS, cores) == 0:
@@ -276,11 +276,11 @@ def team() -> Any:
                 _signal(pool + 8 * records.CONDITION)
             _unlock(pool + 8 * records.MUTEX)
         modes = simd.exact_modes()  # as the helpers
-        take(pool, generation, True, greater(ALONE // size, 1))
+        take(pool, generation, True, greater(ALONE * shares // greater(total, 1), 1))
         ticket = seen(pool, records.TICKET)
         if left(ticket) > 0:
             lonely = 0
-            if ticket >> _HELP & _HELPERS == helpers:
+            if helpers > 0 and ticket >> _HELP & _HELPERS == helpers:
                 lonely = get_int(pool, records.LONELY)
                 if lonely % OFTEN == 0:
                     get_helpers_away(pool)
