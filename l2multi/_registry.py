@@ -246,15 +246,28 @@ def learn(cls: type, normalize: Table, norm: Table, name: str) -> None:
     _usual[cls] = normalize, norm, name
 
 
+# The blocks of `no_short_way` that have been entered, by any threads, and what the last one brings
+# back.
+_blocks: list[None] = []
+_blocks_of_threads = threading.Lock()
+_kept = _usual
+
+
 @contextlib.contextmanager
 def no_short_way() -> Iterator[None]:
     """Within this block, calls of all threads go the long way. For tests and benchmarks."""
-    global _usual
-    kept, _usual = _usual, _Nothing()
+    global _usual, _kept
+    with _blocks_of_threads:
+        if not _blocks:
+            _kept, _usual = _usual, _Nothing()
+        _blocks.append(None)
     try:
         yield
     finally:
-        _usual = kept
+        with _blocks_of_threads:
+            _blocks.pop()
+            if not _blocks:
+                _usual = _kept
 
 
 class _Nothing(dict[Any, Any]):
