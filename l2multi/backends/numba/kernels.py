@@ -177,13 +177,18 @@ def row_sum(source: Kind, scaled: bool) -> Any:
 
 
 def divided(product: bool) -> Any:
-    """A function: lanes by a divisor or, of narrow kinds, times its inverse."""
+    """Two functions: lanes by a divisor or, of narrow kinds, times its inverse; and the same where
+    the divisor has powers of two or not all is finite."""
 
     @device
     def plainly(v, factor):
         return mul(v, factor) if product else div(v, factor)
 
-    return plainly
+    @device
+    def with_care(v, factor, up, down):
+        return canonical(mul(v, factor) if product else mul(div(mul(v, up), factor), down))
+
+    return plainly, with_care
 
 
 def row_scale(source: Kind, target: Kind) -> Any:
@@ -194,19 +199,13 @@ def row_scale(source: Kind, target: Kind) -> Any:
     product = source.narrow and target.narrow
     read, write = source.size * LANES, target.size * LANES
 
-    plainly = divided(product)
-
-    @device
-    def with_care(v, root, up, down):
-        if product:
-            return canonical(mul(v, splat(1.0 / root)))
-        return canonical(mul(div(mul(v, splat(up)), splat(root)), splat(down)))
+    plainly, with_care = divided(product)
 
     @device
     def scale(x, y, n, root, up, down, plain, table_x, table_y):
-        left = n % LANES
+        left, factor = n % LANES, splat(1.0 / root if product else root)
+        ups, downs = splat(up), splat(down)
         if plain:
-            factor = splat(1.0 / root if product else root)
             for _ in range(n // LANES):
                 step(x, y, factor, table_x, table_y)
                 x += read
@@ -215,11 +214,11 @@ def row_scale(source: Kind, target: Kind) -> Any:
                 store_some(plainly(load_some(x, left, table_x), factor), y, left, table_y)
         else:
             for _ in range(n // LANES):
-                store(with_care(load(x, table_x), root, up, down), y, table_y)
+                store(with_care(load(x, table_x), factor, ups, downs), y, table_y)
                 x += read
                 y += write
             if left:
-                v = with_care(load_some(x, left, table_x), root, up, down)
+                v = with_care(load_some(x, left, table_x), factor, ups, downs)
                 store_some(v, y, left, table_y)
 
     return scale
@@ -235,7 +234,7 @@ def row_stream(source: Kind, target: Kind) -> Any:
     size, written, boundary = source.size, target.size, simd.boundary(target)
     fetch = simd.fetch(read)
 
-    plainly = divided(product)
+    plainly, _ = divided(product)
 
     @device
     def stream(x, y, n, root, table_x, table_y, ahead, past):
@@ -567,6 +566,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
     _, store_some = simd.stores(target)
     step, step_past = (simd.scaling(source, target, past) for past in (False, True))
     product = source.narrow and target.narrow
+    plainly, with_care = divided(product)
     reserve = simd.stack(STACKS + max(LEVELS * LANES, TILE_LEVELS * (TILE + LANES)))
     small = simd.stack(TILE // LANES + 1)
     few = simd.stack(LANES)
@@ -593,13 +593,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
             rows = lesser(n - first, LANES)
             for row in range(rows):
                 v = load_some(x, columns, table_x)
-                if product:
-                    v = mul(v, root)
-                elif plain:
-                    v = div(v, root)
-                else:
-                    v = mul(div(mul(v, up), root), down)
-                put(buffer, row, v if plain else canonical(v))
+                put(buffer, row, plainly(v, root) if plain else with_care(v, root, up, down))
                 x += read
             for row in range(rows):
                 store_some(get(buffer, row), y, columns, table_y)
@@ -713,7 +707,7 @@ def slab_scale(source: Kind, target: Kind) -> Any:
     load, load_some = simd.loads(source)
     store, store_some = simd.stores(target)
     store_past = simd.streaming(target)
-    product = source.narrow and target.narrow
+    plainly, with_care = divided(source.narrow and target.narrow)
     size, written, boundary = source.size, target.size, simd.boundary(target)
     fetch = simd.fetch(LANES * size)
 
@@ -722,10 +716,8 @@ def slab_scale(source: Kind, target: Kind) -> Any:
         """The quotients by divisors from number k on."""
         root = get(roots + 8 * k, 0)
         if plain:
-            return mul(v, root) if product else div(v, root)
-        if product:
-            return canonical(mul(v, root))
-        return canonical(mul(div(mul(v, get(ups + 8 * k, 0)), root), get(downs + 8 * k, 0)))
+            return plainly(v, root)
+        return with_care(v, root, get(ups + 8 * k, 0), get(downs + 8 * k, 0))
 
     @device
     def scale(x, y, count, width, roots, ups, downs, plain, table_x, table_y, ahead, stream):
@@ -869,6 +861,7 @@ def one_bundle(source: Kind, target: Kind) -> Any:
     one_out, two_out, three_out, four_out = (simd.few_out(target, n) for n in range(1, 5))
     risky = source.risky
     product = source.narrow and target.narrow
+    plainly, with_care = divided(product)
     size, written = source.size, target.size
     reserve, small = simd.stack(LANES), simd.stack(1)
     settle_all = settle_tile(risky)
@@ -916,14 +909,6 @@ def one_bundle(source: Kind, target: Kind) -> Any:
             four_out(values, y, table)
 
     @device
-    def divide(v, divisor, up, down, plain):
-        if plain:
-            return mul(v, divisor) if product else div(v, divisor)
-        if product:
-            return canonical(mul(v, divisor))
-        return canonical(mul(div(mul(v, up), divisor), down))
-
-    @device
     def bundle(
         x, y, n, step_x, step_y, count, norm, norm_step, norm_size,
         eps, zero_root, table_x, table_y,
@@ -954,13 +939,19 @@ def one_bundle(source: Kind, target: Kind) -> Any:
             put(roots, 0, div(splat(1.0), get(roots, 0)))
         if few:
             for k in range(n):
-                v = divide(get(values, k), get(roots, 0), get(ups, 0), get(downs, 0), plain)
+                v, divisor = get(values, k), get(roots, 0)
+                v = (
+                    plainly(v, divisor)
+                    if plain
+                    else with_care(v, divisor, get(ups, 0), get(downs, 0))
+                )
                 put(values, k, v)
             spill(values, y, n, table_y)
         else:
             for k in range(count):
+                v, divisor = get(values, k), splat(simd.get_double(roots, k))
                 up, down = splat(simd.get_double(ups, k)), splat(simd.get_double(downs, k))
-                v = divide(get(values, k), splat(simd.get_double(roots, k)), up, down, plain)
+                v = plainly(v, divisor) if plain else with_care(v, divisor, up, down)
                 store_some(v, y + k * step_y, n, table_y)
 
     return bundle
