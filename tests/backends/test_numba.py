@@ -270,6 +270,31 @@ def test_signals_are_for_the_program() -> None:
     run(after(SETTLED) + textwrap.dedent(script))
 
 
+def test_small_stacks() -> None:
+    """Threads of 128 KB, as they are by default on Alpine Linux."""
+    script = """
+    def work():
+        for dtype in ("f8", "f2"):
+            for shape, axis in (
+                ((200_000, 64), 0), ((100_000, 8), 0), ((300, 768), 1), ((100, 7, 130), (0, 2)),
+                ((50, 6, 40), 1), ((1000, 3), 1), ((2, 100_000), 1),
+            ):
+                x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+                want = l2.normalize(x, axis=axis, backend="numpy")
+                for _ in range(2):  # by the long way, and by the short one
+                    y = l2.normalize(x, axis=axis, backend="numba")
+                    assert y.tobytes() == want.tobytes(), (dtype, shape)
+        done.append(True)
+    done = []
+    threading.stack_size(2**17)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
+    """
+    run(after(script))
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of threads")
 def test_helpers_may_use_the_cores_they_might_before() -> None:
     """Who is left alone moves them off its core, if they may use another, and lets them return."""
@@ -374,6 +399,10 @@ def test_kernels_by_layout() -> None:
     assert "packed" in l2.explain(x.astype(">f4"), backend="numba").kernel
     assert "bundles" in l2.explain(x[..., :16], backend="numba").kernel
     assert "rows" in l2.explain(x[0, :, :16], backend="numba").kernel
+    # Columns longer than there is room for are no columns.
+    for rows, kernel in ((records.ROWS_MOST - 1, "columns"), (records.ROWS_MOST, "packed")):
+        fake = np.lib.stride_tricks.as_strided(x, (rows, 20), (0, 4), writeable=False)
+        assert kernel in l2.explain(fake, 0, backend="numba").kernel
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])

@@ -438,7 +438,7 @@ def _plan(
             name = "runs"
     elif near:
         name = "bundles" if n * parts <= LANES <= batch[-1][0] else "rows"
-    elif parts == 1 and beside:
+    elif parts == 1 and beside and n < records.ROWS_MOST:
         batch.append(batch.pop(beside[0]))
         width = batch[-1][0]
         alone = width <= LANES and inner[0][1:] == (width * read, width * write)

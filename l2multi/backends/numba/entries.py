@@ -8,15 +8,17 @@ once, not once serial and once parallel.
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 
 from l2multi._summation import LANES
 from l2multi.backends.numba import foreign, geometry, kernels, records, simd, team
 from l2multi.backends.numba.frontend import device, function
 from l2multi.backends.numba.geometry import plan
-from l2multi.backends.numba.kernels import BATCH, INNER, LEVELS, ROWS, TILE, TILE_LEVELS, offset
+from l2multi.backends.numba.kernels import BATCH, INNER, LEVELS, ROWS, TILE, offset
 from l2multi.backends.numba.records import SPLIT
 from l2multi.backends.numba.simd import (
+    I64,
     Kind,
     get,
     get_double,
@@ -185,6 +187,8 @@ def columns(source: Kind, target: Kind) -> Any:
     """Tiles of the vectors along the last axis of the batch, which has `tiles` of them."""
     tile = kernels.one_tile(source, target)
     read, write, boundary = source.size, target.size, simd.boundary(target)
+    reserve = simd.stack(kernels.TILE_ROOM)
+    allocate, free = simd.external("malloc", I64, I64), simd.external("free", ir.VoidType(), I64)
 
     @function(WORKER)
     def worker(first, last, call):
@@ -195,14 +199,20 @@ def columns(source: Kind, target: Kind) -> Any:
         width = get_int(batch, (batch_axes - 1) * BATCH)
         norm_step = get_int(batch, (batch_axes - 1) * BATCH + 3)
         stride_x, stride_y = get_int(inner, 1), get_int(inner, 2)
-        # Threads may have small stacks: where the tree is high, one group goes at a time.
-        high = get_int(call, records.N) >= ROWS << TILE_LEVELS
+        # Where the tree is too high for the machine's stack it has room of its own, or else one
+        # group of columns goes at a time.
+        slots, levels = kernels.STACKS, get_int(call, records.N) // ROWS
+        while levels > 0:
+            slots, levels = slots + TILE + LANES, levels >> 1
+        heap = allocate(slots * 8 * LANES) if slots > kernels.TILE_ROOM else 0
+        most = TILE if heap != 0 or slots <= kernels.TILE_ROOM else LANES
+        stack = heap if heap != 0 else reserve()
         _, _, stream = memory(call, get_int(call, records.N), batch_axes, read, write)
-        stream = 1 if stream and not high and stride_y % boundary == 0 else 0
+        stream = 1 if stream and most == TILE and stride_y % boundary == 0 else 0
         i = first
         while i < last:
             column, row = i % tiles * LANES, i // tiles * width
-            together = lesser(lesser(width - column, (last - i) * LANES), LANES if high else TILE)
+            together = lesser(lesser(width - column, (last - i) * LANES), most)
             i += (together + LANES - 1) // LANES
             at_y = y + offset(batch, batch_axes, BATCH, 2, row) if y else 0
             # Streaming stores are aligned: all tiles but the first begin some columns later.
@@ -221,8 +231,9 @@ def columns(source: Kind, target: Kind) -> Any:
                 norm_step, norm_size,
                 get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
                 get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
-                stream if at_y % boundary == 0 else 0,
+                stream if at_y % boundary == 0 else 0, stack,
             )  # fmt: skip
+        free(heap)
         if stream:
             simd.fence()
 

@@ -88,7 +88,7 @@ def plan(call, inner, mask, axes, sizes, strides_x, strides_y, read, write, part
     elif near:
         few = n * parts <= LANES and get_int(batch, (rows - 1) * BATCH) >= LANES
         way = records.BUNDLES if few else records.ROWS
-    elif parts == 1:
+    elif parts == 1 and n < records.ROWS_MOST:
         for row in range(rows):
             x, y = get_int(batch, row * BATCH + 1), get_int(batch, row * BATCH + 2)
             if x == read and y == write:

@@ -53,8 +53,10 @@ LEVELS = 40  # of the tree over blocks: 2**40 of them are more than memory holds
 # Columns that go through together. One line of each row at a time is slow to come, for nothing in
 # memory is fetched ahead: 4000x768 float32 took 1.4 times as long (Fortran order) by 16 columns.
 TILE = 4 * LANES
-TILE_LEVELS = 12  # of the tree over blocks, with so many: 120 KB of the machine's stack
 STACKS = 2 * LANES  # slots before those of the levels: for what is done to one group at a time
+# Slots on the machine's stack, 57 KB where a thread may have as little as 128: for all levels of
+# one group of columns.
+TILE_ROOM = STACKS + records.TREE_LEVELS * LANES
 BUFFER = 1024  # elements, a power of two of blocks
 
 copied = {size: simd.move(size) for size in (1, 2, 4, 8)}
@@ -567,7 +569,6 @@ def one_tile(source: Kind, target: Kind) -> Any:
     step, step_past = (simd.scaling(source, target, past) for past in (False, True))
     product = source.narrow and target.narrow
     plainly, with_care = divided(product)
-    reserve = simd.stack(STACKS + max(LEVELS * LANES, TILE_LEVELS * (TILE + LANES)))
     small = simd.stack(TILE // LANES + 1)
     few = simd.stack(LANES)
     settle_all = settle_tile(risky)
@@ -602,9 +603,9 @@ def one_tile(source: Kind, target: Kind) -> Any:
     @device
     def tile(
         x, y, n, read, write, columns, norm, norm_step, norm_size,
-        eps, zero_root, table_x, table_y, stream,
+        eps, zero_root, table_x, table_y, stream, stack,
     ):  # fmt: skip
-        stack, buffer = reserve(), few()
+        buffer = few()
         sums, ups, downs, roots, factors = small(), small(), small(), small(), small()
         groups = (columns + LANES - 1) // LANES
         for group in range(groups):
@@ -750,7 +751,7 @@ def one_slab(source: Kind, target: Kind) -> Any:
     # Always scaled where it may be needed, as in `one_packed`.
     sum_, scale = slab_sum(source, source.risky), slab_scale(source, target)
     risky, product = source.risky, source.narrow and target.narrow
-    reserve, room = simd.stack(BLOCK + LEVELS * LANES), simd.stack(LANES + 1)
+    reserve, room = simd.stack(BLOCK + records.TREE_LEVELS * LANES), simd.stack(LANES + 1)
     settle_all = settle_tile(risky)
 
     @device

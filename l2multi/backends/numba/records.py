@@ -118,6 +118,11 @@ SPLIT, SHORT_PARTS_MOST = 2**15, 2**6
 # end a vector, are copied, and took runs of 17 to 100 up to 1.6 times the time of the buffer.
 LONG_RUN = 2**8
 
+# Elements from which vectors that are neighbours go one by one, and the levels of the tree over as
+# many: more than memory holds of any but the narrowest arrays.
+TREE_LEVELS = 26
+ROWS_MOST = 2 ** (7 + TREE_LEVELS)
+
 # In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
 # power of two and a rest (0 for a zero vector), neither of which leaves the range.
 THREE_SINGLE, THREE_DOUBLE = 12, 24
