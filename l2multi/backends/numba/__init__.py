@@ -29,8 +29,8 @@ traced = readable.traced
 
 _Table = list[tuple[int, ...]]
 
-# Elements from which auto waits for a kernel that lies on disk, 50 ms at the first call; NumPy
-# takes as long for so many.
+# Elements from which auto waits for a kernel that lies on disk, 50 ms at the first call, or for one
+# to be begun, 30 ms; NumPy takes as long for so many.
 WAIT = 2**22
 
 _NO_TABLE = np.empty(0, np.uint8)
@@ -204,6 +204,8 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
     if x.size >= launch.PARALLEL and launch.threads(lambda: True) > 1:
         objects.request(_TEAM, _HELPER)
     objects.request(_SHORT)
+    if x.size >= WAIT:
+        objects.hurry()
     return "its kernel is being prepared"
 
 

@@ -59,7 +59,27 @@ STACKS = 2 * LANES  # slots before those of the levels: for what is done to one 
 TILE_ROOM = STACKS + records.TREE_LEVELS * LANES
 BUFFER = 1024  # elements, a power of two of blocks
 
-copied = {size: simd.move(size) for size in (1, 2, 4, 8)}
+# One element, and many.
+copied = {size: (simd.move(size, 1), simd.move(size, LANES)) for size in (1, 2, 4, 8)}
+
+
+def moving(size: int) -> Any:
+    """A function that copies elements of so many bytes, ``(from, step, to, step, count, parts,
+    swap)``; `parts` is 2 for complex ones."""
+    one, many = copied[size]
+
+    @device
+    def move(at, step, to, step_to, count, parts, swap):
+        for part in range(parts):
+            x, y = at + part * size, to + part * size
+            for _ in range(count // LANES):
+                many(x, step, y, step_to, swap)
+                x, y = x + LANES * step, y + LANES * step_to
+            for _ in range(count % LANES):
+                one(x, step, y, step_to, swap)
+                x, y = x + step, y + step_to
+
+    return move
 
 
 @device
@@ -423,7 +443,7 @@ def one_packed(source: Kind, target: Kind) -> Any:
     risky = source.risky
     scale = row_scale(source, target)
     size, written = source.size, target.size
-    copy_in, copy_out = copied[size], copied[written]
+    move_in, move_out = moving(size), moving(written)
     reserve, reserve_buffer = simd.stack(LEVELS), simd.stack(BUFFER // LANES)
 
     @device
@@ -437,12 +457,9 @@ def one_packed(source: Kind, target: Kind) -> Any:
             most = lesser(run - within, count)
             if step == parts * size and swap == 0:
                 simd.copy_bytes(buffer, start, most * step)
-                buffer += most * step
             else:
-                for k in range(most):
-                    for part in range(parts):
-                        copy_in(start + k * step + part * size, buffer, swap)
-                        buffer += size
+                move_in(start, step, buffer, parts * size, most, parts, swap)
+            buffer += most * parts * size
             row, within = row + 1, 0
             count -= most
 
@@ -457,12 +474,9 @@ def one_packed(source: Kind, target: Kind) -> Any:
             most = lesser(run - within, count)
             if step == parts * written:
                 simd.copy_bytes(start, buffer, most * step)
-                buffer += most * step
             else:
-                for k in range(most):
-                    for part in range(parts):
-                        copy_out(buffer, start + k * step + part * written, 0)
-                        buffer += written
+                move_out(buffer, parts * written, start, step, most, parts, 0)
+            buffer += most * parts * written
             row, within = row + 1, 0
             count -= most
 

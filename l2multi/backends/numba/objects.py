@@ -15,7 +15,6 @@ import functools
 import os
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from l2multi import _registry, _summation
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
 
 Unit = tuple[str, ...]
 
-# Seconds after which the thread begins: its first imports would hold up the call that asked.
-_PAUSE = 0.01
+# Seconds after which the thread begins: its first imports would hold up the call that asked. And
+# those that a long call may wait for it, which takes less alone than beside such a call.
+_PAUSE, _PATIENCE = 0.01, 0.1
 
 # Load-once caches: addresses of what is linked, and why the rest cannot be. LLVM owns the code.
 _addresses: dict[Unit, int] = {}
@@ -39,7 +39,7 @@ _wanted: list[Unit] = []
 _queue = threading.RLock()
 _thread: threading.Thread | None = None
 _child: "subprocess.Popen[bytes] | None" = None
-_over = threading.Event()
+_over, _hurry, _begun = threading.Event(), threading.Event(), threading.Event()
 
 # A fork waits for what holds these. Importing, compiling and linking are under `loading`.
 _registry.hold_over_fork(_queue)
@@ -49,7 +49,7 @@ gc.disable()  # a tenth of the time, for some megabytes
 output = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)  # whatever else is printed is no object code
 sys.path[:] = json.loads(sys.argv.pop(1))
-sys.modules["scipy"] = None  # Numba would import much of it, for what kernels do not use
+sys.modules["scipy"] = sys.modules["yaml"] = None  # Numba would import them, for nothing here
 try:
     from l2multi.backends.numba.build import main
     main(output)
@@ -113,6 +113,12 @@ def request(*units: Unit) -> None:
                 _wanted.clear()
 
 
+def hurry() -> None:
+    """Wait until what has been requested is on its way."""
+    _hurry.set()
+    _begun.wait(_PATIENCE)
+
+
 def _compile(unit: Unit) -> int:
     """Compile a unit in this process."""
     _same_sources()
@@ -124,6 +130,8 @@ def _compile(unit: Unit) -> int:
 
 
 def _from_disk(unit: Unit) -> int | None:
+    if cache.empty():
+        return None
     key = _key(unit)
     content = None if key is None or _stamp() != _STAMP else cache.read(key)
     if content is None:
@@ -226,7 +234,7 @@ def _same_sources() -> None:
 def _bring() -> None:
     """The thread: bring what is wanted until nothing is."""
     global _thread
-    time.sleep(_PAUSE)
+    _hurry.wait(_PAUSE)
     while True:
         with _queue:
             if not _wanted or _over.is_set():
@@ -244,6 +252,7 @@ def _bring() -> None:
                 why = f"{type(error).__name__}: {error}"
             if not why:
                 break
+        _begun.set()
         with _queue:
             _failed.update((u, why) for u in units if why and u not in _addresses)
             _wanted[:] = [u for u in _wanted if u not in units]
@@ -268,8 +277,14 @@ def _from_child(units: tuple[Unit, ...]) -> str:
             stdin=subprocess.PIPE,  # closed when this process ends, however it ends
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends it
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's start takes half the time
+            # Ctrl-C is for the parent, which ends it. Not a session of its own: Linux would share
+            # the cores between the two whatever their priorities.
+            process_group=0,
         )
+    _begun.set()
+    with _registry.loading:  # while it begins: what the first unit is linked with takes as long
+        _key(units[0])
     assert process.stdout is not None
     assert process.stdin is not None
     why = ""
@@ -310,10 +325,11 @@ def _end() -> None:
 
 def _in_child() -> None:
     """A forked child has neither the thread nor, to speak of, the process."""
-    global _thread, _child
+    global _thread, _child, _hurry, _begun
     if _child is not None:
         _child.returncode = 0  # not this process's to wait for
     _thread = _child = None
+    _hurry, _begun = threading.Event(), threading.Event()  # whose locks another thread may have had
     _wanted.clear()
 
 

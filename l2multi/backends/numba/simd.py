@@ -6,16 +6,15 @@ the one written down. LLVM cuts the sixteen lanes into registers of what width t
 Loads and stores ask for no alignment, which costs nothing on machines of this century.
 """
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 from l2multi._summation import LANES
+from l2multi.backends.numba.frontend import primitive, target
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -47,28 +46,6 @@ lanes = _Vector("l2multi.lanes", DOUBLE)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: _Vector) -> None:
         super().__init__(manager, fe_type, _vector(fe_type.element))  # type: ignore[no-untyped-call]
-
-
-def _intrinsic(result: Any, *arguments: Any) -> Callable[[Callable[..., Value]], Any]:
-    """Make a Numba intrinsic of ``build(builder, *values)`` with a fixed signature."""
-
-    def decorate(build: Callable[..., Value]) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Value:
-            value = build(builder, *values)
-            return context.get_dummy_value() if value is None else value
-
-        def typing(*types: Any) -> Any:
-            return result(*arguments), codegen
-
-        # Numba folds arguments by name, so that *types will not do.
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        names = ("context", *(f"a{i}" for i in range(len(arguments))))
-        typing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [inspect.Parameter(name, kind) for name in names]
-        )
-        return intrinsic(typing)
-
-    return decorate
 
 
 def _constant(element: Any, values: Any) -> Value:
@@ -297,13 +274,13 @@ def loads(kind: Kind) -> tuple[Any, Any]:
     """Loads ``(address, table)`` and ``(address, count, table)``."""
     vector = _vector(kind.element)
 
-    @_intrinsic(lanes, types.intp, types.intp)
+    @primitive(lanes, types.intp, types.intp)
     def whole(builder: Any, address: Value, table: Value) -> Value:
         v = builder.load(builder.inttoptr(address, vector.as_pointer()))
         v.align = 1
         return kind.decode(builder, v, table)
 
-    @_intrinsic(lanes, types.intp, types.intp, types.intp)
+    @primitive(lanes, types.intp, types.intp, types.intp)
     def part(builder: Any, address: Value, count: Value, table: Value) -> Value:
         return kind.decode(builder, _masked_load(builder, kind, address, count), table)
 
@@ -316,12 +293,12 @@ def stores(kind: Kind) -> tuple[Any, Any]:
     encode = kind.encode
     assert encode is not None
 
-    @_intrinsic(types.void, lanes, types.intp, types.intp)
+    @primitive(types.void, lanes, types.intp, types.intp)
     def whole(builder: Any, v: Value, address: Value, table: Value) -> None:
         pointer = builder.inttoptr(address, vector.as_pointer())
         builder.store(encode(builder, v, table), pointer).align = 1
 
-    @_intrinsic(types.void, lanes, types.intp, types.intp, types.intp)
+    @primitive(types.void, lanes, types.intp, types.intp, types.intp)
     def part(builder: Any, v: Value, address: Value, count: Value, table: Value) -> None:
         pointer = builder.inttoptr(address, vector.as_pointer())
         name = f"llvm.masked.store.v{LANES}{_SUFFIX[kind.element]}.p0"
@@ -359,14 +336,14 @@ def _slots(builder: Any, stack: Value, count: int) -> list[Value]:
 
 
 def few_in(kind: Kind, n: int) -> Any:
-    """An intrinsic: read LANES vectors of `n` elements that lie one after the other, ``(address,
+    """A primitive: read LANES vectors of `n` elements that lie one after the other, ``(address,
     table, stack)``, the elements of number k into slot k; the sums of their squares.
 
     By shuffles: to load each lane from an address of its own took three times as long (Zen 5).
     """
     raw = ir.VectorType(kind.element, n * LANES)
 
-    @_intrinsic(lanes, types.intp, types.intp, types.intp)
+    @primitive(lanes, types.intp, types.intp, types.intp)
     def read(builder: Any, address: Value, table: Value, stack: Value) -> Value:
         whole = builder.load(builder.inttoptr(address, raw.as_pointer()))
         whole.align = 1
@@ -383,11 +360,11 @@ def few_in(kind: Kind, n: int) -> Any:
 
 
 def few_out(kind: Kind, n: int) -> Any:
-    """An intrinsic: the reverse, ``(stack, address, table)``."""
+    """A primitive: the reverse, ``(stack, address, table)``."""
     encode = kind.encode
     assert encode is not None
 
-    @_intrinsic(types.void, types.intp, types.intp, types.intp)
+    @primitive(types.void, types.intp, types.intp, types.intp)
     def write(builder: Any, stack: Value, address: Value, table: Value) -> None:
         parts = [encode(builder, v, table) for v in _slots(builder, stack, n)]
         width = LANES
@@ -402,7 +379,7 @@ def few_out(kind: Kind, n: int) -> Any:
     return write
 
 
-@_intrinsic(lanes, types.intp)
+@primitive(lanes, types.intp)
 def sum_rows(builder: Any, stack: Value) -> Value:
     """The sums over lanes of the squares in LANES slots, the sum of slot k in lane k.
 
@@ -442,7 +419,7 @@ def streaming(kind: Kind) -> Any:
     encode = kind.encode
     assert encode is not None
 
-    @_intrinsic(types.void, lanes, types.intp, types.intp)
+    @primitive(types.void, lanes, types.intp, types.intp)
     def whole(builder: Any, v: Value, address: Value, table: Value) -> None:
         _store_past(builder, kind, encode(builder, v, table), address)
 
@@ -450,7 +427,7 @@ def streaming(kind: Kind) -> Any:
 
 
 def scaling(source: Kind, target: Kind, past: bool) -> Any:
-    """An intrinsic: lanes of one array divided into another, ``(from, to, divisor, table_x,
+    """A primitive: lanes of one array divided into another, ``(from, to, divisor, table_x,
     table_y)``; of narrow kinds, multiplied by the divisor's inverse, which then is given. `past`:
     by a store as `streaming` has it.
 
@@ -491,7 +468,7 @@ def scaling(source: Kind, target: Kind, past: bool) -> Any:
 
     make = narrow if source.single is not None and target.nearest is not None else wide
 
-    @_intrinsic(types.void, types.intp, types.intp, lanes, types.intp, types.intp)
+    @primitive(types.void, types.intp, types.intp, lanes, types.intp, types.intp)
     def whole(
         builder: Any, address: Value, to: Value, divisor: Value, table_x: Value, table_y: Value
     ) -> None:
@@ -506,13 +483,13 @@ def scaling(source: Kind, target: Kind, past: bool) -> Any:
     return whole
 
 
-@_intrinsic(types.void)
+@primitive(types.void)
 def fence(builder: Any) -> None:
     """Streaming stores before this are seen before whatever comes after it."""
     builder.fence("seq_cst")
 
 
-@_intrinsic(types.void, types.intp)
+@primitive(types.void, types.intp)
 def claim(builder: Any, address: Value) -> None:
     """Ask memory for the cache line of an address, to write to it."""
     pointer = builder.inttoptr(address, I8.as_pointer())
@@ -527,9 +504,9 @@ _NEAR = 3 if binding.get_host_cpu_name().startswith("znver") else 1
 
 
 def fetch(count: int) -> Any:
-    """An intrinsic: ask memory for so many bytes from an address, which need not exist."""
+    """A primitive: ask memory for so many bytes from an address, which need not exist."""
 
-    @_intrinsic(types.void, types.intp)
+    @primitive(types.void, types.intp)
     def lines(builder: Any, address: Value) -> None:
         for offset in range(0, count, LINE):
             where = builder.add(address, ir.Constant(I64, offset))
@@ -542,7 +519,7 @@ def fetch(count: int) -> Any:
 
 def _machine_has(feature: str) -> bool:
     """Whether what Numba compiles for has a feature, by LLVM's name."""
-    features: str = cpu_target.target_context.codegen()._tm_features
+    features: str = target()._tm_features
     return f"+{feature}" in features.split(",")
 
 
@@ -598,10 +575,10 @@ def _sum_of_rows(
 
 
 def sum_squares(kind: Kind, scaled: bool) -> Any:
-    """An intrinsic: the sum over BLOCK rows, `stride` bytes apart, of the squares of lanes times
+    """A primitive: the sum over BLOCK rows, `stride` bytes apart, of the squares of lanes times
     `scale`; ``(address, stride, scale, table)``. `scale` is ignored unless `scaled`."""
 
-    @_intrinsic(lanes, types.intp, types.intp, lanes, types.intp)
+    @primitive(lanes, types.intp, types.intp, lanes, types.intp)
     def whole(builder: Any, address: Value, stride: Value, scale: Value, table: Value) -> Value:
         steps = (builder.mul(stride, ir.Constant(I64, row)) for row in range(BLOCK))
         places = (builder.add(address, step) for step in steps)
@@ -613,7 +590,7 @@ def sum_squares(kind: Kind, scaled: bool) -> Any:
 def sum_squares_at(kind: Kind, scaled: bool) -> Any:
     """As `sum_squares`, of rows whose addresses stand in a table: ``(places, scale, table)``."""
 
-    @_intrinsic(lanes, types.intp, lanes, types.intp)
+    @primitive(lanes, types.intp, lanes, types.intp)
     def whole(builder: Any, address: Value, scale: Value, table: Value) -> Value:
         rows = (ir.Constant(I64, row) for row in range(BLOCK))
         places = (builder.load(_slot(builder, address, row, I64, 8)) for row in rows)
@@ -628,7 +605,7 @@ def sum_squares_of_some(kind: Kind, scaled: bool, rows: int) -> Any:
     table)``."""
     integers = [types.intp] * 5
 
-    @_intrinsic(lanes, *integers, lanes, types.intp)
+    @primitive(lanes, *integers, lanes, types.intp)
     def part(
         builder: Any,
         address: Value,
@@ -652,43 +629,43 @@ def sum_squares_of_some(kind: Kind, scaled: bool, rows: int) -> Any:
     return part
 
 
-@_intrinsic(lanes, lanes, lanes)
+@primitive(lanes, lanes, lanes)
 def add(builder: Any, a: Value, b: Value) -> Value:
     """a + b; LLVM fuses no product into it, for neither carries a fast-math flag."""
     return builder.fadd(a, b)
 
 
-@_intrinsic(lanes, lanes, lanes)
+@primitive(lanes, lanes, lanes)
 def mul(builder: Any, a: Value, b: Value) -> Value:
     """a * b."""
     return builder.fmul(a, b)
 
 
-@_intrinsic(lanes, lanes, lanes, lanes)
+@primitive(lanes, lanes, lanes, lanes)
 def muladd(builder: Any, a: Value, b: Value, c: Value) -> Value:
     """a * b + c, rounded once where the machine can: not for what has its bits specified."""
     return _call(builder, f"llvm.fmuladd.v{LANES}f64", a.type, a, b, c)
 
 
-@_intrinsic(lanes, lanes, lanes)
+@primitive(lanes, lanes, lanes)
 def div(builder: Any, a: Value, b: Value) -> Value:
     """a / b."""
     return builder.fdiv(a, b)
 
 
-@_intrinsic(types.float64, types.float64)
+@primitive(types.float64, types.float64)
 def root(builder: Any, value: Value) -> Value:
     """The square root, as an instruction: C's function is not found in every process."""
     return _call(builder, "llvm.sqrt.f64", DOUBLE, value)
 
 
-@_intrinsic(lanes, lanes)
+@primitive(lanes, lanes)
 def roots(builder: Any, v: Value) -> Value:
     """The square roots."""
     return _call(builder, f"llvm.sqrt.v{LANES}f64", v.type, v)
 
 
-@_intrinsic(types.boolean, lanes, types.float64, types.intp)
+@primitive(types.boolean, lanes, types.float64, types.intp)
 def all_above(builder: Any, v: Value, bound: Value, count: Value) -> Value:
     """Whether the first `count` lanes are all greater than `bound`, and less than inf."""
     inf = _constant(DOUBLE, [float("inf")] * LANES)
@@ -699,7 +676,7 @@ def all_above(builder: Any, v: Value, bound: Value, count: Value) -> Value:
     return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, 0))
 
 
-@_intrinsic(types.void, lanes, types.intp, types.intp, types.intp)
+@primitive(types.void, lanes, types.intp, types.intp, types.intp)
 def put_floats(builder: Any, v: Value, address: Value, count: Value, size: Value) -> None:
     """Write the first `count` lanes one after another, as float32 or, if `size` is 8, float64."""
     mask, align = _mask(builder, count), ir.Constant(I32, 1)
@@ -715,20 +692,20 @@ def put_floats(builder: Any, v: Value, address: Value, count: Value, size: Value
             _call(builder, name, ir.VoidType(), single, pointer, align, mask)
 
 
-@_intrinsic(lanes, types.float64)
+@primitive(lanes, types.float64)
 def splat(builder: Any, value: Value) -> Value:
     """The same number in all lanes."""
     return _splat(builder, value)
 
 
-@_intrinsic(lanes, lanes)
+@primitive(lanes, lanes)
 def canonical(builder: Any, v: Value) -> Value:
     """The same lanes, each NaN the canonical quiet one."""
     nan = _constant(DOUBLE, [float("nan")] * LANES)
     return builder.select(builder.fcmp_unordered("uno", v, v), nan, v)
 
 
-@_intrinsic(types.float64, lanes)
+@primitive(types.float64, lanes)
 def sum_lanes(builder: Any, v: Value) -> Value:
     """The tree over lanes: the upper half to the lower half, until one is left."""
     half = LANES // 2
@@ -745,12 +722,12 @@ def _constant_indices(indices: Iterable[int]) -> Value:
 
 
 def stack(count: int) -> Any:
-    """An intrinsic: the address of room for `count` lanes on the machine's stack, not zeroed.
+    """A primitive: the address of room for `count` lanes on the machine's stack, not zeroed.
 
     Numba's own helper zeroes it at each call, which took 90 ns of a short vector's 100.
     """
 
-    @_intrinsic(types.intp)
+    @primitive(types.intp)
     def reserve(builder: Any) -> Value:
         with builder.goto_entry_block():
             room = builder.alloca(_vector(DOUBLE), size=ir.Constant(I32, count))
@@ -764,13 +741,13 @@ def _slot(builder: Any, address: Value, index: Value, kind: Any, size: int) -> V
     return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
 
 
-@_intrinsic(types.void, types.intp, types.intp, lanes)
+@primitive(types.void, types.intp, types.intp, lanes)
 def put(builder: Any, address: Value, index: Value, v: Value) -> None:
     """Keep lanes in a slot of a stack."""
     builder.store(v, _slot(builder, address, index, _vector(DOUBLE), 8 * LANES)).align = 8
 
 
-@_intrinsic(lanes, types.intp, types.intp)
+@primitive(lanes, types.intp, types.intp)
 def get(builder: Any, address: Value, index: Value) -> Value:
     """The lanes in a slot of a stack."""
     v = builder.load(_slot(builder, address, index, _vector(DOUBLE), 8 * LANES))
@@ -778,26 +755,26 @@ def get(builder: Any, address: Value, index: Value) -> Value:
     return v
 
 
-@_intrinsic(types.intp, types.float64)
+@primitive(types.intp, types.float64)
 def bits(builder: Any, value: Value) -> Value:
     """The bits of a float64."""
     return builder.bitcast(value, I64)
 
 
-@_intrinsic(types.float64, types.intp)
+@primitive(types.float64, types.intp)
 def power(builder: Any, exponent: Value) -> Value:
     """A power of two, of an exponent from -1022 to 1023."""
     field = builder.add(exponent, ir.Constant(I64, 1023))
     return builder.bitcast(builder.shl(field, ir.Constant(I64, 52)), DOUBLE)
 
 
-@_intrinsic(types.void, types.intp, types.intp, types.float64)
+@primitive(types.void, types.intp, types.intp, types.float64)
 def put_double(builder: Any, address: Value, index: Value, value: Value) -> None:
     """Write a float64."""
     builder.store(value, _slot(builder, address, index, DOUBLE, 8)).align = 1
 
 
-@_intrinsic(types.float64, types.intp, types.intp)
+@primitive(types.float64, types.intp, types.intp)
 def get_double(builder: Any, address: Value, index: Value) -> Value:
     """Read a float64."""
     v = builder.load(_slot(builder, address, index, DOUBLE, 8))
@@ -805,13 +782,13 @@ def get_double(builder: Any, address: Value, index: Value) -> Value:
     return v
 
 
-@_intrinsic(types.intp, types.intp, types.intp)
+@primitive(types.intp, types.intp, types.intp)
 def get_int(builder: Any, address: Value, index: Value) -> Value:
     """Read an int64."""
     return builder.load(_slot(builder, address, index, I64, 8))
 
 
-@_intrinsic(types.void, types.intp, types.float64)
+@primitive(types.void, types.intp, types.float64)
 def put_float(builder: Any, address: Value, value: Value) -> None:
     """Write a float64 as float32."""
     pointer = builder.inttoptr(address, FLOAT.as_pointer())
@@ -819,10 +796,10 @@ def put_float(builder: Any, address: Value, value: Value) -> None:
 
 
 def calling(signature: Any) -> Any:
-    """An intrinsic: call the C function at an address, ``(address, *arguments)``."""
+    """A primitive: call the C function at an address, ``(address, *arguments)``."""
     result = ir.VoidType() if signature.return_type == types.void else I64
 
-    @_intrinsic(signature.return_type, types.intp, *signature.args)
+    @primitive(signature.return_type, types.intp, *signature.args)
     def call(builder: Any, address: Value, *arguments: Value) -> Value:
         kind = ir.FunctionType(result, [a.type for a in arguments])
         value = builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
@@ -832,11 +809,11 @@ def calling(signature: Any) -> Any:
 
 
 def symbol(name: str, address: int) -> Any:
-    """An intrinsic: the address of data that the process knows by a name, here and now `address`
+    """A primitive: the address of data that the process knows by a name, here and now `address`
     (Numba links what it compiles)."""
     binding.add_symbol(name, address)
 
-    @_intrinsic(types.intp)
+    @primitive(types.intp)
     def read(builder: Any) -> Value:
         found = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, I64, name)
         return builder.ptrtoint(found, I64)
@@ -845,9 +822,9 @@ def symbol(name: str, address: int) -> Any:
 
 
 def text(content: str) -> Any:
-    """An intrinsic: the address of a C string."""
+    """A primitive: the address of a C string."""
 
-    @_intrinsic(types.intp)
+    @primitive(types.intp)
     def read(builder: Any) -> Value:
         found = cgutils.global_constant(  # type: ignore[no-untyped-call]
             builder.module,
@@ -859,36 +836,51 @@ def text(content: str) -> Any:
     return read
 
 
-def move(size: int) -> Any:
-    """An intrinsic: copy one element of `size` bytes, ``(from, to, swap)``; the bytes in the other
-    order if `swap` is not 0."""
+def move(size: int, count: int) -> Any:
+    """A primitive: copy `count` elements of `size` bytes, so many bytes apart, ``(from, step, to,
+    step, swap)``; the bytes of each in the other order if `swap` is not 0."""
     element = ir.IntType(8 * size)
 
-    @_intrinsic(types.void, types.intp, types.intp, types.intp)
-    def copy(builder: Any, source: Value, target: Value, swap: Value) -> None:
-        v = builder.load(builder.inttoptr(source, element.as_pointer()))
-        v.align = 1
-        if size > 1:
-            other = _call(builder, f"llvm.bswap.i{8 * size}", element, v)
-            v = builder.select(builder.icmp_signed("!=", swap, ir.Constant(I64, 0)), other, v)
-        builder.store(v, builder.inttoptr(target, element.as_pointer())).align = 1
+    def copy_all(
+        builder: Any, at: Value, step: Value, to: Value, step_to: Value, turn: bool
+    ) -> None:
+        for _ in range(count):
+            v = builder.load(builder.inttoptr(at, element.as_pointer()))
+            v.align = 1
+            if turn:
+                v = _call(builder, f"llvm.bswap.i{8 * size}", element, v)
+            builder.store(v, builder.inttoptr(to, element.as_pointer())).align = 1
+            at, to = builder.add(at, step), builder.add(to, step_to)
+
+    @primitive(types.void, *[types.intp] * 5)
+    def copy(
+        builder: Any, source: Value, step: Value, target: Value, step_to: Value, swap: Value
+    ) -> None:
+        if size == 1:
+            copy_all(builder, source, step, target, step_to, False)
+            return
+        with builder.if_else(builder.icmp_signed("==", swap, ir.Constant(I64, 0))) as (same, other):
+            with same:
+                copy_all(builder, source, step, target, step_to, False)
+            with other:
+                copy_all(builder, source, step, target, step_to, True)
 
     return copy
 
 
-@_intrinsic(types.intp, types.intp, types.intp)
+@primitive(types.intp, types.intp, types.intp)
 def lesser(builder: Any, a: Value, b: Value) -> Value:
     """The lesser of two integers; `min`, which Numba would compile as a function like others."""
     return builder.select(builder.icmp_signed("<", b, a), b, a)
 
 
-@_intrinsic(types.intp, types.intp, types.intp)
+@primitive(types.intp, types.intp, types.intp)
 def greater(builder: Any, a: Value, b: Value) -> Value:
     """The greater of two integers."""
     return builder.select(builder.icmp_signed(">", b, a), b, a)
 
 
-@_intrinsic(types.void, types.intp, types.intp, types.intp)
+@primitive(types.void, types.intp, types.intp, types.intp)
 def set_int(builder: Any, address: Value, index: Value, value: Value) -> None:
     """Write an int64."""
     builder.store(value, _slot(builder, address, index, I64, 8))
@@ -898,32 +890,32 @@ def _cell(builder: Any, address: Value, index: Value) -> Value:
     return _slot(builder, address, index, I64, 8)
 
 
-@_intrinsic(types.intp, types.intp, types.intp)
+@primitive(types.intp, types.intp, types.intp)
 def seen(builder: Any, address: Value, index: Value) -> Value:
     """Read an int64 that other threads write, in one order for all."""
     return builder.load_atomic(_cell(builder, address, index), "seq_cst", 8)
 
 
-@_intrinsic(types.void, types.intp, types.intp, types.intp)
+@primitive(types.void, types.intp, types.intp, types.intp)
 def show(builder: Any, address: Value, index: Value, value: Value) -> None:
     """Write an int64 that other threads read, and with it all written before."""
     builder.store_atomic(value, _cell(builder, address, index), "seq_cst", 8)
 
 
-@_intrinsic(types.intp, types.intp, types.intp, types.intp)
+@primitive(types.intp, types.intp, types.intp, types.intp)
 def change(builder: Any, address: Value, index: Value, value: Value) -> Value:
     """Add to an int64 that other threads change too."""
     return builder.atomic_rmw("add", _cell(builder, address, index), value, "seq_cst")
 
 
-@_intrinsic(types.boolean, types.intp, types.intp, types.intp, types.intp)
+@primitive(types.boolean, types.intp, types.intp, types.intp, types.intp)
 def swap(builder: Any, address: Value, index: Value, old: Value, new: Value) -> Value:
     """Replace an int64 if it is still `old`; whether it was."""
     cell = _cell(builder, address, index)
     return builder.extract_value(builder.cmpxchg(cell, old, new, "seq_cst", "seq_cst"), 1)
 
 
-@_intrinsic(types.void)
+@primitive(types.void)
 def pause(builder: Any) -> None:
     """Let the other thread of a core work, if the machine knows how."""
     name = builder.module.triple.split("-")[0]
@@ -954,7 +946,7 @@ def _modes(builder: Any, action: str, value: Value | None = None) -> Value:
     return builder.load(cell)
 
 
-@_intrinsic(types.int32)
+@primitive(types.int32)
 def exact_modes(builder: Any) -> Value:
     """Compute with subnormal numbers, if the machine can be told to; what `restore_modes` needs."""
     before = _modes(builder, "st")
@@ -962,16 +954,16 @@ def exact_modes(builder: Any) -> Value:
     return before
 
 
-@_intrinsic(types.void, types.int32)
+@primitive(types.void, types.int32)
 def restore_modes(builder: Any, modes: Value) -> None:
     """Compute as before `exact_modes`."""
     _modes(builder, "ld", modes)
 
 
 def room(slots: int) -> Any:
-    """An intrinsic: the address of room for so many int64 on the machine's stack, not zeroed."""
+    """A primitive: the address of room for so many int64 on the machine's stack, not zeroed."""
 
-    @_intrinsic(types.intp)
+    @primitive(types.intp)
     def reserve(builder: Any) -> Value:
         with builder.goto_entry_block():
             found = builder.alloca(I64, size=ir.Constant(I32, slots))
@@ -981,10 +973,10 @@ def room(slots: int) -> Any:
 
 
 def external(name: str, result: Any, *arguments: Any) -> Any:
-    """An intrinsic: a C function that the process knows, of int32 and int64 (addresses among
+    """A primitive: a C function that the process knows, of int32 and int64 (addresses among
     them); all are int64 here."""
 
-    @_intrinsic(types.intp, *[types.intp] * len(arguments))
+    @primitive(types.intp, *[types.intp] * len(arguments))
     def call(builder: Any, *values: Value) -> Value:
         given = [
             builder.trunc(v, I32) if kind is I32 else v
@@ -998,7 +990,7 @@ def external(name: str, result: Any, *arguments: Any) -> Any:
     return call
 
 
-@_intrinsic(types.intp, types.intp)
+@primitive(types.intp, types.intp)
 def new_reference(builder: Any, address: Value) -> Value:
     """The same object, owned once more."""
     _call(builder, "Py_IncRef", ir.VoidType(), address)
