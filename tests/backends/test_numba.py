@@ -524,7 +524,7 @@ def test_runs_have_the_bits_of_numpy(dtype: str, run: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize(
-    ("shape", "axis"), [((300, 1024, 7), 1), ((8, 700, 400), (0, 2)), ((4, 600, 1025), (0, 2))]
+    ("shape", "axis"), [((600, 1024, 7), 1), ((16, 700, 400), (0, 2)), ((8, 600, 1025), (0, 2))]
 )
 def test_large_slabs_and_runs_wherever_the_output_begins(
     dtype: str, shape: tuple[int, ...], axis: Any
@@ -546,7 +546,7 @@ def test_large_slabs_and_runs_wherever_the_output_begins(
 def test_large_columns_wherever_the_output_begins(dtype: str) -> None:
     """What goes past the caches goes by whole lines, the rest of each row by others."""
     kind = np.dtype(dtype)
-    rows, columns = 2**23 // (320 * kind.itemsize) + 2, 320
+    rows, columns = entries.STREAM_FROM // (320 * kind.itemsize) + 2, 320
     x = np.random.default_rng(2).standard_normal((rows, columns)).astype(dtype)
     x[5, 70], x[:, 200], x[7, 319] = np.nan, 0, np.inf
     want = l2.normalize(x, 0, backend="numpy")
@@ -560,6 +560,22 @@ def test_large_columns_wherever_the_output_begins(dtype: str) -> None:
         assert (room[start + x.size :] == 7).all()
     few = want[:, :9]
     assert l2.normalize(x[:, :9], 0, out=y[:, :9], backend="numba").tobytes() == few.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8", "float16", "float64"])
+def test_columns_wherever_a_line_begins(dtype: str) -> None:
+    """The first tile takes what comes before the first whole cache line, up to 63 columns of it."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    x = (np.random.default_rng(3).standard_normal((1100, 256)) * 9).astype(kind)
+    want, lengths = l2.normalize(x, 0, return_norm=True, backend="numpy")
+    room = np.zeros(x.size + 64, kind)
+    for start in range(0, 64, 7):
+        there = room[start : start + x.size].reshape(x.shape)
+        there[...] = x
+        assert l2.norm(there, 0, backend="numba").tobytes() == lengths.tobytes()
+        if want.dtype == kind:
+            y, norms = l2.normalize(there, 0, out=there, return_norm=True, backend="numba")
+            assert (y.tobytes(), norms.tobytes()) == (want.tobytes(), lengths.tobytes())
 
 
 COLD = """

@@ -382,7 +382,8 @@ def _run(
             8 if norms is None else norms.itemsize,
             n, at_tables, len(inner),
             at_tables + tables.itemsize * len(inner[0]) * len(inner), len(batch),
-            pair.source.parts, pair.source.swap, tiles, pair.table_x, pair.table_y,
+            pair.source.parts, pair.source.swap, tiles,
+            records.GROUPS if name == "columns" else 1, pair.table_x, pair.table_y,
             eps, zero_root, x.size, launch.pool(), threads,
         ),
     )  # fmt: skip

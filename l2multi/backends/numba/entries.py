@@ -41,9 +41,10 @@ METHOD = _INT(_INT, _INT, _INT)
 
 
 # Bytes of x from which it is fetched ahead, at most so far, and where rows are longer so far, and
-# up to so far while it is summed too; bytes of y from which it is streamed, if a row has so many.
+# up to so far while it is summed too. Bytes of a row, and of y, from which y is streamed, and how
+# far ahead rows are asked for that are read once.
 FETCH_FROM, FETCH_MOST, FETCH_LONG, FETCH_TWICE = 2**20, 2**15, 2**12, 2**14
-STREAM_FROM, STREAM_ROW = 2**23, 2**11
+STREAM_ROW, STREAM_FROM, ONCE = 2**11, simd.HABITS.stream, simd.HABITS.once
 EVEN = 8  # rows from which on it is worth while to know where the ones after the next lie
 
 
@@ -60,24 +61,30 @@ def further(call, n, axes, size, column):
 
 
 @device
+def far(call, read):
+    """Whether no cache holds x."""
+    return get_int(call, records.TOTAL) * get_int(call, records.PARTS) * read >= FETCH_FROM
+
+
+@device
 def memory(call, n, axes, read, write):
     """How to go about memory, by size: how many bytes ahead to ask for x while a vector is summed
     and while it is scaled, 0 for not at all, and whether y is written past the caches. `n` numbers
     are neighbours, and the first `axes` of the batch tell where the next so many lie.
 
     Where no cache holds x it is asked for ahead of time. Against the fastest copy (2 cores of a
-    Xeon, 200000x768 float32): in place 1.62 times its time without, 0.98 four rows ahead; norms
-    1.25 without, 0.95 with. Where no cache holds y, its lines are not read before they are written:
-    2.4 times a copy's time without and 1.24 with, or 1.13 where x is asked for while it is summed
-    too (rows of 6 KiB, float64, lose as much by that); under a few KiB a row the ends, which are no
-    whole lines, cost more than that saves.
+    Xeon, 200000x768 float32): in place 1.62 times its time without, 0.98 four rows ahead. Where no
+    cache holds y, its lines are not read before they are written: 2.4 times a copy's time without
+    and 1.24 with, or 1.13 where x is asked for while it is summed too (rows of 6 KiB, float64, lose
+    as much by that); under a few KiB a row the ends, which are no whole lines, cost more than that
+    saves.
     """
     total = get_int(call, records.TOTAL) * get_int(call, records.PARTS)
     x, y = get_int(call, records.X), get_int(call, records.Y)
-    if total * read < FETCH_FROM:
+    if not far(call, read):
         return 0, 0, 0
     if y == 0:
-        return FETCH_LONG, 0, 0
+        return ONCE, 0, 0
     stream = 0
     if y != x and total * write >= STREAM_FROM and n * write >= STREAM_ROW:
         places, batch = y, get_int(call, records.BATCH)
@@ -86,7 +93,7 @@ def memory(call, n, axes, read, write):
         stream = 1 if places % write == 0 else 0
     ahead = further(call, n, axes, read, 1)
     if ahead == 0:
-        return FETCH_LONG, FETCH_LONG, stream
+        return ONCE, FETCH_LONG, stream
     return ahead if stream and 4 * n * read <= FETCH_TWICE else 0, ahead, stream
 
 
@@ -136,11 +143,11 @@ def runs(source: Kind, target: Kind) -> Any:
         inner, axes = get_int(call, records.INNER), get_int(call, records.INNER_AXES) - 1
         parts = get_int(call, records.PARTS)
         n, run = get_int(call, records.N) * parts, get_int(inner, axes * INNER) * parts
-        ahead_sum, ahead_scale, stream = memory(call, run, batch_axes, read, write)
+        _, _, stream = memory(call, run, batch_axes, read, write)
         for axis in range(axes):
             stream = stream if get_int(inner, axis * INNER + 2) % write == 0 else 0
         ahead_x = ahead_y = 0
-        if ahead_sum or ahead_scale:  # no cache holds x
+        if far(call, read):
             ahead_x = further(call, n, batch_axes, read, 1)
             ahead_y = further(call, n, batch_axes, write, 2)
         for i in range(first, last):
@@ -199,29 +206,37 @@ def columns(source: Kind, target: Kind) -> Any:
         width = get_int(batch, (batch_axes - 1) * BATCH)
         norm_step = get_int(batch, (batch_axes - 1) * BATCH + 3)
         stride_x, stride_y = get_int(inner, 1), get_int(inner, 2)
+        # All tiles but the first begin with a cache line, as streaming stores must, and lest two
+        # threads write to one (1000x128 float32 in place took 3.5 times as long). So the first is
+        # up to a line wider.
+        stride, size = (stride_y, write) if y else (stride_x, read)
+        wide = TILE + greater(simd.LINE // size, LANES)
         # Where the tree is too high for the machine's stack it has room of its own, or else one
         # group of columns goes at a time.
         slots, levels = kernels.STACKS, get_int(call, records.N) // ROWS
         while levels > 0:
-            slots, levels = slots + TILE + LANES, levels >> 1
+            slots, levels = slots + wide, levels >> 1
         heap = allocate(slots * 8 * LANES) if slots > kernels.TILE_ROOM else 0
-        most = TILE if heap != 0 or slots <= kernels.TILE_ROOM else LANES
+        narrow = heap == 0 and slots > kernels.TILE_ROOM
+        most = LANES if narrow else TILE
         stack = heap if heap != 0 else reserve()
+        aligned = not narrow and stride % simd.LINE == 0
+        ahead = ROWS * stride_x if far(call, read) else 0  # the next block of each column
         _, _, stream = memory(call, get_int(call, records.N), batch_axes, read, write)
-        stream = 1 if stream and most == TILE and stride_y % boundary == 0 else 0
+        stream = stream if aligned else 0
         i = first
         while i < last:
             column, row = i % tiles * LANES, i // tiles * width
             together = lesser(lesser(width - column, (last - i) * LANES), most)
             i += (together + LANES - 1) // LANES
+            at_x = x + offset(batch, batch_axes, BATCH, 1, row)
             at_y = y + offset(batch, batch_axes, BATCH, 2, row) if y else 0
-            # Streaming stores are aligned: all tiles but the first begin some columns later.
-            later = -at_y % boundary // write if stream else 0
+            later = -(at_y if y else at_x) % simd.LINE // size if aligned else 0
             first_column = lesser(column + later, width) if column else 0
             last_column = lesser(column + together + later, width)
             if first_column == last_column:
                 continue
-            at_x = x + offset(batch, batch_axes, BATCH, 1, row) + first_column * read
+            at_x += first_column * read
             at_y += first_column * write if y else 0
             tile(
                 at_x, at_y,
@@ -231,7 +246,7 @@ def columns(source: Kind, target: Kind) -> Any:
                 norm_step, norm_size,
                 get_double(call, records.EPS), get_double(call, records.ZERO_ROOT),
                 get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
-                stream if at_y % boundary == 0 else 0, stack,
+                ahead, stream if at_y % boundary == 0 else 0, stack,
             )  # fmt: skip
         free(heap)
         if stream:

@@ -108,6 +108,7 @@ def plan(call, inner, mask, axes, sizes, strides_x, strides_y, read, write, part
     set_int(call, records.BATCH, batch)
     set_int(call, records.BATCH_AXES, rows)
     set_int(call, records.TILES, tiles)
+    set_int(call, records.TOGETHER, records.GROUPS if way == records.COLUMNS else 1)
     if way == records.BUNDLES or way == records.COLUMNS or way == records.SLABS:
         count = count // width * tiles
     return way, n, count

@@ -50,9 +50,7 @@ BATCH, INNER = 4, 3  # columns of the tables
 
 ROWS = BLOCK * LANES  # elements that `simd.sum_squares` takes at a time
 LEVELS = 40  # of the tree over blocks: 2**40 of them are more than memory holds
-# Columns that go through together. One line of each row at a time is slow to come, for nothing in
-# memory is fetched ahead: 4000x768 float32 took 1.4 times as long (Fortran order) by 16 columns.
-TILE = 4 * LANES
+TILE = records.GROUPS * LANES  # columns that go through together
 STACKS = 2 * LANES  # slots before those of the levels: for what is done to one group at a time
 # Slots on the machine's stack, 57 KB where a thread may have as little as 128: for all levels of
 # one group of columns.
@@ -531,9 +529,10 @@ def column_sum(source: Kind, scaled: bool) -> Any:
     whole = simd.sum_squares(source, scaled)
     one, some = (simd.sum_squares_of_some(source, scaled, k) for k in (1, BLOCK))
     across = LANES * source.size
+    fetch = simd.fetch(across, BLOCK)
 
     @device
-    def sum_(x, n, stride, columns, scales, table, stack, sums):
+    def sum_(x, n, stride, columns, scales, table, stack, sums, ahead):
         """Each of the LANES of a vector has a slot of its own at each level of the stack."""
         groups = (columns + LANES - 1) // LANES
         blocks, left = n // ROWS, n % ROWS
@@ -542,6 +541,8 @@ def column_sum(source: Kind, scaled: bool) -> Any:
                 for group in range(groups):
                     at, some_columns = x + lane * stride + group * across, columns - group * LANES
                     scale = get(scales, group)
+                    if ahead != 0:
+                        fetch(at + ahead, LANES * stride)
                     if some_columns >= LANES:
                         total = whole(at, LANES * stride, scale, table)
                     else:
@@ -583,7 +584,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
     step, step_past = (simd.scaling(source, target, past) for past in (False, True))
     product = source.narrow and target.narrow
     plainly, with_care = divided(product)
-    small = simd.stack(TILE // LANES + 1)
+    small = simd.stack((TILE + simd.LINE) // LANES)  # a line more is no more than so many bytes
     few = simd.stack(LANES)
     settle_all = settle_tile(risky)
     across, written = LANES * source.size, LANES * target.size
@@ -617,7 +618,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
     @device
     def tile(
         x, y, n, read, write, columns, norm, norm_step, norm_size,
-        eps, zero_root, table_x, table_y, stream, stack,
+        eps, zero_root, table_x, table_y, ahead, stream, stack,
     ):  # fmt: skip
         buffer = few()
         sums, ups, downs, roots, factors = small(), small(), small(), small(), small()
@@ -629,7 +630,7 @@ def one_tile(source: Kind, target: Kind) -> Any:
         again = True
         rescued = False
         while again:
-            sum_(x, n, read, columns, factors, table_x, stack, sums)
+            sum_(x, n, read, columns, factors, table_x, stack, sums, ahead)
             again = risky and not rescued and lost_sums(sums, ups, downs, columns)
             if again:
                 rescued = True

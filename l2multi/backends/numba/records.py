@@ -19,6 +19,7 @@ nothing, so that both sides can read it.
     PARTS,  # 2 for complex elements, else 1
     SWAP,
     TILES,  # of the last axis of the batch, for columns, slabs and bundles
+    TOGETHER,  # vectors, or tiles of them, that are better not parted among threads
     TABLE_X,
     TABLE_Y,
     EPS,  # float64
@@ -45,7 +46,7 @@ nothing, so that both sides can read it.
     # For `turn` alone: the address of what x moves by.
     MOVES,
     CALL,  # the length of the record
-) = range(32)
+) = range(33)
 
 # The pool of threads; see `team`. What different threads write lies on cache lines of its own.
 TICKET = 0  # generation, helpers still wanted, shares not yet taken; see `team`
@@ -117,6 +118,10 @@ SPLIT, SHORT_PARTS_MOST = 2**15, 2**6
 # Numbers of a run from which it need not be whole rows of lanes: the rows that lie in two runs, or
 # end a vector, are copied, and took runs of 17 to 100 up to 1.6 times the time of the buffer.
 LONG_RUN = 2**8
+
+# Tiles of columns that go through together, if there are so many for each thread. One line of each
+# row at a time is slow to come: 4000x768 float32 took 1.4 times as long (Fortran order) by one.
+GROUPS = 4
 
 # Elements from which vectors that are neighbours go one by one, and the levels of the tree over as
 # many: more than memory holds of any but the narrowest arrays.
