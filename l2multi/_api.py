@@ -595,7 +595,7 @@ def explain(
     _contract.check_choice("zero", zero, _contract.ZERO)
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     call = enter(x, axis, dtype, backend, False)
-    kernel, threads = call.backend.kernel(call.x, call.axes, call.result)
+    kernel, threads = call.backend.kernel(call.x, call.axes, call.result, out)
     return Explanation(call.name, kernel, threads, call.why)
 
 

@@ -96,7 +96,9 @@ class Backend(Protocol):
     def traced(self, x: Any) -> bool:
         """Whether `x` stands for values not known yet."""
 
-    def kernel(self, x: Any, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
+    def kernel(
+        self, x: Any, axes: tuple[int, ...], result: np.dtype[Any], out: Any
+    ) -> tuple[str, int]:
         """For `explain`: the name of the kernel a call would use, and its number of threads."""
 
     def to_numpy(self, x: Any, *, copy: bool) -> np.ndarray[Any, Any]:

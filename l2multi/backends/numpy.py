@@ -86,7 +86,7 @@ def check() -> None:
     """NumPy is usable."""
 
 
-def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
+def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:
     """The name of the algorithm and its number of threads."""
     return "vectorized NumPy in parts", 1
 

@@ -567,15 +567,108 @@ def test_columns_wherever_a_line_begins(dtype: str) -> None:
     """The first tile takes what comes before the first whole cache line, up to 63 columns of it."""
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     x = (np.random.default_rng(3).standard_normal((1100, 256)) * 9).astype(kind)
-    want, lengths = l2.normalize(x, 0, return_norm=True, backend="numpy")
+    x[:, ::5], x[1:, ::7] = 0, 0
+    if kind.kind != "i":
+        x[9, ::11], x[8, ::13] = -np.nan, np.inf
+    told: dict[str, Any] = {"return_norm": True, "eps": 1.5}
+    want, lengths = l2.normalize(x, 0, **told, backend="numpy")
     room = np.zeros(x.size + 64, kind)
     for start in range(0, 64, 7):
         there = room[start : start + x.size].reshape(x.shape)
         there[...] = x
         assert l2.norm(there, 0, backend="numba").tobytes() == lengths.tobytes()
         if want.dtype == kind:
-            y, norms = l2.normalize(there, 0, out=there, return_norm=True, backend="numba")
+            y, norms = l2.normalize(there, 0, out=there, **told, backend="numba")
             assert (y.tobytes(), norms.tobytes()) == (want.tobytes(), lengths.tobytes())
+
+
+def test_columns_without_memory() -> None:
+    """Where there is no more to be had for tall tiles, columns go by sixteen."""
+    script = """
+    import numpy as np, l2multi as l2
+    from llvmlite import ir
+    from numba import types
+    from l2multi.backends.numba import simd
+    external, asked = simd.external, []
+    def none_left(name, *kinds):
+        if name != "malloc":
+            return external(name, *kinds)
+        asked.append(name)
+        zero = ir.Constant(simd.I64, 0)
+        return simd.primitive(types.intp, types.intp)(lambda builder, size: zero)
+    simd.external = none_left
+    x = np.random.default_rng(0).standard_normal((9000, 200)).astype("f4")
+    want = l2.normalize(x, 0, backend="numpy")
+    assert l2.normalize(x, 0, backend="numba").tobytes() == want.tobytes()
+    assert asked
+    """
+    run(script, L2MULTI_CACHE_DIR="")
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "bfloat16", ">f4"])
+def test_norms_of_nan_have_one_bit_pattern(dtype: str) -> None:
+    """Whatever the sign of a NaN in the input, and the way through memory."""
+    x = np.ones((40, 300)).astype(dtype)
+    x[::3, 5], x[1::3, 7] = -np.nan, np.nan
+    for a, axis in ((x, 1), (x, 0), (x[:, :5], 1), (x[:, 5:6], 0), (x[:, ::2], 1), (x, None)):
+        want = l2.norm(a, axis, backend="numpy")
+        assert np.asarray(l2.norm(a, axis, backend="numba")).tobytes() == want.tobytes()
+
+
+def test_columns_in_place_by_one_thread() -> None:
+    """Small ones; and what `explain` says of them. Larger ones by several give the same."""
+    x = np.random.default_rng(4).standard_normal((4100, 256)).astype("f4")
+    assert launch.PARALLEL < x[:1000].size <= launch.IN_PLACE < x.size
+    for a in (x[:1000], x):
+        want = l2.normalize(a, 0, backend="numpy")
+        several = l2.explain(a, 0, backend="numba").threads
+        in_place = l2.explain(a, 0, out=a, backend="numba").threads
+        assert in_place == (1 if a.size <= launch.IN_PLACE else several)
+        for how in ("serial", "parallel"):
+            with launch.force(how):
+                b = a.copy()
+                assert l2.normalize(b, 0, out=b, backend="numba").tobytes() == want.tobytes()
+        b = a.copy()
+        assert l2.normalize(b, 0, out=b).tobytes() == want.tobytes()
+
+
+def test_nobody_waits_for_a_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a large call does for one that is about to begin."""
+
+    def refuse(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    unit = ("rows", "no such", "kind")
+    monkeypatch.setattr(objects, "_thread", None)
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    monkeypatch.setattr(objects, "_PATIENCE", 60)
+    start = time.perf_counter()
+    objects.request(unit)
+    objects.hurry()
+    assert not objects.busy()
+    assert time.perf_counter() - start < 30
+
+
+def test_no_process_is_left_where_linking_is_impossible(tmp_path: Path) -> None:
+    """A library that will not import is a reason to use NumPy, without a warning."""
+    script = """
+    import sys, time, warnings
+    import numpy as np, l2multi as l2
+    sys.modules["llvmlite"] = sys.modules["llvmlite.binding"] = None
+    x = np.ones((10, 768), np.float32)
+    until = time.perf_counter() + 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        l2.normalize(x)
+        from l2multi.backends.numba import objects
+        while objects.busy():
+            assert time.perf_counter() < until
+            time.sleep(0.01)
+    assert objects.failure(("rows", "float32", "float32"))
+    assert objects._child is None
+    assert "NumPy" in l2.explain(x).kernel
+    """
+    run(script, L2MULTI_CACHE_DIR=str(tmp_path))
 
 
 COLD = """

@@ -116,7 +116,7 @@ def check() -> None:
     """JAX has been imported."""
 
 
-def kernel(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> tuple[str, int]:
+def kernel(x: jax.Array, axes: Axes, result: np.dtype[Any], out: Any) -> tuple[str, int]:
     """XLA, with a thread per CPU this process may use, or one that feeds the device."""
     if traced(x):
         return "XLA, as part of the traced function", 1

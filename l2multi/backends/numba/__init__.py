@@ -281,20 +281,31 @@ def machine_code() -> dict[str, str]:
     return {" ".join(unit): build.assembly(unit) for unit in objects.workers()}
 
 
-def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[str, int]:
+def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:
     """The name of the kernel and its number of threads."""
-    name = _way(x, axes, _pair(x.dtype, result))
-    large = x.size >= launch.PARALLEL or launch.forced()
-    return f"compiled {name}", _threads() if large else 1
+    fits = isinstance(out, np.ndarray) and out.shape == x.shape
+    name = _way(x, axes, _pair(x.dtype, result), out if fits else None)
+    return f"compiled {name}", _threads_for(name, x, out if fits else None)
 
 
-def _way(x: Array, axes: tuple[int, ...], pair: _Pair) -> str:
-    return _plan(x, None, None, axes, pair)[0] if x.size else "rows"
+def _way(x: Array, axes: tuple[int, ...], pair: _Pair, y: Array | None = None) -> str:
+    return _plan(x, y, None, axes, pair)[0] if x.size else "rows"
 
 
 def _threads() -> int:
     """How many threads a large call may use."""
     return launch.threads(_ready_team)
+
+
+def _threads_for(name: str, x: Array, y: Array | None) -> int:
+    """How many threads this call uses at most."""
+    if not launch.forced():
+        in_place = y is not None and _address(x) == _address(y)
+        if x.size < launch.PARALLEL:
+            return 1
+        if name == "columns" and in_place and x.size <= launch.IN_PLACE:
+            return 1
+    return _threads()
 
 
 def _ready_team() -> bool:
@@ -371,7 +382,7 @@ def _run(
     name, n, inner, batch = _plan(x, y, norms, axes, pair)
     count = math.prod(row[0] for row in batch)
     tiles = -(-batch[-1][0] // LANES)
-    threads = _threads() if x.size >= launch.PARALLEL or launch.forced() else 1
+    threads = _threads_for(name, x, y)
     # array.array takes a tenth of NumPy's time to fill and to tell its address.
     tables = array.array("q", itertools.chain(*inner, *batch))
     at_tables = tables.buffer_info()[0]

@@ -66,7 +66,7 @@ def main(output: BinaryIO) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for unit in sys.argv[1:]:
         if unit == "short" and hasattr(os, "nice"):
-            os.nice(10)  # large calls have all they need by now, but for this core
+            os.nice(10)  # it comes last: large calls have all they need by now, but for this core
         done = build(tuple(unit.split(",")))
         output.write(b"+" + struct.pack("<q", len(done)) + done)
         output.flush()

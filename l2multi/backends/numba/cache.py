@@ -55,9 +55,10 @@ def _ours(place: str) -> bool:
 def empty() -> bool:
     """Whether there is surely nothing to read; keys take longer."""
     place = directory()
-    with contextlib.suppress(OSError):
+    try:
         return place is None or not os.listdir(place)
-    return True
+    except OSError:
+        return not os.path.isdir(place or "")
 
 
 def read(key: bytes) -> bytes | None:

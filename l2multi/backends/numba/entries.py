@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import foreign, geometry, kernels, records, simd, team
+from l2multi.backends.numba import foreign, geometry, kernels, launch, records, simd, team
 from l2multi.backends.numba.frontend import device, function
 from l2multi.backends.numba.geometry import plan
 from l2multi.backends.numba.kernels import BATCH, INNER, LEVELS, ROWS, TILE, offset
@@ -29,7 +29,8 @@ from l2multi.backends.numba.simd import (
     set_int,
     splat,
 )
-from l2multi.backends.numba.team import WORKER, launch, share, work
+from l2multi.backends.numba.team import WORKER, share, work
+from l2multi.backends.numba.team import launch as share_out
 
 # Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
 LET_GO = 2**12
@@ -190,6 +191,12 @@ def packed(source: Kind, target: Kind) -> Any:
     return worker
 
 
+@device
+def edge(column, at, size):
+    """The first column, from this one on, that begins a cache line, of elements from `at` on."""
+    return column + -(at + column * size) % simd.LINE // size
+
+
 def columns(source: Kind, target: Kind) -> Any:
     """Tiles of the vectors along the last axis of the batch, which has `tiles` of them."""
     tile = kernels.one_tile(source, target)
@@ -231,9 +238,12 @@ def columns(source: Kind, target: Kind) -> Any:
             i += (together + LANES - 1) // LANES
             at_x = x + offset(batch, batch_axes, BATCH, 1, row)
             at_y = y + offset(batch, batch_axes, BATCH, 2, row) if y else 0
-            later = -(at_y if y else at_x) % simd.LINE // size if aligned else 0
-            first_column = lesser(column + later, width) if column else 0
-            last_column = lesser(column + together + later, width)
+            first_column, last_column = column, column + together
+            if aligned:
+                at = at_y if y else at_x
+                first_column = edge(first_column, at, size) if column else 0
+                last_column = edge(last_column, at, size)
+            first_column, last_column = lesser(first_column, width), lesser(last_column, width)
             if first_column == last_column:
                 continue
             at_x += first_column * read
@@ -547,7 +557,8 @@ def short() -> Any:
         if worker == 0 or (norms != 0 and held * n != total):
             return simd.new_reference(no)
         threads = 1
-        if total >= get_int(own, records.SEVERAL):
+        alone = way == records.COLUMNS and y == x and total <= launch.IN_PLACE
+        if total >= get_int(own, records.SEVERAL) and not alone:
             told = ask(get_int(own, records.SHORT_THREADS))
             if told == 0:  # an interrupt, most likely; nothing has been written
                 return 0
@@ -573,7 +584,7 @@ def short() -> Any:
         if split:
             share(get_int(own, records.SHORT_SPLIT), several, call)
         elif threads > 1:
-            launch(get_int(get_int(call, records.POOL), records.TEAM), worker, several, call)
+            share_out(get_int(get_int(call, records.POOL), records.TEAM), worker, several, call)
         else:
             work(worker, 0, several, call)
         simd.take_back(state)

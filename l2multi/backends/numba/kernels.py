@@ -44,7 +44,7 @@ from l2multi.backends.numba.simd import (
 
 LOWEST, UP, DOWN = map(float, rescue(np.dtype(np.float64)))
 EXPONENT = int(math.log2(UP))
-INF, NAN = math.inf, math.nan
+INF = math.inf
 
 BATCH, INNER = 4, 3  # columns of the tables
 
@@ -86,8 +86,6 @@ def settle(root, up, down, eps, zero_root):
     length = root
     if up != 1.0 or down != 1.0:
         length = root / up / down
-    if length != length:
-        length = NAN
     if length <= eps:
         root, up, down = eps, 1.0, 1.0
     if length == 0.0:

@@ -105,6 +105,8 @@ def request(*units: Unit) -> None:
         new = [u for u in units if u not in _addresses and u not in _failed and u not in _wanted]
         _wanted.extend(new)
         if new and _thread is None and not _over.is_set():
+            _begun.clear()
+            _hurry.clear()
             _thread = threading.Thread(target=_bring, name="l2multi-compile", daemon=True)
             try:
                 _thread.start()
@@ -114,9 +116,10 @@ def request(*units: Unit) -> None:
 
 
 def hurry() -> None:
-    """Wait until what has been requested is on its way."""
+    """Give the thread time to begin, if it is about to."""
     _hurry.set()
-    _begun.wait(_PATIENCE)
+    if _thread is not None:
+        _begun.wait(_PATIENCE)
 
 
 def _compile(unit: Unit) -> int:
@@ -240,7 +243,7 @@ def _bring() -> None:
             if not _wanted or _over.is_set():
                 _thread = None
                 return
-            units = list(_wanted)
+            units = sorted(_wanted, key=lambda unit: unit == ("short",))  # see `build.main`
         why = ""
         for _ in range(2):  # a process may die of what passes
             try:
@@ -283,31 +286,34 @@ def _from_child(units: tuple[Unit, ...]) -> str:
             process_group=0,
         )
     _begun.set()
-    with _registry.loading:  # while it begins: what the first unit is linked with takes as long
-        _key(units[0])
     assert process.stdout is not None
     assert process.stdin is not None
     why = ""
-    with process.stdout as output, process.stdin:
-        for unit in units:
-            head = output.read(9)
-            content = output.read(int.from_bytes(head[1:], "little")) if len(head) == 9 else b""
-            if head[:1] != b"+" or len(content) != int.from_bytes(head[1:], "little"):
-                why = content.decode(errors="replace") or "the process that compiles it was lost"
-                break
-            with _registry.loading:
-                if _over.is_set():
+    try:
+        with process.stdout as output, process.stdin:
+            with _registry.loading:  # what linking needs takes as long as the process to begin
+                _key(units[0])
+            for unit in units:
+                head = output.read(9)
+                size = int.from_bytes(head[1:], "little")
+                content = output.read(size) if len(head) == 9 else b""
+                if head[:1] != b"+" or len(content) != size:
+                    why = content.decode(errors="replace") or "the process that compiles was lost"
                     break
-                try:
-                    _link(unit, content)
-                except LookupError as error:
-                    why = str(error)
-                else:
-                    _keep(unit, content)
+                with _registry.loading:
+                    if _over.is_set():
+                        break
+                    try:
+                        _link(unit, content)
+                    except LookupError as error:
+                        why = str(error)
+                    else:
+                        _keep(unit, content)
+    finally:
         process.kill()
-    process.wait()
-    with _queue:
-        _child = None
+        process.wait()
+        with _queue:
+            _child = None
     return why
 
 

@@ -19,7 +19,7 @@ nothing, so that both sides can read it.
     PARTS,  # 2 for complex elements, else 1
     SWAP,
     TILES,  # of the last axis of the batch, for columns, slabs and bundles
-    TOGETHER,  # vectors, or tiles of them, that are better not parted among threads
+    TOGETHER,  # vectors, or sixteens of them, that are better not parted among threads
     TABLE_X,
     TABLE_Y,
     EPS,  # float64
@@ -119,7 +119,7 @@ SPLIT, SHORT_PARTS_MOST = 2**15, 2**6
 # end a vector, are copied, and took runs of 17 to 100 up to 1.6 times the time of the buffer.
 LONG_RUN = 2**8
 
-# Tiles of columns that go through together, if there are so many for each thread. One line of each
+# Groups of sixteen columns that make a tile, and go through together. One line of each
 # row at a time is slow to come: 4000x768 float32 took 1.4 times as long (Fortran order) by one.
 GROUPS = 4
 

@@ -677,8 +677,11 @@ def div(builder: Any, a: Value, b: Value) -> Value:
 
 @primitive(types.float64, types.float64)
 def root(builder: Any, value: Value) -> Value:
-    """The square root, as an instruction: C's function is not found in every process."""
-    return _call(builder, "llvm.sqrt.f64", DOUBLE, value)
+    """The square root, as an instruction: C's function is not found in every process. Of a NaN it
+    is the canonical one; by a test of the value, for LLVM leaves out one of the root."""
+    found = _call(builder, "llvm.sqrt.f64", DOUBLE, value)
+    nan = builder.fcmp_unordered("uno", value, value)
+    return builder.select(nan, ir.Constant(DOUBLE, float("nan")), found)
 
 
 @primitive(lanes, lanes)

@@ -68,11 +68,9 @@ work, launch, share = map(simd.calling, (WORKER, TEAM, LONG))
 # others finish at about the same time.
 LEAST, MOST = 2**13, 2**18
 
-# Elements that the cores' own caches may hold. There each core fetches ahead, and takes away, what
-# the other has just written next to its own. In place, 1000x256 float32 along columns took two
-# threads 1.1 to 3.6 times as long as one, by where the two cores were (Zen 4 in a virtual machine),
-# so that one does up to four times as many; 1000x128 took 1.5 times as long in two shares as in
-# eight into an output.
+# Elements that the cores' own caches may hold: there each core fetches ahead, and takes away, what
+# the other has just written next to its own. 1000x128 float32 along columns, into an output, took
+# 1.5 times as long in two shares as in eight.
 OWN = 2**18
 
 # Looks at the ticket, of some 40 ns each, after which a helper goes to sleep: 0.1 to 0.2 ms, so
@@ -263,9 +261,7 @@ def team() -> Any:
     def launcher(worker, count, call):
         pool, threads = get_int(call, records.POOL), get_int(call, records.THREADS)
         total, together = get_int(call, records.TOTAL), get_int(call, records.TOGETHER)
-        alone = together > 1 and total < 4 * OWN
-        alone = alone and get_int(call, records.X) == get_int(call, records.Y)
-        if threads < 2 or count < 2 or alone or not swap(pool, records.BUSY, 0, 1):
+        if threads < 2 or count < 2 or not swap(pool, records.BUSY, 0, 1):
             work(worker, 0, count, call)
             return
         size = lesser(greater(total // (16 * threads), LEAST), MOST)
