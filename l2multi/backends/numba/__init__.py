@@ -30,7 +30,7 @@ traced = readable.traced
 _Table = list[tuple[int, ...]]
 
 # Elements from which auto waits for a kernel that lies on disk, 50 ms at the first call, or for one
-# to be begun, 30 ms; NumPy takes as long for so many.
+# to be begun, 15 ms; NumPy takes as long for so many.
 WAIT = 2**22
 
 _NO_TABLE = np.empty(0, np.uint8)
@@ -299,13 +299,10 @@ def _threads() -> int:
 
 def _threads_for(name: str, x: Array, y: Array | None) -> int:
     """How many threads this call uses at most."""
-    if not launch.forced():
-        in_place = y is not None and _address(x) == _address(y)
-        if x.size < launch.PARALLEL:
-            return 1
-        if name == "columns" and in_place and x.size <= launch.IN_PLACE:
-            return 1
-    return _threads()
+    alone = x.size < launch.PARALLEL
+    if name == "columns" and y is not None and x.size <= launch.IN_PLACE:
+        alone = alone or _address(x) == _address(y)
+    return 1 if alone and not launch.forced() else _threads()
 
 
 def _ready_team() -> bool:
