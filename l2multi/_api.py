@@ -10,6 +10,9 @@ import numpy as np
 from l2multi import _contract, _registry
 from l2multi._contract import Axis, NonFinite, Zero
 
+# What `numpy.asarray` is for.
+_PLAIN = (list, tuple, bool, int, float, complex, np.generic, np.ndarray)
+
 
 class _Call(NamedTuple):
     """A validated call: what its backend is given, and the way back to the caller."""
@@ -28,7 +31,7 @@ class _Call(NamedTuple):
 
 def _adopt(x: Any) -> tuple[Any, str]:
     """`x` as an array, and the library that owns it."""
-    if isinstance(x, (list, tuple, bool, int, float, complex, np.generic, np.ndarray)):
+    if isinstance(x, _PLAIN):
         try:
             return np.asarray(x), "numpy"
         except ValueError as error:
@@ -122,16 +125,47 @@ def _check_out(call: _Call, out: Any, shape: tuple[int, ...], dtype: np.dtype[An
     return same or not np.may_share_memory(out, call.x)
 
 
-def _norms(x: Any, axis: Axis, keepdims: bool, dtype: np.dtype[Any]) -> Any:
-    """An array for the norms, or None where the axis needs a closer look. For one axis it takes
+def _norm_shape(x: Any, axis: Axis, keepdims: bool) -> Any:
+    """The shape of the norms, or None where the axis needs a closer look. For one axis it takes
     0.3 us, by the general rule 3."""
     if type(axis) is int and not keepdims and -x.ndim <= axis < x.ndim:
-        return np.empty(x.shape[:axis] + x.shape[axis:][1:], dtype)
+        return x.shape[:axis] + x.shape[axis:][1:]
     try:
         axes = _contract.normalize_axes(axis, x.ndim)
     except (TypeError, ValueError):
         return None
-    return np.empty(_contract.batch_shape(x.shape, axes, keepdims), dtype)
+    return _contract.batch_shape(x.shape, axes, keepdims)
+
+
+def _measure(short: Any, x: Any, axis: Axis, keepdims: bool, dtype: Any, out: Any) -> Any:
+    """The norms of an array, by the short way; None where the call needs a closer look."""
+    shape = _norm_shape(x, axis, keepdims)
+    if shape is None:
+        return None
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif not (
+        type(out) is np.ndarray
+        and out.dtype == dtype
+        and out.shape == shape
+        and out.flags.carray
+        and not np.may_share_memory(out, x)
+    ):
+        return None
+    return out if short(x, None, out, 0.0, axis, False, False) else None
+
+
+def _unrefused(short: Any, x: Any, axis: Axis, zero: str, nonfinite: str) -> bool:
+    """Whether no policy refuses any vector of an array, as the short way can tell: where it cannot,
+    or one does, the call needs a closer look."""
+    if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
+        return False
+    if zero != "raise" and nonfinite != "raise":
+        return True
+    norms = _measure(short, x, axis, False, np.float64, None)
+    if norms is None or (zero == "raise" and not norms.min() > 0):
+        return False
+    return nonfinite != "raise" or bool(norms.max() < np.inf)
 
 
 def normalize(
@@ -226,38 +260,37 @@ def normalize(
     array([[0.6, 1. ],
            [0.8, 0. ]])
     """
+    if type(eps) is not float or not eps >= 0.0:
+        eps = _contract.check_size("eps", eps)
     if type(x) is np.ndarray:
-        if (
-            zero == "keep"
-            and nonfinite == "propagate"
-            and (
-                found := _registry.usual(
-                    x.dtype if dtype is None else _registry.key(x.dtype, dtype), backend
-                )
-            )
-            is not None
+        found = _registry.usual(
+            x.dtype if dtype is None else _registry.key(x.dtype, dtype), backend
+        )
+        if found is not None and (
+            (zero == "keep" and nonfinite == "propagate")
+            or _unrefused(found[0], x, axis, zero, nonfinite)
         ):
             # The usual call, by the shortest way.
             short, result, norm_dtype, _ = found
-            norms = _norms(x, axis, False, norm_dtype) if return_norm else None
+            norms, nan = None, zero == "nan"
             done: bool | None = False
+            if return_norm and (shape := _norm_shape(x, axis, False)) is not None:
+                norms = np.empty(shape, norm_dtype)
             if return_norm and norms is None:
                 y = None
             elif out is None:
                 y = np.empty(x.shape, result)
-                done = short(x, y, norms, eps, axis, True)
+                done = short(x, y, norms, eps, axis, True, nan)
                 if done is None:
                     y = np.empty_like(x, result)
-                    done = short(x, y, norms, eps, axis, False)
+                    done = short(x, y, norms, eps, axis, False, nan)
             elif type(y := out) is np.ndarray:
-                done = short(x, y, norms, eps, axis, False)
+                done = short(x, y, norms, eps, axis, False, nan)
             if done:
                 return y if norms is None else (y, norms[()])
     elif (
         (quick := _registry.usual(type(x), backend)) is not None
         and type(axis) is int
-        and type(eps) is float
-        and eps >= 0.0
         and zero == "keep"
         and nonfinite == "propagate"
         and out is None
@@ -274,10 +307,13 @@ def normalize(
         _only_sparse(
             backend, zero=(zero, "keep"), nonfinite=(nonfinite, "propagate"), out=(out, None)
         )
-        y, norms = sparse.normalize(x, axis, _contract.check_size("eps", eps), dtype, return_norm)
+        y, norms = sparse.normalize(x, axis, eps, dtype, return_norm)
         return (y, norms) if return_norm else y
-    if type(eps) is not float or not eps >= 0.0:
-        eps = _contract.check_size("eps", eps)
+    elif isinstance(x, _PLAIN):
+        return normalize(
+            _adopt(x)[0], axis, eps=eps, zero=zero, nonfinite=nonfinite,
+            out=out, dtype=dtype, return_norm=return_norm, backend=backend,
+        )  # fmt: skip
     if zero != "keep":
         _contract.check_choice("zero", zero, _contract.ZERO)
     if nonfinite != "propagate":
@@ -362,16 +398,13 @@ def norm(
            [13.]])
     """
     if type(x) is np.ndarray:
-        if (
-            out is None
-            and dtype is None
-            and nonfinite == "propagate"
-            and (found := _registry.usual(x.dtype, backend)) is not None
+        if (found := _registry.usual(x.dtype, backend)) is not None and (
+            nonfinite == "propagate" or _unrefused(found[0], x, axis, "keep", nonfinite)
         ):
-            short, _, norm_dtype, _ = found
-            norms = _norms(x, axis, keepdims, norm_dtype)
-            if norms is not None and short(x, None, norms, 0.0, axis, False):
-                return norms[()]
+            asked = found[2] if dtype is None else _contract.floating(dtype, complex_=False)
+            norms = _measure(found[0], x, axis, keepdims, asked, out)
+            if norms is not None:
+                return norms[()] if out is None else out
     elif (
         (quick := _registry.usual(type(x), backend)) is not None
         and type(axis) is int
@@ -388,6 +421,11 @@ def norm(
     elif (sparse := _registry.sparse(x)) is not None:
         _only_sparse(backend, nonfinite=(nonfinite, "propagate"), out=(out, None))
         return sparse.norm(x, axis, keepdims, dtype)
+    elif isinstance(x, _PLAIN):
+        return norm(
+            _adopt(x)[0], axis,
+            keepdims=keepdims, nonfinite=nonfinite, out=out, dtype=dtype, backend=backend,
+        )  # fmt: skip
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     call = enter(x, axis, dtype, backend, True)
@@ -448,12 +486,18 @@ def is_normalized(
         data, mask = _fill(x, axis)
         full = _full_mask(mask, axis, keepdims=False)
         return np.ma.MaskedArray(is_normalized(data, axis, tol=tol, backend=backend), full)[()]
-    call = enter(x, axis, None, backend, True)
+    norms: Any = None
+    if isinstance(x, _PLAIN):
+        x, _ = _adopt(x)
+        if (found := _registry.usual(x.dtype, backend)) is not None:
+            norms = _measure(found[0], x, axis, False, np.float64, None)
+    call = enter(x, axis, None, backend, True) if norms is None else None
+    if call is not None:
+        norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
     if tol is None:
-        tol = _contract.default_tol(call.x.dtype)
-    norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
+        tol = _contract.default_tol(x.dtype)
     close = abs(norms - 1) <= tol
-    return close if call.back is None else call.back(close)
+    return close if call is None or call.back is None else call.back(close)
 
 
 def _full_mask(mask: np.ndarray[Any, Any], axis: Axis, keepdims: bool) -> Any:

@@ -114,7 +114,7 @@ def floating(dtype: Any, *, complex_: bool) -> np.dtype[Any]:
         asked = np.dtype(dtype)
     except TypeError as error:
         raise TypeError(f"dtype: {dtype!r} is not a dtype ({error})") from None
-    found = _make_rule(asked)
+    found = _rules.get(asked) or _make_rule(asked)
     wanted = "a complex" if complex_ else "a real"
     if found is None or found.result != found.native or is_complex(asked) != complex_:
         raise TypeError(f"dtype: expected {wanted} floating dtype here, got {asked}")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi import _registry
+from l2multi import _api, _registry
 from l2multi._summation import LANES
 from l2multi.backends.numba import (
     _own,
@@ -861,7 +861,7 @@ def test_unpickled_arrays_change_nothing() -> None:
     objects.address(("short",))
     l2.normalize(x, backend="numba")
     short = _registry._usual[np.dtype("f2")][0]
-    assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True)
+    assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
     """
     cold(script)
 
@@ -914,16 +914,16 @@ def test_the_short_way(dtype: str, shape: tuple[int, ...]) -> None:
     short = ready(x.dtype)
     y, norms = np.ones(shape, _own(x.dtype).y), np.ones(shape[:-1], _own(x.dtype).norm)
     if x.ndim == 0 or x.size == 0:
-        assert short(x, y, norms, 0.0, -1, True) is False
+        assert short(x, y, norms, 0.0, -1, True, False) is False
         assert (y == 1).all()
         return
     for eps in (0.0, 2.5):
-        assert short(x, y, norms, eps, -1, True)
+        assert short(x, y, norms, eps, -1, True, False)
         want, lengths = l2.normalize(x, eps=eps, return_norm=True, backend="numpy")
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
-    assert short(x, None, norms, 0.0, -1, True)
-    assert short(x, y, None, 0.0, -1, True)
+    assert short(x, None, norms, 0.0, -1, True, False)
+    assert short(x, y, None, 0.0, -1, True, False)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
@@ -953,16 +953,16 @@ def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
             pair.bound[way] = address if records.WAYS[way] == name else 0
         try:
             plain = np.empty(x.shape, pair.y)
-            assert short(x, plain, norms, 0.0, axis, True) is (
+            assert short(x, plain, norms, 0.0, axis, True, False) is (
                 True if y.flags.c_contiguous else None
             )
-            assert short(x, y, norms, 0.0, axis, False)
+            assert short(x, y, norms, 0.0, axis, False, False)
         finally:
             pair.bound[: len(records.WAYS)] = addresses
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
         y[...] = 7
-        assert short(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False)
+        assert short(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False, False)
         assert y.tobytes() == want.tobytes()
 
 
@@ -982,6 +982,71 @@ def test_the_short_way_casts() -> None:
         l2.normalize(x, dtype=[1], backend="numba")
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
+def test_the_short_way_serves_every_keyword(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies that refuse nothing, numbers of any class, lists: none of them goes the long way."""
+    x = (np.random.default_rng(3).uniform(-9, 9, (3, 40)) + 1).astype(dtype)
+    zeros = x.copy()
+    zeros[1] = 0
+    single, double = np.ones((2, 3), np.float32)[1], np.ones(3)
+    calls: list[Any] = [
+        lambda b: l2.normalize(x, eps=1, backend=b),
+        lambda b: l2.normalize(x, eps=np.float32(0.5), backend=b),
+        lambda b: l2.normalize(zeros, zero="nan", backend=b),
+        lambda b: l2.normalize(x, zero="raise", nonfinite="raise", backend=b),
+        lambda b: l2.normalize(zeros, 0, zero="raise", return_norm=True, backend=b)[1],
+        lambda b: l2.norm(x, nonfinite="raise", backend=b),
+        lambda b: l2.norm(x, 0, keepdims=True, backend=b),
+        lambda b: l2.norm(x, dtype="f8", backend=b),
+        lambda b: l2.norm(x, dtype=np.float32, backend=b),
+        lambda b: l2.norm(x, dtype=np.float32, out=single, backend=b),
+        lambda b: l2.norm(zeros, dtype=np.float64, out=double, backend=b),
+        lambda b: l2.is_normalized(x, backend=b),
+        lambda b: l2.is_normalized(x, None, tol=3, backend=b),
+    ]
+    if dtype in ("f8", "c16"):
+        calls += [lambda b: l2.normalize(x.tolist(), backend=b)]
+        calls += [lambda b: l2.norm(tuple(x[0].tolist()), backend=b)]
+    wanted = [np.array(call("numpy")) for call in calls]
+    ready(x.dtype)
+    l2.normalize(x, backend="numba")
+    monkeypatch.setattr(_api, "enter", None)
+    for call, want in zip(calls, wanted, strict=True):
+        got = call("numba")
+        assert type(got) is type(call("numba"))
+        assert np.asarray(got).tobytes() == want.tobytes()
+        assert np.asarray(got).dtype == want.dtype
+
+
+def test_the_short_way_measures_into_what_fits() -> None:
+    """Norms go nowhere but into an array of their own; the rest goes the long way, which says why
+    not, or gives the same answer."""
+    x = np.linspace(1, 2, 32, dtype=np.float32).reshape(4, 8)
+    want = l2.norm(x, backend="numpy")
+    ready(x.dtype)
+    l2.norm(x, backend="numba")
+    for out in (np.empty(8, np.float32)[::2], np.empty(17, np.uint8)[1:].view(np.float32)):
+        assert l2.norm(x, out=out, backend="numba") is out
+        assert out.tobytes() == want.tobytes()
+    room = x.copy()
+    assert l2.norm(room, out=room[0, :4], backend="numba").tobytes() == want.tobytes()
+    frozen = np.ones(4, np.float32)
+    frozen.flags.writeable = False
+    for wrong in (frozen, np.ones(5, np.float32), np.ones(4), np.ones(4, ">f4"), [1.0] * 4):
+        with pytest.raises((TypeError, ValueError), match="out"):
+            l2.norm(x, out=wrong, backend="numba")
+    x[2] = 0
+    with pytest.raises(l2.ZeroVectorError, match="position 2"):
+        l2.normalize(x, zero="raise", backend="numba")
+    x[3, 5] = np.nan
+    with pytest.raises(l2.NonFiniteError, match="position 3"):
+        l2.norm(x, nonfinite="raise", backend="numba")
+    with pytest.raises(ValueError, match="zero"):
+        l2.normalize(x, zero="skip", backend="numba")
+    with pytest.raises(ValueError, match="nonfinite"):
+        l2.norm(x, nonfinite="skip", backend="numba")
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8"])
 @pytest.mark.parametrize("shape", [(3, 70_001), (1, 2**19), (20_001, 3), (600, 16), (513, 1)])
 def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
@@ -992,22 +1057,22 @@ def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
     y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
     pair = _Pair(x.dtype, x.dtype)
     assert all(map(objects.address, (("short",), ("team",), ("helper",))))
-    assert not pair.short(x, y, norms, 0.0, -1, True)
+    assert not pair.short(x, y, norms, 0.0, -1, True, False)
     pair.worker("rows")
     parts = shape[1] * pair.source.parts
     served = parts > LANES and (parts < 2 * records.SPLIT or _threads() == 1)
-    assert pair.short(x, y, norms, 0.0, -1, True) == served
+    assert pair.short(x, y, norms, 0.0, -1, True, False) == served
     assert served or (y == 1).all()
     with launch.force("parallel"):
         _run(pair, x, np.ones_like(x), None, (1,), 0.0, 1.0)
-    assert pair.short(x, y, norms, 0.0, -1, True)
+    assert pair.short(x, y, norms, 0.0, -1, True, False)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     assert y.tobytes() == want.tobytes()
     assert norms.tobytes() == np.asarray(lengths).tobytes()
     if parts >= 2 * records.SPLIT:
         long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
         alone = _threads() == 1
-        assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True) == alone
+        assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
 
 
 def test_the_short_way_is_not_learned_from_other_libraries() -> None:
@@ -1054,14 +1119,14 @@ def test_the_short_way_declines() -> None:
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
     ):
         before = target.copy()
-        assert short(source, target, None, 0.0, -1, False) is False
+        assert short(source, target, None, 0.0, -1, False, False) is False
         assert (target == before)[~np.isnan(before)].all()
     y = np.zeros_like(x)
-    assert short(x, y, np.ones(3, np.float32), 0.0, -1, False) is False  # norms do not fit
+    assert short(x, y, np.ones(3, np.float32), 0.0, -1, False, False) is False  # norms do not fit
     for axis in (2, -3, 2**70, -(2**70), True, np.int64(1), 1.0, [1], (0, 0), (0, -2), (2,), "1"):
-        assert short(x, y, None, 0.0, axis, False) is False
+        assert short(x, y, None, 0.0, axis, False, False) is False
     for eps in (1, -1.0, np.nan, np.float64(1), "0.0"):
-        assert short(x, y, None, eps, -1, False) is False
+        assert short(x, y, None, eps, -1, False, False) is False
     assert not y.any()
     deep = np.ones((3,) + (1,) * (63 if np.__version__ >= "2" else 31), np.float32)
     assert np.allclose(l2.normalize(deep, None, backend="numba"), 1 / np.sqrt(3))
@@ -1076,5 +1141,5 @@ def test_the_short_way_declines() -> None:
         (x[:, ::2], np.empty((4, 3), np.float32)),
         (room[:24].reshape(4, 6), room[24:].reshape(4, 6)),
     ):
-        assert short(source, target, None, 0.0, -1, False)
+        assert short(source, target, None, 0.0, -1, False, False)
         assert np.allclose(target, 1 / np.sqrt(target.shape[1]))

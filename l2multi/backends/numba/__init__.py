@@ -34,6 +34,7 @@ _Table = list[tuple[int, ...]]
 WAIT = 2**22
 
 _NO_TABLE = np.empty(0, np.uint8)
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class _Side(NamedTuple):
@@ -109,7 +110,8 @@ class _Pair:
             (records.TYPE_Y, id(self.y)),
             (records.SIZE_X, self.x.itemsize),
             (records.SIZE_Y, self.y.itemsize),
-            (records.SHORT_NORM_SIZE, self.norm.itemsize),
+            (records.TYPE_SINGLE, id(_SINGLE)),
+            (records.TYPE_DOUBLE, id(_DOUBLE)),
             (records.SHORT_PARTS, self.source.parts),
             (records.SHORT_TABLE_X, self.table_x),
             (records.SHORT_TABLE_Y, self.table_y),

@@ -421,14 +421,16 @@ _CONTIGUOUS, _WRITEABLE = 0x1, 0x400
 
 
 def short() -> Any:
-    """The short way in, a function in C for Python to call: ``(x, y, norms, eps, axis, ordered)``.
+    """The short way in, a function in C for Python to call: ``(x, y, norms, eps, axis, ordered,
+    nan)``.
 
-    The arguments are trusted to be arrays (`y` and `norms` may be None; `norms` is contiguous and
-    of the right dtype), two of whatever the caller was given, and a bool; the arrays' fields are
-    read where NumPy's binary interface has them. True says that the vectors have been done. Else
-    nothing has been written. None: `y` is not in the order of `x`, as `ordered` asks. False: this
-    call is not one for the short way, for `eps` or `axis` need a closer look, the kernel is not
-    linked, a vector is very long, or the arrays do not fit each other or overlap.
+    The arguments are trusted to be arrays (`y` and `norms` may be None; `norms` is contiguous,
+    writable, and shares no memory with the others), two of whatever the caller was given, and two
+    bools; the arrays' fields are read where NumPy's binary interface has them. `nan`: zero vectors
+    become NaN. True says that the vectors have been done. Else nothing has been written. None: `y`
+    is not in the order of `x`, as `ordered` asks. False: this call is not one for the short way,
+    for `eps`, `axis` or a dtype need a closer look, the kernel is not linked, a vector is very
+    long, or the arrays do not fit each other or overlap.
     """
 
     record, tables = simd.room(records.CALL), simd.room(geometry.ROOM)
@@ -529,18 +531,21 @@ def short() -> Any:
             )  # fmt: skip
             if said != get_int(own, records.TRUE):
                 return simd.new_reference(said)
-        held = 1
+        held, norm_size = 1, 4
         if get_int(arguments, 2) != none:
-            norms, axes_norms, sizes_norms, _, _, _ = array(get_int(arguments, 2))
+            norms, axes_norms, sizes_norms, _, dtype, _ = array(get_int(arguments, 2))
+            norm_size = 8 if dtype == get_int(own, records.TYPE_DOUBLE) else 4
+            if norm_size == 4 and dtype != get_int(own, records.TYPE_SINGLE):
+                return simd.new_reference(no)
             for axis in range(axes_norms):
                 held *= get_int(sizes_norms, axis)
         call, parts = record(), get_int(own, records.SHORT_PARTS)
-        norm_size = get_int(own, records.SHORT_NORM_SIZE)
         team.enter(
             call, x, y, norms, norm_size, 0, parts,
             get_int(own, records.SHORT_TABLE_X), get_int(own, records.SHORT_TABLE_Y),
-            get_double(at_eps, 0), 1.0, total,
-            get_int(own, records.SHORT_POOL), 1,
+            get_double(at_eps, 0),
+            kernels.NAN if get_int(arguments, 6) == get_int(own, records.TRUE) else 1.0,
+            total, get_int(own, records.SHORT_POOL), 1,
         )  # fmt: skip
         set_int(call, records.SWAP, 0)
         n = get_int(sizes, axes - 1) if axes else 1

@@ -44,7 +44,7 @@ from l2multi.backends.numba.simd import (
 
 LOWEST, UP, DOWN = map(float, rescue(np.dtype(np.float64)))
 EXPONENT = int(math.log2(UP))
-INF = math.inf
+INF, NAN = math.inf, math.nan
 
 BATCH, INNER = 4, 3  # columns of the tables
 

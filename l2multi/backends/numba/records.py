@@ -94,7 +94,8 @@ WAYS = ("rows", "columns", "slabs", "bundles", "runs", "packed", "part_sum", "pa
     TYPE_Y,
     SIZE_X,
     SIZE_Y,
-    SHORT_NORM_SIZE,
+    TYPE_SINGLE,  # NumPy's own, as TYPE_DOUBLE
+    TYPE_DOUBLE,
     SHORT_PARTS,
     SHORT_TABLE_X,
     SHORT_TABLE_Y,
@@ -109,7 +110,7 @@ WAYS = ("rows", "columns", "slabs", "bundles", "runs", "packed", "part_sum", "pa
     TUPLE,
     FLOAT,
     SHORT,  # the length of the record
-) = range(28)
+) = range(29)
 
 # Elements of a long vector that are summed as one part, a power of two of blocks; and the most
 # parts of a vector for which the short way has room.
