@@ -11,6 +11,7 @@ import gc
 import itertools
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -243,8 +244,10 @@ def interleave(
     """Seconds per call of each contender, a figure per round.
 
     The contenders take turns, each round in another order, so that a change in the machine's pace
-    meets all of them. Each begins its turn with a call that is not timed. `budget` is the number
-    of seconds after which it does not go beyond five rounds; turns are `longer` times as usual.
+    meets all of them, and so does what another leaves behind: who came after JAX in every round,
+    whose threads were still busy, took twice its time (1x768). Each begins its turn with a call
+    that is not timed. `budget` is the number of seconds after which it does not go beyond five
+    rounds; turns are `longer` times as usual.
     """
     repeats = {name: repeats_for(call, longer * BURST) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -256,8 +259,7 @@ def interleave(
         for number in range(ROUNDS):
             if number >= 5 and time.perf_counter() - start > budget:
                 break
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
+            for name in random.Random(number).sample(names, len(names)):
                 settle()
                 calls[name]()
                 times[name].append(burst(calls[name], repeats[name]))
