@@ -3,6 +3,7 @@
 import contextvars
 import itertools
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -864,6 +865,28 @@ def test_unpickled_arrays_change_nothing() -> None:
     assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
     """
     cold(script)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 machines")
+@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
+def test_older_machines(cpu: str) -> None:
+    """Without the widest registers, and without any but the narrowest, the bits are the same."""
+    script = """
+    import ml_dtypes
+    rng = np.random.default_rng(5)
+    for dtype in (ml_dtypes.bfloat16, np.float32, np.int8):
+        x = (rng.standard_normal((9, 777)) * 40).astype(dtype)
+        y = rng.integers(-99, 99, (9, 777)).astype(dtype)  # products near the middle of two
+        for x in (x, y, y[:, :80], y[:1]):
+            for axis in (0, 1):
+                for scale in (1, 2.0**-120, 2.0**110):
+                    v = x if dtype == np.int8 else x * np.array(scale, dtype)
+                    got = l2.normalize(v, axis, return_norm=True, backend="numba")
+                    want = l2.normalize(v, axis, return_norm=True, backend="numpy")
+                    for a, b in zip(got, want):
+                        assert a.tobytes() == b.tobytes(), (dtype, v.shape, axis, scale)
+    """
+    cold(script, NUMBA_CPU_NAME=cpu)
 
 
 @pytest.mark.stress
