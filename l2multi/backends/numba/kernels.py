@@ -526,8 +526,23 @@ def column_sum(source: Kind, scaled: bool) -> Any:
     """A function: the sums of squares of the vectors of a tile."""
     whole = simd.sum_squares(source, scaled)
     one, some = (simd.sum_squares_of_some(source, scaled, k) for k in (1, BLOCK))
+    two, four = (simd.sum_squares(source, scaled, k) for k in (2, 4))
     across = LANES * source.size
     fetch = simd.fetch(across, BLOCK)
+
+    @device
+    def few(x, stride, rows, scale, table):
+        """The tree over no more than a block's rows, of whole lanes."""
+        if rows == BLOCK:
+            return whole(x, stride, scale, table)
+        total = splat(0.0)
+        if rows & 1:
+            total = one(x + (rows - 1) * stride, 0, LANES, 0, LANES, scale, table)
+        if rows & 2:
+            total = add(two(x + (rows & 4) * stride, stride, scale, table), total)
+        if rows & 4:
+            total = add(four(x, stride, scale, table), total)
+        return total
 
     @device
     def sum_(x, n, stride, columns, scales, table, stack, sums, ahead):
@@ -552,13 +567,16 @@ def column_sum(source: Kind, scaled: bool) -> Any:
         for group in range(groups):
             some_columns, scale = lesser(columns - group * LANES, LANES), get(scales, group)
             for lane in range(LANES):
-                # The tree over a few rows, by a stack of its own.
-                rows = (left - lane + LANES - 1) // LANES
-                for row in range(rows):
-                    where = x + (lane + row * LANES) * stride
-                    total = one(where, 0, some_columns, 0, some_columns, scale, table)
-                    push(stack, LANES, 1, row, total)
-                total = joined(stack, LANES, 1, rows, splat(0.0))
+                rows, at = (left - lane + LANES - 1) // LANES, x + lane * stride
+                total = splat(0.0)
+                if rows == 1:
+                    total = one(at, 0, some_columns, 0, some_columns, scale, table)
+                elif rows > 1 and some_columns == LANES:
+                    total = few(at, LANES * stride, rows, scale, table)
+                elif rows > 1:  # row k has some columns while there are rows left, and then none
+                    total = some(
+                        at, LANES * stride, rows * LANES, LANES, some_columns, scale, table
+                    )
                 first = STACKS + lane * groups + group
                 put(stack, lane, joined(stack, first, LANES * groups, blocks, total))
             half = LANES // 2

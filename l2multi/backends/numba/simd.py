@@ -661,13 +661,13 @@ def _sum_of_rows(
     )
 
 
-def sum_squares(kind: Kind, scaled: bool) -> Any:
-    """A primitive: the sum over BLOCK rows, `stride` bytes apart, of the squares of lanes times
+def sum_squares(kind: Kind, scaled: bool, rows: int = BLOCK) -> Any:
+    """A primitive: the sum over `rows` rows, `stride` bytes apart, of the squares of lanes times
     `scale`; ``(address, stride, scale, table)``. `scale` is ignored unless `scaled`."""
 
     @primitive(lanes, types.intp, types.intp, lanes, types.intp)
     def whole(builder: Any, address: Value, stride: Value, scale: Value, table: Value) -> Value:
-        steps = (builder.mul(stride, ir.Constant(I64, row)) for row in range(BLOCK))
+        steps = (builder.mul(stride, ir.Constant(I64, row)) for row in range(rows))
         places = (builder.add(address, step) for step in steps)
         return _sum_of_rows(builder, kind, places, scale if scaled else None, table)
 
