@@ -47,10 +47,11 @@ ARRAYS = {"jax": "Array"}
 ACCEPTED_ARRAYS = ", ".join(["numpy.ndarray", *(f"{k}.{v}" for k, v in ARRAYS.items())])
 
 
-# ``(x, y, norms, eps, axis, ordered)``: unit vectors into `y`, norms into `norms`, either of which
-# may be None; whether that is done. If not, nothing is written: the call is not one for the short
-# way, or, where None comes back and `ordered` asks for it, `y` is not ordered in memory as `x` is.
-Short = Callable[[Any, Any, Any, Any, Any, bool], bool | None]
+# ``(x, y, norms, eps, axis, ordered, nan)``: unit vectors into `y`, NaN for zero vectors if `nan`,
+# and norms into `norms`, either of which may be None; whether that is done. If not, nothing is
+# written: the call is not one for the short way, or, where None comes back and `ordered` asks for
+# it, `y` is not ordered in memory as `x` is.
+Short = Callable[[Any, Any, Any, Any, Any, bool, bool], bool | None]
 # Functions of an array, or None, by what is asked for besides; see `learn`.
 Table = dict[tuple[Any, ...], Callable[[Any], Any] | None]
 
@@ -327,10 +328,65 @@ def select(
             else:
                 why = found.unsupported(x, result) or found.unready(x, axes, result)
             if why is None:
+                if passed and x.size >= 2 * PART:
+                    found = cast(Backend, _Gradual(found))
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
             passed.append(f"not {one.name}: {why}")
     raise TypeError(f"x: no backend can serve it ({'; '.join(passed)})")
+
+
+class _Gradual:
+    """The backend of a large array while a better one may be being prepared: whoever is ready by
+    then serves each part. A call that comes just before would else take half a second longer."""
+
+    def __init__(self, ready: Backend) -> None:
+        self._ready = ready
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ready, name)
+
+    def normalize(
+        self, x: Any, axes: tuple[int, ...], *, out: Any, norm_dtype: Any, **keywords: Any
+    ) -> tuple[Any, Any]:
+        """As a backend has it."""
+        dtype, norms = keywords["dtype"], None
+        y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
+        if norm_dtype is not None:
+            norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
+        for part in _parts(x, axes):
+            _, found, _ = select(x[part], "numpy", axes, dtype, None)
+            _, some = found.normalize(x[part], axes, out=y[part], norm_dtype=norm_dtype, **keywords)
+            if norms is not None:
+                norms[tuple(cut for d, cut in enumerate(part) if d not in axes)] = some
+        return y, None if norms is None else norms[()]
+
+    def norm(self, x: Any, axes: tuple[int, ...], *, keepdims: bool, out: Any, dtype: Any) -> Any:
+        """As a backend has it."""
+        norms = out
+        if out is None:
+            norms = np.empty(_contract.batch_shape(x.shape, axes, keepdims), dtype)
+        for part in _parts(x, axes):
+            _, found, _ = select(x[part], "numpy", axes, dtype, None)
+            held = tuple(cut for d, cut in enumerate(part) if keepdims or d not in axes)
+            norms[held] = found.norm(x[part], axes, keepdims=keepdims, out=None, dtype=dtype)
+        return norms[()] if out is None else out
+
+
+# Elements of a part, 15 ms of NumPy's time.
+PART = 2**21
+
+
+def _parts(x: Any, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Indices that cut an array of vectors into parts of some PART elements, of whole vectors."""
+    whole = (slice(None),) * x.ndim
+    cut = next((d for d in range(x.ndim) if d not in axes and x.shape[d] > 1), None)
+    if cut is None:
+        yield whole
+        return
+    step = max(1, PART * x.shape[cut] // x.size)
+    for first in range(0, x.shape[cut], step):
+        yield (*whole[:cut], slice(first, first + step), *whole[cut + 1 :])
 
 
 def find_short(one: Row, found: Backend, dtype: np.dtype[Any], asked: Any) -> None:

@@ -695,6 +695,38 @@ def cold(script: str, **environment: str) -> str:
     return run(textwrap.dedent(COLD) + textwrap.dedent(script), **environment)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "c8"])
+def test_each_part_by_who_is_ready(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large call that NumPy begins, Numba may go on with: the same bits, in any layout."""
+    numba = _registry.load("numba")
+    busy, served = itertools.cycle(["busy", "busy", None]), []
+    normalize, norm = numba.normalize, numba.norm
+    monkeypatch.setattr(_registry, "PART", 64)
+    monkeypatch.setattr(numba, "unready", lambda *_: next(busy))
+    monkeypatch.setattr(numba, "normalize", lambda *a, **k: served.append(0) or normalize(*a, **k))
+    monkeypatch.setattr(numba, "norm", lambda *a, **k: served.append(0) or norm(*a, **k))
+    x = (np.random.default_rng(2).standard_normal((6, 1, 40, 9)) * 30).astype(dtype)
+    x[2, 0, 3] = 0
+    with _registry.no_short_way():
+        for view in (x, x.T, x[:, :, ::2], x[3:, :, :, 0], x[0, 0], x[:1]):
+            for axis in (-1, 0, 1, (0, -1), tuple(range(view.ndim))):
+                if isinstance(axis, tuple) or axis < view.ndim:
+                    got = l2.normalize(view, axis, zero="nan", return_norm=True)
+                    want = l2.normalize(view, axis, zero="nan", return_norm=True, backend="numpy")
+                    for a, b in zip(got, want, strict=True):
+                        assert a.tobytes() == b.tobytes()
+                        assert (type(a), a.strides) == (type(b), b.strides)
+                    for keep in (False, True):
+                        a = l2.norm(view, axis, keepdims=keep)
+                        b = l2.norm(view, axis, keepdims=keep, backend="numpy")
+                        assert (a.shape, a.tobytes()) == (b.shape, b.tobytes())
+        if dtype != "i2":
+            want = l2.normalize(x, 2, backend="numpy")
+            assert l2.normalize(x, 2, out=x) is x
+            assert x.tobytes() == want.tobytes()
+    assert len(served) > 50
+
+
 def test_nobody_waits_for_a_compiler(tmp_path: Path) -> None:
     """NumPy serves until the kernel is there: from a process of its own, or later from disk."""
     script = """
