@@ -243,11 +243,11 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds per call of each contender, a figure per round.
 
-    The contenders take turns, each round in another order, so that a change in the machine's pace
-    meets all of them, and so does what another leaves behind: who came after JAX in every round,
-    whose threads were still busy, took twice its time (1x768). Each begins its turn with a call
-    that is not timed. `budget` is the number of seconds after which it does not go beyond five
-    rounds; turns are `longer` times as usual.
+    The contenders take turns, in an order drawn anew for two rounds, once there and once back, so
+    that a change in the machine's pace meets all of them, and so does what another leaves behind,
+    such as threads that are not yet asleep. Each begins its turn with a call that is not timed.
+    `budget` is the number of seconds after which it does not go beyond five rounds; turns are
+    `longer` times as usual.
     """
     repeats = {name: repeats_for(call, longer * BURST) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -259,7 +259,8 @@ def interleave(
         for number in range(ROUNDS):
             if number >= 5 and time.perf_counter() - start > budget:
                 break
-            for name in random.Random(number).sample(names, len(names)):
+            order = random.Random(number // 2).sample(names, len(names))
+            for name in order if number % 2 == 0 else order[::-1]:
                 settle()
                 calls[name]()
                 times[name].append(burst(calls[name], repeats[name]))

@@ -137,11 +137,12 @@ def _norm_shape(x: Any, axis: Axis, keepdims: bool) -> Any:
     return _contract.batch_shape(x.shape, axes, keepdims)
 
 
-def _measure(short: Any, x: Any, axis: Axis, keepdims: bool, dtype: Any, out: Any) -> Any:
-    """The norms of an array, by the short way; None where the call needs a closer look."""
+def _measure(found: Any, x: Any, axis: Axis, keepdims: bool, dtype: Any, out: Any) -> Any:
+    """The norms of an array, by what `usual` has found; None where the call needs a closer look."""
     shape = _norm_shape(x, axis, keepdims)
     if shape is None:
         return None
+    dtype = found[2] if dtype is None else _contract.floating(dtype, complex_=False)
     if out is None:
         out = np.empty(shape, dtype)
     elif not (
@@ -152,17 +153,17 @@ def _measure(short: Any, x: Any, axis: Axis, keepdims: bool, dtype: Any, out: An
         and not np.may_share_memory(out, x)
     ):
         return None
-    return out if short(x, None, out, 0.0, axis, False, False) else None
+    return out if found[0](x, None, out, 0.0, axis, False, False) else None
 
 
-def _unrefused(short: Any, x: Any, axis: Axis, zero: str, nonfinite: str) -> bool:
+def _unrefused(found: Any, x: Any, axis: Axis, zero: str, nonfinite: str) -> bool:
     """Whether no policy refuses any vector of an array, as the short way can tell: where it cannot,
     or one does, the call needs a closer look."""
     if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
         return False
     if zero != "raise" and nonfinite != "raise":
         return True
-    norms = _measure(short, x, axis, False, np.float64, None)
+    norms = _measure(found, x, axis, False, np.float64, None)
     if norms is None or (zero == "raise" and not norms.min() > 0):
         return False
     return nonfinite != "raise" or bool(norms.max() < np.inf)
@@ -268,7 +269,7 @@ def normalize(
         )
         if found is not None and (
             (zero == "keep" and nonfinite == "propagate")
-            or _unrefused(found[0], x, axis, zero, nonfinite)
+            or _unrefused(found, x, axis, zero, nonfinite)
         ):
             # The usual call, by the shortest way.
             short, result, norm_dtype, _ = found
@@ -399,10 +400,9 @@ def norm(
     """
     if type(x) is np.ndarray:
         if (found := _registry.usual(x.dtype, backend)) is not None and (
-            nonfinite == "propagate" or _unrefused(found[0], x, axis, "keep", nonfinite)
+            nonfinite == "propagate" or _unrefused(found, x, axis, "keep", nonfinite)
         ):
-            asked = found[2] if dtype is None else _contract.floating(dtype, complex_=False)
-            norms = _measure(found[0], x, axis, keepdims, asked, out)
+            norms = _measure(found, x, axis, keepdims, dtype, out)
             if norms is not None:
                 return norms[()] if out is None else out
     elif (
@@ -490,7 +490,7 @@ def is_normalized(
     if isinstance(x, _PLAIN):
         x, _ = _adopt(x)
         if (found := _registry.usual(x.dtype, backend)) is not None:
-            norms = _measure(found[0], x, axis, False, np.float64, None)
+            norms = _measure(found, x, axis, False, np.float64, None)
     call = enter(x, axis, None, backend, True) if norms is None else None
     if call is not None:
         norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)

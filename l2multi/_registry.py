@@ -319,6 +319,7 @@ def select(
             raise TypeError(f"backend {name!r} cannot serve this input: {why}")
         return row(name), found, "asked for by name"
     passed: list[str] = []
+    waiting = False
     for one in ROWS:
         if one.library == library:
             try:
@@ -326,9 +327,12 @@ def select(
             except ImportError:
                 why = f"it cannot be loaded: {_failed[one.name]}"
             else:
-                why = found.unsupported(x, result) or found.unready(x, axes, result)
+                why = found.unsupported(x, result)
+                if why is None:
+                    why = found.unready(x, axes, result)
+                    waiting = waiting or why is not None
             if why is None:
-                if passed and x.size >= 2 * PART:
+                if waiting and x.size >= 2 * PART:
                     found = cast(Backend, _Gradual(found))
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
@@ -337,8 +341,8 @@ def select(
 
 
 class _Gradual:
-    """The backend of a large array while a better one may be being prepared: whoever is ready by
-    then serves each part. A call that comes just before would else take half a second longer."""
+    """The backend of a large array while a better one is being prepared: whoever is ready by then
+    serves each part. A call that comes just before would else take half a second longer."""
 
     def __init__(self, ready: Backend) -> None:
         self._ready = ready
@@ -346,30 +350,37 @@ class _Gradual:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ready, name)
 
+    def _serve(self, work: str, x: Any, axes: tuple[int, ...], **keywords: Any) -> Any:
+        """What a backend's function of this name gives for a part."""
+        _, found, _ = select(x, "numpy", axes, keywords["dtype"], None)
+        if not isinstance(found, _Gradual):
+            with contextlib.suppress(ImportError):  # it will never be ready, as it turns out
+                return getattr(found, work)(x, axes, **keywords)
+        return getattr(self._ready, work)(x, axes, **keywords)
+
     def normalize(
         self, x: Any, axes: tuple[int, ...], *, out: Any, norm_dtype: Any, **keywords: Any
     ) -> tuple[Any, Any]:
         """As a backend has it."""
-        dtype, norms = keywords["dtype"], None
-        y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
+        norms = None
+        y = np.empty_like(x, dtype=keywords["dtype"], subok=False) if out is None else out
         if norm_dtype is not None:
             norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
+        keywords["norm_dtype"] = norm_dtype
         for part in _parts(x, axes):
-            _, found, _ = select(x[part], "numpy", axes, dtype, None)
-            _, some = found.normalize(x[part], axes, out=y[part], norm_dtype=norm_dtype, **keywords)
+            _, some = self._serve("normalize", x[part], axes, out=y[part], **keywords)
             if norms is not None:
                 norms[tuple(cut for d, cut in enumerate(part) if d not in axes)] = some
         return y, None if norms is None else norms[()]
 
-    def norm(self, x: Any, axes: tuple[int, ...], *, keepdims: bool, out: Any, dtype: Any) -> Any:
+    def norm(self, x: Any, axes: tuple[int, ...], *, out: Any, **keywords: Any) -> Any:
         """As a backend has it."""
-        norms = out
+        norms, keep = out, keywords["keepdims"]
         if out is None:
-            norms = np.empty(_contract.batch_shape(x.shape, axes, keepdims), dtype)
+            norms = np.empty(_contract.batch_shape(x.shape, axes, keep), keywords["dtype"])
         for part in _parts(x, axes):
-            _, found, _ = select(x[part], "numpy", axes, dtype, None)
-            held = tuple(cut for d, cut in enumerate(part) if keepdims or d not in axes)
-            norms[held] = found.norm(x[part], axes, keepdims=keepdims, out=None, dtype=dtype)
+            held = tuple(cut for d, cut in enumerate(part) if keep or d not in axes)
+            norms[held] = self._serve("norm", x[part], axes, out=None, **keywords)
         return norms[()] if out is None else out
 
 

@@ -727,6 +727,42 @@ def test_each_part_by_who_is_ready(dtype: str, monkeypatch: pytest.MonkeyPatch) 
     assert len(served) > 50
 
 
+def test_parts_nobody_else_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel comes, or none that works; and a vector that is large itself is no parts."""
+    numba = _registry.load("numba")
+    x = np.random.default_rng(2).standard_normal((3, 500)).astype(np.float32)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(_registry, "PART", 64)
+    monkeypatch.setattr(numba, "normalize", broken)
+    monkeypatch.setattr(numba, "norm", broken)
+    for later in ("busy", None):
+        with _registry.no_short_way():
+            for axis in (1, 0, None, (0, 1)):
+                for array in (x, x.astype(np.longdouble)):
+                    turns = itertools.chain(["busy"], itertools.repeat(later))
+                    monkeypatch.setattr(numba, "unready", lambda *_, turns=turns: next(turns))
+                    y = array.copy()
+                    assert l2.normalize(y, axis, out=y) is y
+                    assert (y == l2.normalize(array, axis, backend="numpy")).all()
+                    turns = itertools.chain(["busy"], itertools.repeat(later))
+                    monkeypatch.setattr(numba, "unready", lambda *_, turns=turns: next(turns))
+                    assert (l2.norm(array, axis) == l2.norm(array, axis, backend="numpy")).all()
+
+
+def test_one_long_vector_before_its_kernel(tmp_path: Path) -> None:
+    """It is one part."""
+    script = """
+    for x in (np.ones(2**22, np.float32), np.ones((2, 2**21)), np.ones(2**22, np.longdouble)):
+        assert l2.norm(x, None) == 2**11
+        assert not l2.is_normalized(x).any()
+        l2.normalize(x, zero="raise", nonfinite="raise")
+    """
+    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
+
+
 def test_nobody_waits_for_a_compiler(tmp_path: Path) -> None:
     """NumPy serves until the kernel is there: from a process of its own, or later from disk."""
     script = """
@@ -1145,6 +1181,8 @@ def test_errors_do_not_depend_on_the_way() -> None:
     x = np.ones((2, 3), np.float32)
     ready(x.dtype)
     for _ in range(2):
+        with pytest.raises(np.exceptions.AxisError):
+            l2.norm(x, 9, dtype="U3")
         for also in (True, False):
             with pytest.raises(ValueError, match="eps"):
                 l2.normalize(x, 9, eps=-1.0, return_norm=also)
