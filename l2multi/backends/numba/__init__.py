@@ -427,23 +427,36 @@ def _plan(
     x: Array, y: Array | None, norms: Array | None, axes: tuple[int, ...], pair: _Pair
 ) -> tuple[str, int, _Table, _Table]:
     """The kernel, the length of a vector in elements, and the tables of its geometry."""
-    kept = [d for d in range(x.ndim) if d not in axes]
-    sx, sy = x.strides, x.strides if y is None else y.strides
-    sn = norms.strides if norms is not None else (0,) * len(kept)
-    batch: _Table = [
-        (x.shape[d], sx[d], sy[d], sn[k]) for k, d in enumerate(kept) if x.shape[d] > 1
-    ]
+    strides, size = (x.strides, x.itemsize) if y is None else (y.strides, y.itemsize)
+    kept = x.ndim - len(axes)
+    sn = norms.strides if norms is not None else (0,) * kept
+    sizes = x.itemsize, size, pair.source.parts
+    return _planned(x.shape, x.strides, strides, sn, axes, sizes, pair.source.swap)
+
+
+@functools.lru_cache(256)  # 10 us, twice a call
+def _planned(
+    shape: tuple[int, ...],
+    sx: tuple[int, ...],
+    sy: tuple[int, ...],
+    sn: tuple[int, ...],
+    axes: tuple[int, ...],
+    sizes: tuple[int, int, int],
+    swap: bool,
+) -> tuple[str, int, _Table, _Table]:
+    read, write, parts = sizes
+    kept = [d for d in range(len(shape)) if d not in axes]
+    batch: _Table = [(shape[d], sx[d], sy[d], sn[k]) for k, d in enumerate(kept) if shape[d] > 1]
     # Any order of the vectors gives the same; this one goes through memory straight.
     batch.sort(key=lambda row: -abs(row[1]))
-    inner: _Table = [(x.shape[d], sx[d], sy[d]) for d in axes if x.shape[d] > 1]
+    inner: _Table = [(shape[d], sx[d], sy[d]) for d in axes if shape[d] > 1]
     n = math.prod(row[0] for row in inner)
     batch = _joined(batch) or [(1, 0, 0, 0)]
-    read, write = x.itemsize, x.itemsize if y is None else y.itemsize
     inner = _joined(inner) or [(1, read, write)]
     name = "packed"
-    parts, near = pair.source.parts, inner[-1][1:] == (read, write)
+    near = inner[-1][1:] == (read, write)
     beside = [k for k, row in enumerate(batch) if row[1:3] == (read, write)]
-    if pair.source.swap:
+    if swap:
         pass
     elif len(inner) > 1:
         run = inner[-1][0] * parts
