@@ -570,12 +570,11 @@ class Habits(NamedTuple):
 # cache and 1.17 by the next on Zen 5; on Zen 4 by the next 0.93 of the time by the nearest. On a
 # Xeon the stores need the few pending lines that the nearest cache has.
 # The norms of 100000x768 float32 took 0.76 of the time when asked for on a Xeon, and 1.5 on Zen 4,
-# which looks ahead itself; those of 20000x768 float64 1.16 on Zen 3 (as on other Zens, it is
-# assumed).
+# which looks ahead itself (as Zen 5 does, it is assumed). On Zen 3 those of 1x4000000 float32 took
+# 0.7 to 0.9, those of 20000x768 float64 1.16.
 # On Zen 4 5208x768 float32, 16 MB and as many to write, took 1.7 of the time past the caches, on
 # Zen 3 0.8.
 HABITS = {
-    "znver3": Habits(1, 0, 2**23),
     "znver4": Habits(1, 0, 2**24),
     "znver5": Habits(3, 0, 2**23),
 }.get(binding.get_host_cpu_name(), Habits(1, 2**12, 2**23))
