@@ -51,7 +51,7 @@ BATCH, INNER = 4, 3  # columns of the tables
 ROWS = BLOCK * LANES  # elements that `simd.sum_squares` takes at a time
 LEVELS = 40  # of the tree over blocks: 2**40 of them are more than memory holds
 TILE = records.GROUPS * LANES  # columns that go through together
-STACKS = 2 * LANES  # slots before those of the levels: for what is done to one group at a time
+STACKS = LANES  # slots before those of the levels: for what is done to one group at a time
 # Slots on the machine's stack, 57 KB where a thread may have as little as 128: for all levels of
 # one group of columns.
 TILE_ROOM = STACKS + records.TREE_LEVELS * LANES
@@ -335,11 +335,10 @@ def run_sum(source: Kind, scaled: bool) -> Any:
     """A function: the sum over lanes of the squares of elements in runs of `run` neighbours, of
     which a row of the table `inner` but the last tells where they lie.
 
-    Blocks of one run are read as those of a row are, and rows of lanes of one run where they are.
-    Those that do not lie in one run are copied, and filled up with zeros: nothing is special about
-    the last ones.
+    Rows of lanes are read where they are. Those that do not lie in one run are copied, and filled
+    up with zeros: nothing is special about the last ones.
     """
-    block, whole = simd.sum_squares(source, scaled), simd.sum_squares_at(source, scaled)
+    whole = simd.sum_squares_at(source, scaled)
     size, line = source.size, source.size * LANES
     reserve, reserve_places = simd.stack(BLOCK), simd.room(BLOCK)
     fetch = simd.fetch(line)
@@ -350,16 +349,6 @@ def run_sum(source: Kind, scaled: bool) -> Any:
         at, left, number, tail = x + offset(inner, axes, INNER, 1, 0), run, 0, splat(0.0)
         for first in range(0, n, ROWS):
             row, rest = 0, n - first
-            together = lesser(left, rest) >= ROWS
-            if together:
-                row, left = BLOCK, left - ROWS
-                for _ in range(BLOCK):
-                    fetch(at + ahead)
-                    at += line
-                total = block(at - BLOCK * line, line, scale, table)
-                if left == 0:
-                    number, left = number + 1, run
-                    at = x + offset(inner, axes, INNER, 1, number)
             while row < BLOCK:
                 last = lesser(row + lesser(left, rest) // LANES, BLOCK)
                 left, rest = left - (last - row) * LANES, rest - (last - row) * LANES
@@ -385,8 +374,7 @@ def run_sum(source: Kind, scaled: bool) -> Any:
                 if left == 0:
                     number, left = number + 1, run
                     at = x + offset(inner, axes, INNER, 1, number)
-            if not together:
-                total = whole(places, scale, table)
+            total = whole(places, scale, table)
             if n - first >= ROWS:
                 push(stack, 0, 1, first // ROWS, total)
             else:
