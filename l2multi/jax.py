@@ -96,8 +96,9 @@ def normalize(
     if zero == "raise":
         raise TypeError('zero="raise" needs values; with axis_name= there are none: use "keep"')
     call = _api.enter(x, axis, dtype, "jax", False)
+    norm_dtype = call.norm.name if return_norm else ""
     y, norms = functions.normalize(
-        x, call.axes, eps, zero == "nan", call.result, call.norm if return_norm else None, names
+        x, call.axes, eps, zero == "nan", call.result.name, norm_dtype, names
     )
     return (y, norms) if return_norm else y
 
@@ -149,7 +150,7 @@ def norm(
         norms = _api.norm(x, axis, keepdims=keepdims, dtype=dtype, backend="jax")
     else:
         call = _api.enter(x, axis, dtype, "jax", True)
-        norms = functions.norm(x, call.axes, keepdims, call.norm, names)
+        norms = functions.norm(x, call.axes, keepdims, call.norm.name, names)
     return norms
 
 

@@ -41,14 +41,15 @@ def normalize(
     """The unit vectors, and the norms where asked for."""
     _learn(x)
     results: tuple[jax.Array, jax.Array | None]
-    results = functions.normalize(x, axes, eps, zero_nan, dtype, norm_dtype, (), native.allowed())
+    norms = norm_dtype.name if norm_dtype is not None else ""
+    results = functions.normalize(x, axes, eps, zero_nan, dtype.name, norms, (), native.allowed())
     return results
 
 
 def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
     _learn(x)
-    norms: jax.Array = functions.norm(x, axes, keepdims, dtype, (), native.allowed())
+    norms: jax.Array = functions.norm(x, axes, keepdims, dtype.name, (), native.allowed())
     return norms
 
 
@@ -61,14 +62,14 @@ def _learn(x: jax.Array) -> None:
 # One function for each usual call: JAX finds it faster than one with as many static arguments.
 def _normalizer(dtype: Any, axis: int, alone: bool, eps: float, kernels: int) -> Any:
     norm_dtype = _norm_of_float(dtype)
+    wanted = "" if alone else norm_dtype
 
     def normalize(x: jax.Array) -> Any:
         axes = _contract.normalize_axes(axis, x.ndim)
-        wanted = None if alone else norm_dtype
-        y, norms = functions.normalize(x, axes, eps, False, dtype, wanted, (), kernels)
+        y, norms = functions.normalize(x, axes, eps, False, dtype.name, wanted, (), kernels)
         return y if alone else (y, norms)
 
-    return None if norm_dtype is None else jax.jit(normalize)
+    return jax.jit(normalize) if norm_dtype else None
 
 
 def _measurer(dtype: Any, axis: int, dropped: bool, kernels: int) -> Any:
@@ -78,20 +79,20 @@ def _measurer(dtype: Any, axis: int, dropped: bool, kernels: int) -> Any:
         axes = _contract.normalize_axes(axis, x.ndim)
         return functions.norm(x, axes, not dropped, norm_dtype, (), kernels)
 
-    return None if norm_dtype is None else jax.jit(norm)
+    return jax.jit(norm) if norm_dtype else None
 
 
 _normalizers, _measurers = native.Programs(_normalizer), native.Programs(_measurer)
 
 
-def _norm_of_float(dtype: Any) -> np.dtype[Any] | None:
-    """The dtype of the norms of an array of floating or complex `dtype`, or None: also for what is
-    only as wide as JAX's setting allows."""
+def _norm_of_float(dtype: Any) -> str:
+    """The dtype of the norms of an array of floating or complex `dtype`, or an empty name: also for
+    what is only as wide as JAX's setting allows."""
     try:
         rule = _contract.rule(dtype)
     except TypeError:
-        return None
-    return rule.norm if rule.result == dtype and rule.norm == np.float32 else None
+        return ""
+    return rule.norm.name if rule.result == dtype and rule.norm == np.float32 else ""
 
 
 def traced(x: jax.Array) -> bool:

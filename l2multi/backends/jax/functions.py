@@ -11,11 +11,6 @@ Powers of two are made from exponent bits: ``jnp.ldexp`` and ``exp2`` are not ex
 backend. The bits are clipped so that neither a power nor its inverse is subnormal, which XLA's CPU
 backend would flush to zero.
 
-The sum itself is left to XLA, which does not add in order (its CPU backend sums in windows or
-vectors, its GPU backend in a tree). In float32 on a CPU that was at most 1.7 ulp of the norm over
-random and sorted values at any length up to 10**6, but 5.5 for 777 equal ones, which round alike at
-each addition; in float64 a float32 norm is right to 0.51 ulp.
-
 All derivatives follow from the rule of `_polar`, which is linear in the tangents and made of
 `_polar` itself, so second derivatives come out as safe as first ones. (A rule must not call
 anything with a rule on the tangents: partial evaluation inlines that, and the square root in it has
@@ -33,8 +28,10 @@ import numpy as np
 from jax import lax
 
 from l2multi import _contract
-from l2multi.backends.jax import native
+from l2multi.backends.jax import native, sums
 from l2multi.backends.jax.native import Axes
+
+F64 = np.dtype(np.float64)
 
 # Elements from which sums that are seldom needed are worth a branch.
 LARGE = 2**15
@@ -46,11 +43,14 @@ Norms = tuple[jax.Array, jax.Array]
 
 
 class Along(NamedTuple):
-    """What a vector extends over: axes of an array and, in `jax.shard_map`, axes of the mesh."""
+    """What a vector extends over: axes of an array and, in `jax.shard_map`, axes of the mesh; and
+    the real dtype to compute in."""
 
     axes: Axes
+    dtype: np.dtype[Any]
     mesh: tuple[str, ...] = ()
     kernels: int = 0  # as `normalize` has it
+    tree: bool | None = None  # as `sums.total` has it
 
     def total(self, sums: Any) -> Any:
         """Sums over devices of sums over `axes`."""
@@ -70,14 +70,16 @@ class Polar(NamedTuple):
     rest: jax.Array
 
 
+# JAX compares static arguments by ``==``, one by one, and NumPy finds float64 equal to None. So
+# dtypes among them go by their names, and none is the empty one.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6, 7))
 def normalize(
     x: jax.Array,
     axes: Axes,
     eps: float,
     zero_nan: bool,
-    dtype: np.dtype[Any],
-    norm_dtype: np.dtype[Any] | None,
+    dtype: str,
+    norm_dtype: str,
     mesh: tuple[str, ...] = (),
     kernels: int = 0,
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -86,12 +88,13 @@ def normalize(
     `kernels` is what `native.allowed` said.
     """
     results: tuple[jax.Array, jax.Array | None]
-    if not mesh and _own_width(x, norm_dtype) and native.serves(x, axes, dtype):
-        wanted = native.Wanted(len(axes), eps, zero_nan, dtype, norm_dtype is not None)
+    if not mesh and _own_width(x, norm_dtype) and native.serves(x, dtype):
+        wanted = native.Wanted(axes, eps, zero_nan, dtype, bool(norm_dtype))
         y, *norms = _rows(x, wanted, kernels)
         results = y, norms[0].astype(norm_dtype).squeeze(axes) if norms else None
     else:
-        results = _traced_normalize(x, Along(axes, mesh), eps, zero_nan, dtype, norm_dtype)
+        along = Along(axes, _width(x, dtype), mesh)
+        results = _traced_normalize(x, along, eps, zero_nan, dtype, norm_dtype)
     return results
 
 
@@ -100,17 +103,16 @@ def norm(
     x: jax.Array,
     axes: Axes,
     keepdims: bool,
-    dtype: np.dtype[Any],
+    dtype: str,
     mesh: tuple[str, ...] = (),
     kernels: int = 0,
 ) -> jax.Array:
     """The norms of `dtype`."""
     norms: jax.Array
-    if not mesh and _own_width(x, dtype) and native.serves(x, axes, None):
-        wanted = native.Wanted(len(axes), 0.0, False, None, True)
-        norms = _rows(x, wanted, kernels)[0].astype(dtype)
+    if not mesh and _own_width(x, dtype) and native.serves(x):
+        norms = _rows(x, native.Wanted(axes, 0.0, False, "", True), kernels)[0].astype(dtype)
     else:
-        norms = _traced_norm(x, Along(axes, mesh), dtype)
+        norms = _traced_norm(x, Along(axes, _width(x, dtype), mesh), dtype)
     return norms if keepdims else norms.squeeze(axes)
 
 
@@ -133,8 +135,8 @@ def _rows_jvp(wanted: native.Wanted, kernels: int, primals: Any, tangents: Any) 
 
     derivatives = []
     if native.turns(x, wanted):
-        derivatives.append(native.turn(x, dx, wanted, kernels, _traced_unit))
-    elif wanted.dtype is not None:
+        derivatives.append(native.turn(x, dx, wanted, kernels, _TURN))
+    elif wanted.unit:
         derivatives.append(derivative(_traced_unit))
     if wanted.norm:
         derivatives.append(derivative(_traced_length))
@@ -142,73 +144,88 @@ def _rows_jvp(wanted: native.Wanted, kernels: int, primals: Any, tangents: Any) 
 
 
 def _traced_unit(x: jax.Array, wanted: native.Wanted, kernels: int) -> jax.Array:
-    assert wanted.dtype is not None
-    along = _along(x, wanted, kernels)
-    return _traced_normalize(x, along, wanted.eps, wanted.zero_nan, wanted.dtype, None)[0]
+    along = Along(wanted.axes, _width(x, wanted.unit), kernels=kernels)
+    return _traced_normalize(x, along, wanted.eps, wanted.zero_nan, wanted.unit, "")[0]
 
 
 def _traced_length(x: jax.Array, wanted: native.Wanted, kernels: int) -> jax.Array:
-    return _traced_norm(x, _along(x, wanted, kernels), _width(x, x.dtype))
-
-
-def _along(x: jax.Array, wanted: native.Wanted, kernels: int = native.OFF) -> Along:
-    return Along(tuple(range(x.ndim - wanted.last, x.ndim)), kernels=kernels)
+    width = _width(x, x.dtype.name)
+    return _traced_norm(x, Along(wanted.axes, width, kernels=kernels), width.name)
 
 
 def _traced_normalize(
-    x: jax.Array,
-    along: Along,
-    eps: float,
-    zero_nan: bool,
-    dtype: np.dtype[Any],
-    norm_dtype: np.dtype[Any] | None,
+    x: jax.Array, along: Along, eps: float, zero_nan: bool, dtype: str, norm_dtype: str
 ) -> tuple[jax.Array, jax.Array | None]:
-    parts = _parts(x, _width(x, dtype))
-    polar = _polar(along, parts)
-    unit = _finish(parts, polar, eps, zero_nan)
+    x = _inexact(x, along.dtype)
+    polar = _polar(along, x)
+    unit = _finish(_parts(x, along.dtype), polar, eps, zero_nan)
     y = unit[0] if len(unit) == 1 else lax.complex(*unit)
     norms = None
-    if norm_dtype is not None:  # the bits of `norm`: from sums no wider than its own
-        same = _width(x, norm_dtype) == polar.norm.dtype
-        length = polar.norm if same else _traced_norm(x, along, norm_dtype)
+    if norm_dtype:  # the bits of `norm`: from sums no wider than its own
+        own = _width(x, norm_dtype)
+        same = own == along.dtype
+        length = polar.norm if same else _traced_norm(x, along._replace(dtype=own), norm_dtype)
         norms = length.astype(norm_dtype).squeeze(along.axes)
     return y.astype(dtype), norms
 
 
-def _traced_norm(x: jax.Array, along: Along, dtype: np.dtype[Any]) -> jax.Array:
+def _traced_norm(x: jax.Array, along: Along, dtype: str) -> jax.Array:
     """The norms, axes kept."""
-    return _polar(along, _parts(x, _width(x, dtype))).norm.astype(dtype)
+    return _polar(along, _inexact(x, along.dtype)).norm.astype(dtype)
 
 
-def _formula(x: jax.Array, wanted: native.Wanted, wide: bool) -> tuple[jax.Array, ...]:
-    """What `native.rows` does, for XLA to compile; `wide` where float64 is at hand."""
-    along = _along(x, wanted)
-    if wide and x.dtype != np.float64:
-        return _wide_formula(x, along.axes, wanted)
-    own = _parts(x, _width(x, x.dtype))
-    norms = _lengths(*_roots(along, own))
-    if wanted.dtype is None:
+def _formula(x: jax.Array, wanted: native.Wanted, target: native.Target) -> tuple[jax.Array, ...]:
+    """What `native.rows` does, for XLA to compile."""
+    if target.wide and x.dtype != np.float64:
+        return _wide_formula(x, wanted, target)
+    own = Along(wanted.axes, _width(x, x.dtype.name), tree=target.tree)
+    norms = _lengths(*_roots(own, x))
+    if not wanted.unit:
         return norms
-    parts = _parts(x, _width(x, wanted.dtype))
-    same = parts[0].dtype == own[0].dtype
-    polar = _divided(parts, *(norms if same else _lengths(*_roots(along, parts))))
-    (y,) = _finish(parts, polar, wanted.eps, wanted.zero_nan)
-    return y.astype(wanted.dtype), *(norms if wanted.norm else ())
+    along = own._replace(dtype=_width(x, wanted.unit))
+    polar = _divided(along, x, *(norms if along == own else _lengths(*_roots(along, x))))
+    (y,) = _finish(_parts(x, along.dtype), polar, wanted.eps, wanted.zero_nan)
+    return y.astype(wanted.unit), *(norms if wanted.norm else ())
 
 
-def _wide_formula(x: jax.Array, axes: Axes, wanted: native.Wanted) -> tuple[jax.Array, ...]:
+def _wide_formula(
+    x: jax.Array, wanted: native.Wanted, target: native.Target
+) -> tuple[jax.Array, ...]:
     """One sum, a factor, a product: no square of a narrower number leaves the range of float64. And
     no choice between operands, which would keep XLA's GPU backend from making one kernel of it."""
     with jax.enable_x64(True):
-        root = jnp.sqrt(_wide_sum(axes, (x,)))
+        root = jnp.sqrt(_sum_squares(wanted.axes, F64, x, tree=target.tree))
         norms = _lengths(*_split(root)) if wanted.norm else ()
-        if wanted.dtype is None:
+        if not wanted.unit:
             return norms
         # 0 stays 0 by a factor that is finite; inf becomes 0; NaN stays NaN.
         inverse = 1 / jnp.maximum(root, max(wanted.eps, 2.0**-500))
         if wanted.zero_nan:
             inverse = jnp.where(root == 0, jnp.nan, inverse)
-        return (x.astype(np.float64) * inverse).astype(wanted.dtype), *norms
+        return (x.astype(np.float64) * inverse).astype(wanted.unit), *norms
+
+
+def _wide_turn(
+    x: jax.Array, d: jax.Array, wanted: native.Wanted, target: native.Target
+) -> jax.Array:
+    """How unit vectors move as `x` moves by `d`, in float64, as the kernel computes it: no product
+    of narrower numbers leaves its range."""
+    with jax.enable_x64(True):
+
+        def product(a: jax.Array, b: jax.Array) -> jax.Array:
+            return a.astype(np.float64) * b.astype(np.float64)
+
+        square = _sum_squares(wanted.axes, F64, x, tree=target.tree)
+        root = jnp.sqrt(square)
+        short = root <= wanted.eps  # of such the divisor is `eps`, or 0 stays 0
+        factor = jnp.where(short, 1 / wanted.eps if wanted.eps else 0.0, 1 / root)
+        along = sums.total(product, wanted.axes, x, d, tree=target.tree)
+        back = jnp.where(short, 0.0, along / square * -factor)
+        moved = x.astype(np.float64) * back + d.astype(np.float64) * factor
+        return moved.astype(x.dtype)
+
+
+_TURN = native.Turn(_traced_unit, _wide_turn)
 
 
 def _finish(x: Parts, polar: Polar, eps: float, zero_nan: bool) -> Parts:
@@ -230,15 +247,20 @@ def canonical(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 
 
-def _width(x: jax.Array, result: np.dtype[Any]) -> np.dtype[Any]:
+def _width(x: jax.Array, result: str) -> np.dtype[Any]:
     """The real dtype to compute in: as wide as `x` or the result, and at least float32."""
-    own, wanted = (canonical(_contract.rule(d).norm) for d in (x.dtype, result))
+    own, wanted = (canonical(_contract.rule(d).norm) for d in (x.dtype, np.dtype(result)))
     return np.promote_types(own, wanted)
 
 
-def _own_width(x: jax.Array, norm_dtype: np.dtype[Any] | None) -> bool:
+def _own_width(x: jax.Array, norm_dtype: str) -> bool:
     """Whether norms of this dtype need no wider sums than those of `x` itself."""
-    return norm_dtype is None or _width(x, norm_dtype) == _width(x, x.dtype)
+    return not norm_dtype or _width(x, norm_dtype) == _width(x, x.dtype.name)
+
+
+def _inexact(x: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
+    """`x`, of this dtype if it has none that has derivatives."""
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(dtype)
 
 
 def _parts(x: jax.Array, dtype: np.dtype[Any]) -> Parts:
@@ -262,9 +284,9 @@ def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
         below = polar.power * 2.0**64 * polar.rest >= far
     else:
         below = polar.norm <= floor
-    # The barrier: XLA would make one constant of the two, which may be beyond the range.
-    barrier: Any = lax.optimization_barrier
-    shorter = (barrier(p * 2.0**power) * rest for p in x)
+    # XLA would make one constant of the two, which may be beyond the range.
+    first = sums.opaque(2.0**power, form.dtype)
+    shorter = (p * first * rest for p in x)
     units = zip(shorter, polar.unit, strict=True)
     return tuple(jnp.where(below, short, unit) for short, unit in units)
 
@@ -285,33 +307,33 @@ def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
     return lax.bitcast_convert_type(bits, dtype)
 
 
-def _squares(along: Along, x: Parts) -> Norms:
+def _squares(along: Along, x: jax.Array) -> Norms:
     """Sums of squares as ``(sum, exponent)``: sum times the power of four with this exponent."""
-    form = np.finfo(x[0].dtype)
+    form = np.finfo(along.dtype)
     shift = 3 * form.maxexp // 4
     least = 2.0 ** (form.maxexp - 2 - 2 * shift)  # below this, the sum of `up` cannot overflow
-    three = functools.partial(_three_sums, along.axes, shift, least)
-    if x[0].dtype == np.float32:
-        wide = functools.partial(_wide_sums, along.axes, shift)
-        sums = lax.platform_dependent(x, default=three, **dict.fromkeys(native.WIDE, wide))
+    three = functools.partial(_three_sums, along, shift, least)
+    if along.dtype == np.float32:
+        wide = functools.partial(_wide_sums, along, shift)
+        found = lax.platform_dependent(x, default=three, **dict.fromkeys(native.WIDE, wide))
     else:
-        sums = three(x)
-    plain, up, down = along.total(sums)
+        found = three(x)
+    plain, up, down = along.total(found)
     small, fits = plain < least, plain < jnp.inf
     total = jnp.where(small, up, jnp.where(fits, plain, down))
     return total, jnp.where(small, -shift, jnp.where(fits, 0, shift))
 
 
-def _three_sums(axes: Axes, shift: int, least: float, x: Parts) -> tuple[jax.Array, ...]:
+def _three_sums(along: Along, shift: int, least: float, x: jax.Array) -> tuple[jax.Array, ...]:
     """The sums of squares of `x`, and of `x` times ``2**shift`` and ``2**-shift``."""
-    local = Along(axes)
 
     def scaled(exponent: int) -> jax.Array:
-        up = tuple(p * 2.0**exponent for p in x)
-        return _dot(local, up, up)
+        # Opaque is 1 too: the caller's last operation may have been a product with a constant.
+        factor = sums.opaque(2.0**exponent, along.dtype)
+        return _sum_squares(along.axes, along.dtype, x, factor, along.tree)
 
-    plain = _dot(local, x, x)
-    if not _large(x[0].shape) or jax.device_count() > 1:
+    plain = scaled(0)
+    if not _large(x.shape) or jax.device_count() > 1:
         return plain, scaled(shift), scaled(-shift)
     # Two further sums of 10000x768 float32 on two CPUs take 1 ms beside 3.5 ms for all else, and
     # the branch 30 us. (Under vmap, which would compute both sides of the branch, the size is that
@@ -324,24 +346,35 @@ def _three_sums(axes: Axes, shift: int, least: float, x: Parts) -> tuple[jax.Arr
     )
 
 
-def _wide_sums(axes: Axes, shift: int, x: Parts) -> tuple[jax.Array, ...]:
-    """The same of float32, from one sum in float64."""
+def _wide_sums(along: Along, shift: int, x: jax.Array) -> tuple[jax.Array, ...]:
+    """The same in float32, from one sum in float64."""
     with jax.enable_x64(True):
-        total = _wide_sum(axes, x)
+        total = _sum_squares(along.axes, F64, x, tree=along.tree)
         scales = (np.float64(2.0**s) for s in (0, 2 * shift, -2 * shift))
         return tuple((total * scale).astype(np.float32) for scale in scales)
 
 
-def _wide_sum(axes: Axes, x: Parts) -> jax.Array:
-    wide = tuple(p.astype(np.float64) for p in x)
-    return _dot(Along(axes), wide, wide)
+def _sum_squares(
+    axes: Axes,
+    dtype: np.dtype[Any],
+    x: jax.Array,
+    factor: jax.Array | None = None,
+    tree: bool | None = None,
+) -> jax.Array:
+    """The sums of squares in `dtype`, of `x` or of `x` times a factor."""
+
+    def squares(x: jax.Array) -> jax.Array:
+        scaled = (p if factor is None else p * factor for p in _parts(x, dtype))
+        return functools.reduce(jnp.add, (p * p for p in scaled))
+
+    return sums.total(squares, axes, x, tree=tree)
 
 
 def _large(shape: tuple[Any, ...]) -> bool:
     return all(isinstance(d, int) for d in shape) and math.prod(shape) >= LARGE
 
 
-def _roots(along: Along, x: Parts) -> Norms:
+def _roots(along: Along, x: jax.Array) -> Norms:
     total, exponent = _squares(along, x)
     return jnp.sqrt(total), exponent.astype(np.int32)
 
@@ -370,23 +403,27 @@ def _split(root: jax.Array) -> Norms:
     return one.astype(np.float32), power.astype(np.int32)
 
 
-def _divided(x: Parts, length: jax.Array, power: jax.Array, rest: jax.Array) -> Polar:
-    return Polar(tuple(p * power * rest for p in x), length, power, rest)
+def _divided(
+    along: Along, x: jax.Array, length: jax.Array, power: jax.Array, rest: jax.Array
+) -> Polar:
+    return Polar(tuple(p * power * rest for p in _parts(x, along.dtype)), length, power, rest)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _polar(along: Along, x: Parts) -> Polar:
+def _polar(along: Along, x: jax.Array) -> Polar:
     """Directions and lengths; zero vectors as they are."""
-    if not along.mesh and len(x) == 1 and native.serves(x[0], along.axes, x[0].dtype):
-        wanted = native.Wanted(len(along.axes), 0.0, False, None, True)
-        return _divided(x, *native.rows(x[0], wanted, along.kernels, _formula))
-    return _divided(x, *_lengths(*_roots(along, x)))
+    if not along.mesh and x.dtype == along.dtype and native.serves(x):
+        wanted = native.Wanted(along.axes, 0.0, False, "", True)
+        return _divided(along, x, *native.rows(x, wanted, along.kernels, _formula))
+    return _divided(along, x, *_lengths(*_roots(along, x)))
 
 
 @_polar.defjvp
-def _polar_jvp(along: Along, primals: tuple[Parts], tangents: tuple[Parts]) -> tuple[Polar, Polar]:
-    (x,), (dx,) = primals, tangents
-    polar = _polar(along, x)
+def _polar_jvp(
+    along: Along, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[Polar, Polar]:
+    polar = _polar(along, *primals)
+    dx = _parts(*tangents, along.dtype)
     u, _, power, rest = polar
     # Half of the power before the sums and half after, for what a sum is made of may be far below
     # the result and be flushed to zero: with all of it before, for norms of 1e37, with all of it
@@ -394,8 +431,9 @@ def _polar_jvp(along: Along, primals: tuple[Parts], tangents: tuple[Parts]) -> t
     first, second = _halves(lax.stop_gradient(power))
     over = tuple(d * first for d in dx)
     growth = _dot(along, u, over)
-    turn = tuple((d - p * growth) * second * rest for d, p in zip(over, u, strict=True))
-    lost = -rest * (growth * second * rest)
+    # So too the other way round: a transposed program meets `second` first.
+    turn = tuple((d - p * growth) * rest * second for d, p in zip(over, u, strict=True))
+    lost = -rest * (growth * rest * second)
     return polar, Polar(turn, _dot(along, u, dx), jnp.zeros_like(power), lost)
 
 

@@ -1,10 +1,10 @@
 """The Numba kernels inside programs that XLA compiles for a CPU, as two primitives.
 
-`rows` takes real vectors along the last axes to their unit vectors, and to their norms and inverses
-of these; `turn` is the derivative of the first. How is decided when a program is lowered, for only
-then are platform and devices known: on one CPU a custom call runs the kernel, and everywhere else,
-and in what `jax.export` writes down for other processes, XLA compiles the functions of `functions`.
-Those are given to the primitives, which know no formula.
+`rows` takes real vectors to their unit vectors, and to their norms and inverses of these; `turn` is
+the derivative of the first. How is decided when a program is lowered, for only then are platform
+and devices known: on one CPU a custom call runs the kernel for vectors along the last axes. For
+others and elsewhere, and in what `jax.export` writes down for other processes, XLA compiles the
+functions of `functions`. Those are given to the primitives, which know no formula.
 
 Nobody waits for a compiler other than XLA: a program made before its kernel is there goes without.
 
@@ -43,9 +43,25 @@ _NARROW = _KINDS[1:]
 WIDE = ("cpu", "cuda", "rocm")
 
 Axes = tuple[int, ...]
-# For `rows` ``(x, wanted, wide)`` to what it returns, `wide` on a platform of `WIDE`; for `turn`
-# ``(x, wanted, kernels)`` to the unit vectors.
+
+
+class Target(NamedTuple):
+    """What a program is lowered for."""
+
+    wide: bool = False  # a platform of `WIDE`
+    tree: bool = False  # as `sums.total` has it
+
+
+# For `rows`: ``(x, wanted, target)`` to what it returns.
 Formula = Callable[..., Any]
+
+
+class Turn(NamedTuple):
+    """The formulas of `turn`."""
+
+    unit: Callable[..., jax.Array]  # ``(x, wanted, kernels)`` to unit vectors, with derivatives
+    wide: Callable[..., jax.Array]  # ``(x, d, wanted, target)`` to what `turn` returns
+
 
 _forced: ContextVar[int | None] = ContextVar("l2multi_jax_native", default=None)
 
@@ -108,13 +124,13 @@ def use(wish: bool) -> Iterator[None]:
         _forced.reset(token)
 
 
-def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
-    """Whether `rows` can take `x`: real vectors along the last axes, outside any mesh (within one,
-    the compiler has to see how an array is spread)."""
+def serves(x: jax.Array, unit: str = "") -> bool:
+    """Whether `rows` can take `x`, to unit vectors of this dtype: real vectors outside any mesh
+    (within one, the compiler has to see how an array is spread)."""
     return (
         all(isinstance(d, int) and d > 0 for d in x.shape)
-        and axes == tuple(range(x.ndim - len(axes), x.ndim))
-        and all(d is None or d.name in _KINDS for d in (x.dtype, dtype))
+        and x.dtype.name in _KINDS
+        and (not unit or unit in _KINDS)
         and jax.sharding.get_abstract_mesh().empty
         and jax.typeof(x).sharding.mesh.empty
     )
@@ -122,23 +138,28 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
 
 def would_run(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> bool:
     """Whether a program for one CPU would call a kernel now."""
-    if not allowed() or not serves(x, axes, dtype):
+    if not allowed() or not serves(x, dtype.name) or not _trailing(axes, x.ndim):
         return False
     return _kernel(x.dtype, dtype, "rows", False) is not None
 
 
-class Wanted(NamedTuple):
-    """What is to become of vectors."""
+def _trailing(axes: Axes, ndim: int) -> bool:
+    return axes == tuple(range(ndim - len(axes), ndim))
 
-    last: int  # so many of the last axes are those over which a vector extends
+
+class Wanted(NamedTuple):
+    """What is to become of vectors. No dtype stands here, for JAX compares these by ``==``, and
+    float64 is equal to None."""
+
+    axes: Axes
     eps: float
     zero_nan: bool
-    dtype: np.dtype[Any] | None  # of the unit vectors; None: there shall be none
+    unit: str  # the name of the dtype of the unit vectors; empty: there shall be none
     norm: bool  # whether the norms are wanted
 
     def few(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape of the norms, axes kept."""
-        return (*shape[: len(shape) - self.last], *[1] * self.last)
+        return tuple(1 if d in self.axes else n for d, n in enumerate(shape))
 
 
 def rows(x: jax.Array, wanted: Wanted, kernels: int, formula: Formula) -> tuple[jax.Array, ...]:
@@ -148,8 +169,8 @@ def rows(x: jax.Array, wanted: Wanted, kernels: int, formula: Formula) -> tuple[
     return tuple(results)
 
 
-def turn(x: jax.Array, d: jax.Array, wanted: Wanted, kernels: int, formula: Formula) -> jax.Array:
-    """How the unit vectors change as `x` moves by `d`, all of one dtype: linear in `d`, and its own
+def turn(x: jax.Array, d: jax.Array, wanted: Wanted, kernels: int, formula: Turn) -> jax.Array:
+    """How the unit vectors move as `x` moves by `d`, all of one dtype: linear in `d`, and its own
     transpose."""
     moved: jax.Array = _turn.bind(x, d, wanted=wanted, kernels=kernels, formula=formula)
     return moved
@@ -159,7 +180,9 @@ def turns(x: jax.Array, wanted: Wanted) -> bool:
     """Whether `turn` can take an `x` that `rows` takes. (With `eps` and zero vectors that become
     NaN, the derivative at these is another.)"""
     return (
-        x.dtype == wanted.dtype and x.dtype.name in _NARROW and not (wanted.eps and wanted.zero_nan)
+        x.dtype.name == wanted.unit
+        and wanted.unit in _NARROW
+        and not (wanted.eps and wanted.zero_nan)
     )
 
 
@@ -173,7 +196,7 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _shapes(x: Any, *, wanted: Wanted, **_: Any) -> list[Any]:
-    shapes = [] if wanted.dtype is None else [x.update(dtype=wanted.dtype, weak_type=False)]
+    shapes = [x.update(dtype=np.dtype(wanted.unit), weak_type=False)] if wanted.unit else []
     if wanted.norm:
         few = x.update(shape=wanted.few(x.shape), dtype=_wide(x.dtype), weak_type=False)
         shapes += [few] * 3
@@ -195,13 +218,16 @@ def _evaluate(primitive: Any, *arrays: jax.Array, **parameters: Any) -> Any:
         return _program(primitive, tuple(parameters.items()))(*arrays)
 
 
-def _batch(primitive: Any, arrays: Any, dimensions: Any, **parameters: Any) -> Any:
+def _batch(
+    primitive: Any, arrays: Any, dimensions: Any, *, wanted: Wanted, **parameters: Any
+) -> Any:
     (size,) = {x.shape[k] for x, k in zip(arrays, dimensions, strict=True) if k is not None}
     moved = (
         jnp.broadcast_to(x, (size, *x.shape)) if k is None else jnp.moveaxis(x, k, 0)
         for x, k in zip(arrays, dimensions, strict=True)
     )
-    results = primitive.bind(*moved, **parameters)
+    wanted = wanted._replace(axes=tuple(d + 1 for d in wanted.axes))
+    results = primitive.bind(*moved, wanted=wanted, **parameters)
     return results, [0] * len(results) if primitive.multiple_results else 0
 
 
@@ -215,7 +241,7 @@ def _turn_jvp(primals: Any, tangents: Any, *, wanted: Wanted, **parameters: Any)
     value = turn(x, d, wanted, **parameters)
     if type(dx) is ad.Zero:
         return value, turn(x, dd, wanted, **parameters)
-    function = functools.partial(_turn_formula, wanted=wanted, **parameters)
+    function = functools.partial(_turn_formula, Target(), wanted=wanted, **parameters)
     dd = jnp.zeros_like(d) if type(dd) is ad.Zero else dd
     return value, jax.jvp(function, primals, (dx, dd))[1]
 
@@ -229,24 +255,26 @@ ad.primitive_transposes[_turn] = _turn_transpose
 
 
 def _rows_formula(
-    wide: bool, x: jax.Array, *, wanted: Wanted, formula: Formula, **_: Any
+    target: Target, x: jax.Array, *, wanted: Wanted, formula: Formula, **_: Any
 ) -> list[jax.Array]:
-    return list(formula(x, wanted, wide))
+    return list(formula(x, wanted, target))
 
 
 def _turn_formula(
-    x: jax.Array, d: jax.Array, *, wanted: Wanted, kernels: int, formula: Formula
+    target: Target, x: jax.Array, d: jax.Array, *, wanted: Wanted, kernels: int, formula: Turn
 ) -> jax.Array:
-    moved: jax.Array = jax.jvp(lambda x: formula(x, wanted, kernels), (x,), (d,))[1]
+    if target.wide:
+        return formula.wide(x, d, wanted, target)
+    moved: jax.Array = jax.jvp(lambda x: formula.unit(x, wanted, kernels), (x,), (d,))[1]
     return moved
 
 
 def _rows_kernel(kernel: int, x: jax.Array, *, wanted: Wanted, **_: Any) -> list[jax.Array]:
     shape: Any = jax.ShapeDtypeStruct
-    shapes = [] if wanted.dtype is None else [shape(x.shape, wanted.dtype)]
+    shapes = [shape(x.shape, np.dtype(wanted.unit))] if wanted.unit else []
     if wanted.norm:
         shapes.append(shape((math.prod(wanted.few(x.shape)), 3), _wide(x.dtype)))
-    results = (wanted.dtype is not None) * _UNIT + wanted.norm * _NORM
+    results = bool(wanted.unit) * _UNIT + wanted.norm * _NORM
     found = _call(shapes, wanted, kernel, results, x)
     if not wanted.norm:
         return found
@@ -269,28 +297,34 @@ def _call(
         *arrays,
         eps=np.float64(wanted.eps),
         kernel=np.int64(kernel),
-        n=np.int64(math.prod(shape[len(shape) - wanted.last :])),
+        n=np.int64(math.prod(shape[d] for d in wanted.axes)),
         results=np.int64(results),
         zero=np.float64(math.nan if wanted.zero_nan else 1.0),
     )
     return list(found)
 
 
-def _lower(work: str, by_kernel: Any, by_formula: Any) -> Callable[..., Any]:
+def _lower(work: str, by_kernel: Any, by_formula: Any, platform: str) -> Callable[..., Any]:
     """For a CPU: the kernel where one device runs the program of this very process."""
     several = work == "rows"
 
     def lower(context: Any, *arrays: Any, **parameters: Any) -> Any:
         module = context.module_context
         alone = getattr(module.axis_context, "num_devices", 0) in (None, 1)
-        exported = module.lowering_parameters.for_export
+        on_cpu = alone and platform == "cpu"
+        wanted, x = parameters["wanted"], context.avals_in[0]
         kernel = None
-        if parameters["kernels"] and alone and not exported:
-            dtype = context.avals_in[0].dtype
-            wait = parameters["kernels"] == WAIT
-            kernel = _kernel(dtype, parameters["wanted"].dtype or dtype, work, wait)
+        if (
+            on_cpu
+            and parameters["kernels"]
+            and not module.lowering_parameters.for_export
+            and _trailing(wanted.axes, x.ndim)
+        ):
+            unit = np.dtype(wanted.unit) if wanted.unit else x.dtype
+            kernel = _kernel(x.dtype, unit, work, parameters["kernels"] == WAIT)
         if kernel is None:
-            return by_formula(context, *arrays, **parameters)
+            function = functools.partial(by_formula, Target(platform in WIDE, on_cpu))
+            return mlir.lower_fun(function, several)(context, *arrays, **parameters)
         with jax.enable_x64(True):
             function = functools.partial(by_kernel, kernel)
             return mlir.lower_fun(function, several)(context, *arrays, **parameters)
@@ -298,16 +332,14 @@ def _lower(work: str, by_kernel: Any, by_formula: Any) -> Callable[..., Any]:
     return lower
 
 
-_narrow_rows, _wide_rows = (
-    mlir.lower_fun(functools.partial(_rows_formula, wide), True) for wide in (False, True)
-)
-_any_turn = mlir.lower_fun(_turn_formula, False)
-mlir.register_lowering(_rows, _narrow_rows)
-mlir.register_lowering(_turn, _any_turn)
-mlir.register_lowering(_rows, _lower("rows", _rows_kernel, _wide_rows), platform="cpu")
-mlir.register_lowering(_turn, _lower("turn", _turn_kernel, _any_turn), platform="cpu")
-for _platform in WIDE[1:]:
-    mlir.register_lowering(_rows, _wide_rows, platform=_platform)
+for _one, _work, _by_kernel, _by_formula in (
+    (_rows, "rows", _rows_kernel, _rows_formula),
+    (_turn, "turn", _turn_kernel, _turn_formula),
+):
+    mlir.register_lowering(_one, _lower(_work, _by_kernel, _by_formula, "other"))
+    for _platform in WIDE:
+        lower = _lower(_work, _by_kernel, _by_formula, _platform)
+        mlir.register_lowering(_one, lower, platform=_platform)
 
 
 def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str, wait: bool) -> int | None:
