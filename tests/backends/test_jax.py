@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from jax import export, lax
@@ -585,3 +586,24 @@ def test_halves_by_way_of_double(dtype):
         y = np.asarray(l2.normalize(x, dtype=dtype))
     assert y.dtype == dtype
     np.testing.assert_array_equal(y, np.array([0.6, 0.8]).astype("f4").astype(dtype))
+
+
+@pytest.mark.parametrize("narrow", [np.dtype("f2"), np.dtype(ml_dtypes.bfloat16)], ids=str)
+@pytest.mark.parametrize("kernels", [True, False])
+def test_rounded_once(narrow, kernels):
+    """Numbers of float64 near the middle of two narrow ones go to the right one of them."""
+    low = np.random.default_rng(2).uniform(0.01, 0.9, 2000).astype(narrow)
+    high = (low.view("u2") + np.uint16(1)).view(narrow)
+    middle = (low.astype("f8") + high.astype("f8")) / 2
+    x = np.stack([np.nextafter(middle, 0), middle, np.nextafter(middle, 2)])
+    want = np.stack([low, np.where(low.view("u2") % 2 == 0, low, high), high])
+    with jax.enable_x64(True), native.use(kernels):
+        for wrap in (lambda f: f, jax.jit):
+            norms = wrap(lambda x: l2.norm(x, dtype=narrow))(jnp.asarray(x[..., None]))
+            units = wrap(lambda x: l2.normalize(x, eps=2.0, dtype=narrow))(
+                jnp.asarray(2 * x[..., None])
+            )
+            assert (np.asarray(norms) == want).all()
+            assert (np.asarray(units)[..., 0] == want).all()
+        slope = jax.grad(lambda x: l2.norm(x, dtype=narrow).astype("f8"))(jnp.array([3.0, 4.0]))
+        assert np.allclose(slope, [0.6, 0.8], rtol=2.0**-7)

@@ -110,7 +110,8 @@ def norm(
     """The norms of `dtype`."""
     norms: jax.Array
     if not mesh and _own_width(x, dtype) and native.serves(x):
-        norms = _rows(x, native.Wanted(axes, 0.0, False, "", True), kernels)[0].astype(dtype)
+        lengths, *_ = _rows(x, native.Wanted(axes, 0.0, False, "", True), kernels)
+        norms = _rounded(lengths, dtype)
     else:
         norms = _traced_norm(x, Along(axes, _width(x, dtype), mesh), dtype)
     return norms if keepdims else norms.squeeze(axes)
@@ -166,12 +167,12 @@ def _traced_normalize(
         same = own == along.dtype
         length = polar.norm if same else _traced_norm(x, along._replace(dtype=own), norm_dtype)
         norms = length.astype(norm_dtype).squeeze(along.axes)
-    return y.astype(dtype), norms
+    return _rounded(y, dtype), norms
 
 
 def _traced_norm(x: jax.Array, along: Along, dtype: str) -> jax.Array:
     """The norms, axes kept."""
-    return _polar(along, _inexact(x, along.dtype)).norm.astype(dtype)
+    return _rounded(_polar(along, _inexact(x, along.dtype)).norm, dtype)
 
 
 def _formula(x: jax.Array, wanted: native.Wanted, target: native.Target) -> tuple[jax.Array, ...]:
@@ -185,7 +186,7 @@ def _formula(x: jax.Array, wanted: native.Wanted, target: native.Target) -> tupl
     along = own._replace(dtype=_width(x, wanted.unit))
     polar = _divided(along, x, *(norms if along == own else _lengths(*_roots(along, x))))
     (y,) = _finish(_parts(x, along.dtype), polar, wanted.eps, wanted.zero_nan)
-    return y.astype(wanted.unit), *(norms if wanted.norm else ())
+    return _rounded(y, wanted.unit), *(norms if wanted.norm else ())
 
 
 def _wide_formula(
@@ -256,6 +257,26 @@ def _width(x: jax.Array, result: str) -> np.dtype[Any]:
 def _own_width(x: jax.Array, norm_dtype: str) -> bool:
     """Whether norms of this dtype need no wider sums than those of `x` itself."""
     return not norm_dtype or _width(x, norm_dtype) == _width(x, x.dtype.name)
+
+
+def _rounded(x: jax.Array, dtype: str) -> jax.Array:
+    """`x` as `dtype`, rounded once: XLA takes float64 to float16 and bfloat16 by way of float32."""
+    return (_odd(x) if x.dtype == np.float64 and np.dtype(dtype).itemsize < 4 else x).astype(dtype)
+
+
+@jax.custom_jvp
+def _odd(x: jax.Array) -> jax.Array:
+    """float64 rounded to odd at twelve bits below the leading one, which are two more than any of
+    the narrow dtypes has, and which float32 holds; see `l2multi._summation`, Rounding."""
+    bits = lax.bitcast_convert_type(x, np.int64)
+    rest = bits & np.int64((1 << 40) - 1)
+    odd = (bits - rest) | (rest != 0).astype(np.int64) << np.int64(40)
+    return lax.bitcast_convert_type(odd, np.float64)
+
+
+@_odd.defjvp
+def _odd_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return _odd(*primals), tangents[0]
 
 
 def _inexact(x: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
