@@ -228,7 +228,9 @@ def refuse(
         if bad.any():
             raise NonFiniteError(_where("x: inf or NaN in", bad))
     if zero == "raise" and not empty:
-        bad = norms == 0
+        # By bits: where another library has set denormals-are-zero, a subnormal norm equals 0.
+        size = norms.dtype.itemsize
+        bad = (norms if size > 8 else norms.view(f"u{size}")) == 0
         if bad.any():
             raise ZeroVectorError(_where("x: zero norm in", bad))
 

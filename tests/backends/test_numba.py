@@ -32,6 +32,7 @@ from l2multi.backends.numba import (
     objects,
     records,
 )  # fmt: skip
+from tests import cases, modes
 
 
 def run(script: str, **environment: str) -> str:
@@ -1164,6 +1165,24 @@ def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
         long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
         alone = _threads() == 1
         assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
+
+
+@pytest.mark.skipif(not modes.FLUSH, reason="it is not known how modes are set here")
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("shape", [(3, 40), (2, 9), (60, 100), (700, 100), (1, 2**19), (1, 2**22)])
+def test_the_short_way_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
+    """Small calls, those that let go of Python's lock, and those of several threads, of a vector's
+    parts among them: whether subnormal numbers are flushed, and whichever way it is rounded."""
+    x = np.resize(cases.vectors(np.dtype(dtype), 100)[2:], shape)
+    ready(x.dtype)
+    for axis in (-1, 0):
+        l2.normalize(x, axis, backend="numba")
+        want, lengths = l2.normalize(x, axis, return_norm=True, backend="numpy")
+        for bits in (*modes.FLUSH, sum(modes.FLUSH) | modes.UPWARDS):
+            with modes.changed(bits):
+                got, norms = l2.normalize(x, axis, return_norm=True, backend="numba")
+            assert got.tobytes() == want.tobytes()
+            assert norms.tobytes() == lengths.tobytes()
 
 
 def test_the_short_way_is_not_learned_from_other_libraries() -> None:
