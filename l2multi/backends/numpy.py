@@ -174,7 +174,7 @@ def _run(
             length = root / up / down
             length[np.isnan(length)] = np.nan
             if norms is not None:
-                norms[chunk] = length.reshape(norms[chunk].shape)
+                norms[chunk] = round_to(length, norms.dtype).reshape(norms[chunk].shape)
             if target is None:
                 continue
             small = length <= eps
