@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 import l2multi as l2
 from l2multi import _api, _registry
@@ -403,7 +404,7 @@ def test_kernels_by_layout() -> None:
     assert "rows" in l2.explain(x[0, :, :16], backend="numba").kernel
     # Columns longer than there is room for are no columns.
     for rows, kernel in ((records.ROWS_MOST - 1, "columns"), (records.ROWS_MOST, "packed")):
-        fake = np.lib.stride_tricks.as_strided(x, (rows, 20), (0, 4), writeable=False)
+        fake = as_strided(x, (rows, 20), (0, 4), writeable=False)
         assert kernel in l2.explain(fake, 0, backend="numba").kernel
 
 
@@ -1117,14 +1118,15 @@ def test_the_short_way_measures_into_what_fits() -> None:
     want = l2.norm(x, backend="numpy")
     ready(x.dtype)
     l2.norm(x, backend="numba")
-    for out in (np.empty(8, np.float32)[::2], np.empty(17, np.uint8)[1:].view(np.float32)):
+    odd, swapped = np.empty(17, np.uint8)[1:].view(np.float32), np.empty(4, ">f4")
+    for out in (np.empty(8, np.float32)[::2], odd, swapped):
         assert l2.norm(x, out=out, backend="numba") is out
-        assert out.tobytes() == want.tobytes()
+        assert np.array_equal(out, want)
     room = x.copy()
     assert l2.norm(room, out=room[0, :4], backend="numba").tobytes() == want.tobytes()
     frozen = np.ones(4, np.float32)
     frozen.flags.writeable = False
-    for wrong in (frozen, np.ones(5, np.float32), np.ones(4), np.ones(4, ">f4"), [1.0] * 4):
+    for wrong in (frozen, np.ones(5, np.float32), np.ones(4), np.ones(4, ">f8"), [1.0] * 4):
         with pytest.raises((TypeError, ValueError), match="out"):
             l2.norm(x, out=wrong, backend="numba")
     x[2] = 0
@@ -1226,7 +1228,11 @@ def test_the_short_way_declines() -> None:
         (x, np.empty((24,), np.float32)),
         (x, np.empty((4, 6))),
         (x.astype(np.float64), x),
-        (x, np.lib.stride_tricks.as_strided(x.copy(), x.shape, (0, 4))),
+        (x, as_strided(x.copy(), x.shape, (0, 4))),
+        (x, as_strided(x.copy(), x.shape, (4, 4))),
+        (x, as_strided(x.copy(), x.shape, (20, 4))),
+        (x, as_strided(x.copy(), x.shape, (4, 12))),
+        (x, as_strided(x.copy(), x.shape, (24, 2))),
         (x, x[::-1]),
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
     ):
@@ -1250,6 +1256,8 @@ def test_the_short_way_declines() -> None:
         (x, odd),
         (x.T, np.empty((6, 4), np.float32)),
         (x, np.empty((6, 4), np.float32).T),
+        (x, np.empty((4, 7), np.float32)[:, 1:]),
+        (x, np.empty((6, 12), np.float32)[::-1, ::-3].T),
         (x[:, ::2], np.empty((4, 3), np.float32)),
         (room[:24].reshape(4, 6), room[24:].reshape(4, 6)),
     ):

@@ -430,7 +430,7 @@ WORKERS = {
 
 # Bytes of an object before its own fields, of which its class is the last; and NumPy's flags.
 HEAD = object.__basicsize__
-_CONTIGUOUS, _WRITEABLE = 0x1, 0x400
+_CONTIGUOUS, _FORTRAN, _WRITEABLE = 0x1, 0x2, 0x400
 
 
 def short() -> Any:
@@ -487,12 +487,31 @@ def short() -> Any:
         return mask
 
     @device
+    def apart(size, axes, sizes, strides):
+        """Whether along each axis what lies along those of smaller strides fits into a stride: if
+        so, no two elements overlap."""
+        for axis in range(axes):
+            step, extent = abs(get_int(strides, axis)), size
+            if get_int(sizes, axis) > 1:
+                for other in range(axes):
+                    reach = abs(get_int(strides, other))
+                    if other != axis and reach <= step:
+                        extent += (get_int(sizes, other) - 1) * reach
+                if step < extent:
+                    return False
+        return True
+
+    @device
     def fit(own, ordered, x, axes, sizes, strides_x, y, axes_y, sizes_y, strides_y, dtype, flags):
         """Whether y can take what comes of x."""
         no, yes = get_int(own, records.FALSE), get_int(own, records.TRUE)
         if axes_y != axes or dtype != get_int(own, records.TYPE_Y) or flags & _WRITEABLE == 0:
             return no
         same = y == x and dtype == get_int(own, records.TYPE_X)
+        if flags & (_CONTIGUOUS | _FORTRAN) == 0 and not apart(
+            get_int(own, records.SIZE_Y), axes, sizes, strides_y
+        ):
+            return no
         last = -1
         # Where the bytes of each begin and end.
         from_x, to_x, from_y, to_y = x, x + get_int(own, records.SIZE_X), y, y
@@ -503,8 +522,6 @@ def short() -> Any:
                 return no
             if size > 1:
                 step, step_y = get_int(strides_x, axis), get_int(strides_y, axis)
-                if step_y == 0:
-                    return no
                 if ordered and 0 <= last < abs(step):
                     return get_int(own, records.NONE)
                 last = abs(step)
