@@ -114,7 +114,7 @@ def _check_out(call: _Call, out: Any, shape: tuple[int, ...], dtype: np.dtype[An
     if call.library != "numpy":
         raise TypeError(f"out: {call.library} arrays are immutable, so out= cannot be used")
     _contract.check_out(out, shape, dtype)
-    if call.back is not None:
+    if call.back is not None or out.dtype != dtype:  # of the other byte order
         return False
     same = out is call.x or (
         out.shape == call.x.shape
@@ -206,8 +206,9 @@ def normalize(
         vector NaN; in a vector with an inf and no NaN, infs become NaN and the rest 0 with its
         sign. Other vectors are untouched.
     out : numpy.ndarray, optional
-        Where to write, of the result's shape and dtype. ``out=x`` works in place; any other
-        overlap gives the result of no overlap. Not for JAX arrays, which are immutable.
+        Where to write, of the result's shape and dtype, in either byte order. ``out=x`` works in
+        place; any other overlap with `x` gives the result of no overlap, but no two elements of
+        `out` may overlap. Not for JAX arrays, which are immutable.
     dtype : dtype, optional
         The floating dtype of the result, complex for complex input. The arithmetic is as wide as
         input or output, whichever is wider, and rounded once.
@@ -222,7 +223,8 @@ def normalize(
     array, shape (..., n)
         The unit vectors, of the library, device and shape of `x`. Floating and complex dtypes
         are kept, float16, bfloat16 and float8 among them; integers and bool become float64
-        (JAX: its default float).
+        (JAX: its default float). NumPy arrays lie in memory in the order of `x`, so that of a
+        Fortran-ordered array is Fortran-ordered.
     array, shape (...)
         With `return_norm`, the norms before `eps`.
 
@@ -236,7 +238,8 @@ def normalize(
         A type or dtype that is not supported, by anyone or by the backend named; an `out` of the
         wrong dtype; a policy of "raise" under JAX tracing.
     ValueError
-        A negative `eps`, an unknown choice, an `out` of the wrong shape or read-only.
+        A negative `eps`, an unknown choice, an `out` of the wrong shape, read-only or such that
+        two of its elements overlap.
     ImportError
         The backend named is not installed.
 

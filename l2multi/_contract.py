@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.exceptions import AxisError
+from numpy.exceptions import AxisError, TooHardError
 
 Axis = int | Sequence[int] | None
 Zero = Literal["keep", "nan", "raise"]
@@ -188,15 +188,39 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], masked: bo
     if not isinstance(out, kind) or (isinstance(out, np.ma.MaskedArray) and not masked):
         expected = "numpy.ma.MaskedArray" if masked else "numpy.ndarray"
         raise TypeError(f"out: expected a {expected}, got {type(out).__name__}")
-    if out.dtype != dtype:
+    if out.dtype not in (dtype, dtype.newbyteorder()):
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out: expected a writable array, got a read-only one")
-    # NumPy gives arrays of no elements strides of 0.
-    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
-        raise ValueError("out: expected one memory location per element, got a broadcast array")
+    if overlaps_itself(np.asarray(out)):
+        raise ValueError(
+            "out: expected one memory location per element, got an array that overlaps itself, as "
+            "broadcasting, as_strided and sliding windows make; try out.copy()"
+        )
+
+
+def overlaps_itself(a: np.ndarray[Any, Any]) -> bool:
+    """Whether two elements share a byte."""
+    extent = a.itemsize
+    for step, n in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
+        if step < extent:
+            break
+        extent += step * (n - 1)
+    else:
+        return False
+    # Elements may lie between one another. If any two overlap, so do two of which the first is at 0
+    # along the axes up to the first along which they differ, and the other beyond 0 there.
+    shares: Any = np.shares_memory  # whose type has no limits such as this one
+    try:
+        for d in range(a.ndim if a.size else 0):
+            rest = a[(0,) * d]
+            if shares(rest[:1], rest[1:], max_work=10**6):
+                return True
+    except TooHardError:  # it would take minutes; no array that somebody uses is known to
+        return True
+    return False
 
 
 def default_tol(dtype: np.dtype[Any]) -> float:
@@ -228,7 +252,9 @@ def refuse(
         if bad.any():
             raise NonFiniteError(_where("x: inf or NaN in", bad))
     if zero == "raise" and not empty:
-        bad = norms == 0
+        # By bits: where another library has set denormals-are-zero, a subnormal norm equals 0.
+        size = norms.dtype.itemsize
+        bad = (norms if size > 8 else norms.view(f"u{size}")) == 0
         if bad.any():
             raise ZeroVectorError(_where("x: zero norm in", bad))
 

@@ -2,10 +2,17 @@
 
 Works through the input in parts of `PART` elements, so that it never holds a float64 copy of more
 than that: its scratch memory is a few MiB whatever the size of the input.
+
+Where another library has set flush-to-zero or denormals-are-zero in the calling thread, these modes
+are put aside for the length of a call on Linux and macOS, by C's ``fesetenv``; elsewhere NumPy
+computes in the modes that it finds, and subnormal numbers count as zeros.
 """
 
+import contextlib
+import ctypes
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -91,6 +98,40 @@ def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> 
     return "vectorized NumPy in parts", 1
 
 
+@functools.cache
+def _environment() -> tuple[Any, Any, Any] | None:
+    """C's functions that read and write the floating-point environment of a thread, and the address
+    of the one that a process begins with; None where these are not known."""
+    c = ctypes.pythonapi
+    try:
+        usual = (
+            -1
+            if sys.platform == "linux"
+            else ctypes.addressof(ctypes.c_char.in_dll(c, "_FE_DFL_ENV"))
+        )
+        return c["fegetenv"], c["fesetenv"], ctypes.c_void_p(usual)
+    except (AttributeError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def exact_modes() -> Iterator[None]:
+    """Compute with subnormal numbers, whatever another library has set in this thread, if C can be
+    told to."""
+    found = None if sys.float_info.min / 2 != 0 else _environment()
+    if found is None:
+        yield
+        return
+    read, write, usual = found
+    before = ctypes.create_string_buffer(256)  # more than any fenv_t
+    read(before)
+    write(usual)
+    try:
+        yield
+    finally:
+        write(before)
+
+
 def real_parts(a: Array) -> Array:
     """A view of complex elements as pairs along a new last axis; real ones as they are."""
     return a[..., None].view(a.real.dtype) if _contract.is_complex(a.dtype) else a
@@ -124,7 +165,7 @@ def _run(
         # Several long vectors at a time: where they are columns, each cache line is read once.
         step = PART // LANES
     slices = [slice(lo, min(lo + step, n)) for lo in range(0, n, step)]
-    with np.errstate(all="ignore"):
+    with exact_modes(), np.errstate(all="ignore"):
         for chunk in _chunks(batch, max(1, PART // min(n, step))):
             read = functools.partial(_read, source[chunk], n, source.ndim - len(kept), wide)
             if len(slices) == 1:
@@ -133,7 +174,7 @@ def _run(
             length = root / up / down
             length[np.isnan(length)] = np.nan
             if norms is not None:
-                norms[chunk] = length.reshape(norms[chunk].shape)
+                norms[chunk] = round_to(length, norms.dtype).reshape(norms[chunk].shape)
             if target is None:
                 continue
             small = length <= eps

@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 import l2multi as l2
 from l2multi import _api, _registry
@@ -32,6 +33,7 @@ from l2multi.backends.numba import (
     objects,
     records,
 )  # fmt: skip
+from tests import cases, modes
 
 
 def run(script: str, **environment: str) -> str:
@@ -402,7 +404,7 @@ def test_kernels_by_layout() -> None:
     assert "rows" in l2.explain(x[0, :, :16], backend="numba").kernel
     # Columns longer than there is room for are no columns.
     for rows, kernel in ((records.ROWS_MOST - 1, "columns"), (records.ROWS_MOST, "packed")):
-        fake = np.lib.stride_tricks.as_strided(x, (rows, 20), (0, 4), writeable=False)
+        fake = as_strided(x, (rows, 20), (0, 4), writeable=False)
         assert kernel in l2.explain(fake, 0, backend="numba").kernel
 
 
@@ -1116,14 +1118,15 @@ def test_the_short_way_measures_into_what_fits() -> None:
     want = l2.norm(x, backend="numpy")
     ready(x.dtype)
     l2.norm(x, backend="numba")
-    for out in (np.empty(8, np.float32)[::2], np.empty(17, np.uint8)[1:].view(np.float32)):
+    odd, swapped = np.empty(17, np.uint8)[1:].view(np.float32), np.empty(4, ">f4")
+    for out in (np.empty(8, np.float32)[::2], odd, swapped):
         assert l2.norm(x, out=out, backend="numba") is out
-        assert out.tobytes() == want.tobytes()
+        assert np.array_equal(out, want)
     room = x.copy()
     assert l2.norm(room, out=room[0, :4], backend="numba").tobytes() == want.tobytes()
     frozen = np.ones(4, np.float32)
     frozen.flags.writeable = False
-    for wrong in (frozen, np.ones(5, np.float32), np.ones(4), np.ones(4, ">f4"), [1.0] * 4):
+    for wrong in (frozen, np.ones(5, np.float32), np.ones(4), np.ones(4, ">f8"), [1.0] * 4):
         with pytest.raises((TypeError, ValueError), match="out"):
             l2.norm(x, out=wrong, backend="numba")
     x[2] = 0
@@ -1164,6 +1167,24 @@ def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
         long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
         alone = _threads() == 1
         assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
+
+
+@pytest.mark.skipif(not modes.FLUSH, reason="it is not known how modes are set here")
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("shape", [(3, 40), (2, 9), (60, 100), (700, 100), (1, 2**19), (1, 2**22)])
+def test_the_short_way_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
+    """Small calls, those that let go of Python's lock, and those of several threads, of a vector's
+    parts among them: whether subnormal numbers are flushed, and whichever way it is rounded."""
+    x = np.resize(cases.vectors(np.dtype(dtype), 100)[2:], shape)
+    ready(x.dtype)
+    for axis in (-1, 0):
+        l2.normalize(x, axis, backend="numba")
+        want, lengths = l2.normalize(x, axis, return_norm=True, backend="numpy")
+        for bits in (*modes.FLUSH, sum(modes.FLUSH) | modes.UPWARDS):
+            with modes.changed(bits):
+                got, norms = l2.normalize(x, axis, return_norm=True, backend="numba")
+            assert got.tobytes() == want.tobytes()
+            assert norms.tobytes() == lengths.tobytes()
 
 
 def test_the_short_way_is_not_learned_from_other_libraries() -> None:
@@ -1207,7 +1228,11 @@ def test_the_short_way_declines() -> None:
         (x, np.empty((24,), np.float32)),
         (x, np.empty((4, 6))),
         (x.astype(np.float64), x),
-        (x, np.lib.stride_tricks.as_strided(x.copy(), x.shape, (0, 4))),
+        (x, as_strided(x.copy(), x.shape, (0, 4))),
+        (x, as_strided(x.copy(), x.shape, (4, 4))),
+        (x, as_strided(x.copy(), x.shape, (20, 4))),
+        (x, as_strided(x.copy(), x.shape, (4, 12))),
+        (x, as_strided(x.copy(), x.shape, (24, 2))),
         (x, x[::-1]),
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
     ):
@@ -1231,6 +1256,8 @@ def test_the_short_way_declines() -> None:
         (x, odd),
         (x.T, np.empty((6, 4), np.float32)),
         (x, np.empty((6, 4), np.float32).T),
+        (x, np.empty((4, 7), np.float32)[:, 1:]),
+        (x, np.empty((6, 12), np.float32)[::-1, ::-3].T),
         (x[:, ::2], np.empty((4, 3), np.float32)),
         (room[:24].reshape(4, 6), room[24:].reshape(4, 6)),
     ):

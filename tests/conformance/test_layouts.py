@@ -64,6 +64,18 @@ def test_transposed(backend, dtype):
             agree(backend, view, axis, view.copy())
 
 
+@pytest.mark.only("same_bits")
+@pytest.mark.dtypes(np.dtype("f4"), np.dtype("i4"))
+def test_order_in_memory(backend, dtype):
+    """The result's axes lie in memory in the order of those of `x`, without gaps."""
+    x = cases.sample(dtype, (3, 5, 7))
+    for view in (x, np.asfortranarray(x), x.transpose(1, 0, 2), x[::-1, ::2], x.T[:, :, ::-1]):
+        for axis in (-1, 0, None):
+            with backend.scope(dtype):
+                y = l2.normalize(view, axis, backend=backend.name)
+            assert y.strides == np.empty_like(view, y.dtype).strides
+
+
 @pytest.mark.dtypes(np.dtype("f4"), np.dtype("f8"))
 def test_long_strided(backend, dtype):
     """A vector longer than a part, whose elements are not neighbours."""

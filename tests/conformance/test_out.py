@@ -1,9 +1,13 @@
 """`out=`: in place, overlapping, of any layout, refused before anything is written."""
 
+import math
+
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import l2multi as l2
+from l2multi import _contract
 from tests import cases
 from tests.reference import same_bits
 
@@ -25,6 +29,40 @@ def test_in_place(backend, dtype):
         assert same_bits(x, expected)
 
 
+@pytest.mark.dtypes(*(d for d in cases.FEW if cases.is_float(d) and d.itemsize > 1))
+def test_in_place_in_the_other_byte_order(backend, dtype):
+    """A byte-swapped array is normalized in place, and stays byte-swapped."""
+    for axis in (-1, 0, None):
+        x = cases.vectors(dtype, 37)
+        swapped = x.astype(dtype.newbyteorder())
+        with backend.scope(dtype):
+            expected, lengths = l2.normalize(x, axis, return_norm=True, backend=backend.name)
+            assert l2.normalize(swapped, axis, out=swapped, backend=backend.name) is swapped
+            place = np.empty(lengths.shape, lengths.dtype.newbyteorder())
+            assert l2.norm(x, axis, out=place, backend=backend.name) is place
+        assert not swapped.dtype.isnative
+        assert same_bits(swapped, expected)
+        assert same_bits(place, lengths)
+
+
+def test_self_overlap():
+    """An array overlaps itself where two elements share a byte, and nowhere else."""
+    rng = np.random.default_rng(4)
+    found = set()
+    for _ in range(2000):
+        shape = tuple(int(n) for n in rng.integers(1, 5, rng.integers(1, 5)))
+        strides = tuple(int(s) for s in rng.integers(-20, 40, len(shape)))
+        starts = np.sort(np.tensordot(strides, np.indices(shape), 1), axis=None)
+        shared = bool((np.diff(starts) < 4).any())
+        assert _contract.overlaps_itself(as_strided(np.ones(1, "f4"), shape, strides)) is shared
+        found.add((len(shape), shared))
+    assert len(found) == 8
+    # Elements between one another; and one for which the question takes too long.
+    assert not _contract.overlaps_itself(as_strided(np.ones(9), (2, 2), (24, 16)))
+    many = as_strided(np.ones(1), (2,) * 40, [8 * math.isqrt(10**16 + 3**k) for k in range(40)])
+    assert _contract.overlaps_itself(many)
+
+
 def test_empty_out(backend):
     """An `out` without elements is one like any other; NumPy gives such a copy strides of 0."""
     for shape in ((0, 5), (5, 0), (2, 0, 3)):
@@ -32,7 +70,7 @@ def test_empty_out(backend):
         out = x[::-1].copy(order="K")
         with backend.scope(x.dtype):
             assert l2.normalize(x, 0, out=out, backend=backend.name) is out
-        zeros = np.lib.stride_tricks.as_strided(x, shape, (0,) * len(shape))
+        zeros = as_strided(x, shape, (0,) * len(shape))
         with backend.scope(x.dtype):
             assert l2.normalize(x, 0, out=zeros, backend=backend.name) is zeros
 
@@ -73,7 +111,7 @@ def test_overlap(backend, dtype, overlap):
         assert same_bits(buffer, kept)
 
 
-NOT_WRITABLE = {"byte-swapped", "read-only", "memory map"}
+NOT_WRITABLE = {"read-only", "memory map"}
 
 
 @pytest.mark.dtypes(*REAL)
@@ -120,11 +158,15 @@ UNFIT = [
     (np.ones((1, 2, 3), "f4"), ValueError, "^out: expected shape"),
     (np.ones((2, 3), "f8"), TypeError, "^out: expected dtype float32, got float64"),
     (np.ones((2, 3), "i4"), TypeError, "^out: expected dtype"),
-    (np.ones((2, 3), np.dtype("f4").newbyteorder()), TypeError, "^out: expected dtype"),
+    (np.ones((2, 3), np.dtype("f8").newbyteorder()), TypeError, "^out: expected dtype"),
     (_read_only((2, 3)), ValueError, "^out: .*read-only"),
     ([[0.0] * 3] * 2, TypeError, "^out: .*list"),
     (np.ma.ones((2, 3), "f4"), TypeError, "^out: .*MaskedArray"),
-    (np.lib.stride_tricks.as_strided(np.ones(3, "f4"), (2, 3), (0, 4)), ValueError, "^out: "),
+    (as_strided(np.ones(3, "f4"), (2, 3), (0, 4)), ValueError, "^out: .*overlaps itself"),
+    (as_strided(np.ones(4, "f4"), (2, 3), (4, 4)), ValueError, "^out: .*overlaps itself"),
+    (as_strided(np.ones(4, "f4"), (2, 3), (2, 4)), ValueError, "^out: .*overlaps itself"),
+    (sliding_window_view(np.ones(4, "f4"), 3, writeable=True), ValueError, "^out: .*overlaps it"),
+    (sliding_window_view(np.ones(4, "f4"), 2, writeable=True).T, ValueError, "^out: .*overlaps it"),
 ]
 
 

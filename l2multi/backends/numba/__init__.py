@@ -359,7 +359,7 @@ def norm(
     else:
         wide = np.empty(target.shape)
         _run(pair, x, None, wide, axes, 0.0, 1.0)
-        with np.errstate(all="ignore"):
+        with readable.exact_modes(), np.errstate(all="ignore"):
             target[...] = readable.round_to(wide, dtype)
     return norms[()] if out is None else out
 

@@ -98,13 +98,26 @@ def memory(call, n, axes, read, write):
     return ahead if stream and 4 * n * read <= FETCH_TWICE else 0, ahead, stream
 
 
+def worker(python: Any) -> Any:
+    """Mark a worker. All that computes is one, and so does it in the same modes, whoever calls."""
+    compute = device(python)
+
+    @function(WORKER)
+    def exactly(first, last, call):
+        modes = simd.exact_modes()
+        compute(first, last, call)
+        simd.restore_modes(modes)
+
+    return exactly
+
+
 def rows(source: Kind, target: Kind) -> Any:
     """Vectors of neighbouring elements; without a batch table one after the other."""
     row = kernels.one_row(source, target)
     read, write = source.size, target.size
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
         n = get_int(call, records.N) * get_int(call, records.PARTS)
@@ -128,7 +141,7 @@ def rows(source: Kind, target: Kind) -> Any:
         if stream:
             simd.fence()
 
-    return worker
+    return run
 
 
 def runs(source: Kind, target: Kind) -> Any:
@@ -136,8 +149,8 @@ def runs(source: Kind, target: Kind) -> Any:
     vector = kernels.one_run_after_another(source, target)
     read, write = source.size, target.size
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
         batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
@@ -164,15 +177,15 @@ def runs(source: Kind, target: Kind) -> Any:
         if stream:
             simd.fence()
 
-    return worker
+    return run
 
 
 def packed(source: Kind, target: Kind) -> Any:
     """Vectors of any layout and byte order."""
     vector = kernels.one_packed(source, target)
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
         batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
@@ -188,7 +201,7 @@ def packed(source: Kind, target: Kind) -> Any:
                 get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
             )  # fmt: skip
 
-    return worker
+    return run
 
 
 @device
@@ -204,8 +217,8 @@ def columns(source: Kind, target: Kind) -> Any:
     reserve = simd.stack(kernels.TILE_ROOM)
     allocate, free = simd.external("malloc", I64, I64), simd.external("free", ir.VoidType(), I64)
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
         batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
@@ -262,7 +275,7 @@ def columns(source: Kind, target: Kind) -> Any:
         if stream:
             simd.fence()
 
-    return worker
+    return run
 
 
 def slabs(source: Kind, target: Kind) -> Any:
@@ -270,8 +283,8 @@ def slabs(source: Kind, target: Kind) -> Any:
     slab = kernels.one_slab(source, target)
     read, write = source.size, target.size
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
         batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
@@ -293,7 +306,7 @@ def slabs(source: Kind, target: Kind) -> Any:
         if stream:
             simd.fence()
 
-    return worker
+    return run
 
 
 def part_sum(source: Kind, target: Kind) -> Any:
@@ -305,8 +318,8 @@ def part_sum(source: Kind, target: Kind) -> Any:
     reserve, read, write = simd.stack(LEVELS), source.size, target.size
     blocks, top = SPLIT // ROWS, (SPLIT // ROWS).bit_length() - 1
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         stack = reserve()
         n = get_int(call, records.N) * get_int(call, records.PARTS)
         factor, table = get_double(call, records.FACTOR), get_int(call, records.TABLE_X)
@@ -325,7 +338,7 @@ def part_sum(source: Kind, target: Kind) -> Any:
             lanes = get(stack, top) if whole == blocks else total
             put(get_int(call, records.SCRATCH), part, lanes)
 
-    return worker
+    return run
 
 
 def part_scale(source: Kind, target: Kind) -> Any:
@@ -333,8 +346,8 @@ def part_scale(source: Kind, target: Kind) -> Any:
     scale, pass_by = kernels.row_scale(source, target), kernels.row_stream(source, target)
     read, write = source.size, target.size
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         n = get_int(call, records.N) * get_int(call, records.PARTS)
         start, stop = first * SPLIT, lesser(last * SPLIT, n)
         x = get_int(call, records.VECTOR_X) + start * read
@@ -350,15 +363,15 @@ def part_scale(source: Kind, target: Kind) -> Any:
             up, down = get_double(call, records.UP), get_double(call, records.DOWN)
             scale(x, y, stop - start, root, up, down, plain, table_x, table_y)
 
-    return worker
+    return run
 
 
 def bundles(source: Kind, target: Kind) -> Any:
     """Short vectors of neighbouring elements, in tiles as `columns` has them."""
     bundle = kernels.one_bundle(source, target)
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         x, y = get_int(call, records.X), get_int(call, records.Y)
         norms, norm_size = get_int(call, records.NORMS), get_int(call, records.NORM_SIZE)
         batch, batch_axes = get_int(call, records.BATCH), get_int(call, records.BATCH_AXES)
@@ -380,7 +393,7 @@ def bundles(source: Kind, target: Kind) -> Any:
                 get_int(call, records.TABLE_X), get_int(call, records.TABLE_Y),
             )  # fmt: skip
 
-    return worker
+    return run
 
 
 def turn(source: Kind, target: Kind) -> Any:
@@ -388,8 +401,8 @@ def turn(source: Kind, target: Kind) -> Any:
     row, size = kernels.one_turn(source), source.size
     assert target is source
 
-    @function(WORKER)
-    def worker(first, last, call):
+    @worker
+    def run(first, last, call):
         x, y, d = get_int(call, records.X), get_int(call, records.Y), get_int(call, records.MOVES)
         n, eps = get_int(call, records.N), get_double(call, records.EPS)
         _, _, stream = memory(call, n, 0, size, size)
@@ -398,7 +411,7 @@ def turn(source: Kind, target: Kind) -> Any:
         if stream:
             simd.fence()
 
-    return worker
+    return run
 
 
 # By name.
@@ -417,7 +430,7 @@ WORKERS = {
 
 # Bytes of an object before its own fields, of which its class is the last; and NumPy's flags.
 HEAD = object.__basicsize__
-_CONTIGUOUS, _WRITEABLE = 0x1, 0x400
+_CONTIGUOUS, _FORTRAN, _WRITEABLE = 0x1, 0x2, 0x400
 
 
 def short() -> Any:
@@ -474,12 +487,31 @@ def short() -> Any:
         return mask
 
     @device
+    def apart(size, axes, sizes, strides):
+        """Whether along each axis what lies along those of smaller strides fits into a stride: if
+        so, no two elements overlap."""
+        for axis in range(axes):
+            step, extent = abs(get_int(strides, axis)), size
+            if get_int(sizes, axis) > 1:
+                for other in range(axes):
+                    reach = abs(get_int(strides, other))
+                    if other != axis and reach <= step:
+                        extent += (get_int(sizes, other) - 1) * reach
+                if step < extent:
+                    return False
+        return True
+
+    @device
     def fit(own, ordered, x, axes, sizes, strides_x, y, axes_y, sizes_y, strides_y, dtype, flags):
         """Whether y can take what comes of x."""
         no, yes = get_int(own, records.FALSE), get_int(own, records.TRUE)
         if axes_y != axes or dtype != get_int(own, records.TYPE_Y) or flags & _WRITEABLE == 0:
             return no
         same = y == x and dtype == get_int(own, records.TYPE_X)
+        if flags & (_CONTIGUOUS | _FORTRAN) == 0 and not apart(
+            get_int(own, records.SIZE_Y), axes, sizes, strides_y
+        ):
+            return no
         last = -1
         # Where the bytes of each begin and end.
         from_x, to_x, from_y, to_y = x, x + get_int(own, records.SIZE_X), y, y
@@ -490,8 +522,6 @@ def short() -> Any:
                 return no
             if size > 1:
                 step, step_y = get_int(strides_x, axis), get_int(strides_y, axis)
-                if step_y == 0:
-                    return no
                 if ordered and 0 <= last < abs(step):
                     return get_int(own, records.NONE)
                 last = abs(step)

@@ -106,9 +106,7 @@ def handler() -> Any:
             set_int(call, records.TILES, count)
         if HUGE and y != 0 and total * write >= HUGE_FROM:
             _advise(y + -y % PAGE, total * write - PAGE, HUGE)
-        modes = simd.exact_modes()  # XLA's threads take subnormal numbers for zero
         share_out(get_int(pool, records.TEAM), worker, count, call)
-        simd.restore_modes(modes)
         return 0
 
     return handle

@@ -170,7 +170,6 @@ def helper() -> Any:
         everything = blocked()
         _fill(everything)
         _mask(block, everything, 0)  # signals are for the threads of the program
-        simd.exact_modes()  # whatever the thread that hired it computes by
         mutex, condition = pool + 8 * records.MUTEX, pool + 8 * records.CONDITION
         looks = 0
         while pool != 0:  # for ever
@@ -283,7 +282,6 @@ def team() -> Any:
             for _ in range(asleep):
                 _signal(pool + 8 * records.CONDITION)
             _unlock(pool + 8 * records.MUTEX)
-        modes = simd.exact_modes()  # as the helpers
         take(pool, generation, True, greater(ALONE * shares // greater(total, 1), 1))
         ticket = seen(pool, records.TICKET)
         if left(ticket) > 0:
@@ -295,7 +293,6 @@ def team() -> Any:
                 lonely += 1
             set_int(pool, records.LONELY, lonely)
             take(pool, generation, True, shares)
-        simd.restore_modes(modes)
         looks = 0
         while seen(pool, records.DONE) != shares:
             simd.pause()
@@ -327,6 +324,7 @@ def split() -> Any:
         scratch = get_int(call, records.SCRATCH)
         whole = get_int(call, records.N) * get_int(call, records.PARTS) // records.SPLIT
         parts = whole + 1
+        modes = simd.exact_modes()  # as workers do, for the sums of parts are added here
         for i in range(count):
             x = get_int(call, records.X) + offset(batch, batch_axes, kernels.BATCH, 1, i)
             set_int(call, records.VECTOR_X, x)
@@ -357,5 +355,6 @@ def split() -> Any:
                 simd.put_double(call, records.DOWN, down_)
                 set_int(call, records.PLAIN, 1 if plain else 0)
                 launch(team, get_int(call, records.PART_SCALE), parts, call)
+        simd.restore_modes(modes)
 
     return launcher
