@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2multi import _contract, _registry
+from l2multi import _contract, _inputs, _registry
 from l2multi._contract import Axis, NonFinite, Zero
 
 # What `numpy.asarray` is for.
@@ -31,16 +31,19 @@ class _Call(NamedTuple):
 
 def _adopt(x: Any) -> tuple[Any, str]:
     """`x` as an array, and the library that owns it."""
+    if isinstance(x, np.ndarray):
+        return x if type(x) is np.ndarray else _inputs.base("x", x), "numpy"
+    if isinstance(x, (list, tuple)):
+        return _inputs.stacked(x), "numpy"
     if isinstance(x, _PLAIN):
-        try:
-            return np.asarray(x), "numpy"
-        except ValueError as error:
-            raise ValueError(f"x: this {type(x).__name__} is not an array ({error})") from None
+        return np.asarray(x), "numpy"
     library = _registry.library_of(x)
     if library is None:
+        cure = _inputs.cure(x)
         raise TypeError(
-            f"x: type {type(x).__module__}.{type(x).__qualname__} is not supported; accepted "
-            f"are {_registry.ACCEPTED_ARRAYS}, lists, tuples and numbers"
+            f"x: type {_inputs.type_name(x)} is not supported; accepted are "
+            f"{_registry.ACCEPTED_ARRAYS}, lists, tuples and numbers"
+            + ("" if cure is None else f"; try {cure}")
         )
     return x, library
 
@@ -78,7 +81,7 @@ def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) ->
     if library != "numpy":
         widest = norm
     elif home == library and (not of_norm or dtype is None):
-        _registry.find_short(row, module, x.dtype, dtype)
+        _registry.find_short(row, module, x.dtype, dtype, result)
     return _Call(x, axes, module, result, norm, widest, back, home, row.name, why)
 
 
@@ -107,6 +110,12 @@ def _only_sparse(backend: str | None, **keywords: tuple[Any, Any]) -> None:
     for keyword, (value, only) in keywords.items():
         if value is not only and (only is None or value != only):
             raise TypeError(f"{keyword}: sparse arrays can have {only!r} only, got {value!r}")
+
+
+def _plain(out: Any) -> Any:
+    """An `out` as backends write to it."""
+    is_subclass = isinstance(out, np.ndarray) and type(out) is not np.ndarray
+    return _inputs.base("out", out) if is_subclass else out
 
 
 def _check_out(call: _Call, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
@@ -320,6 +329,7 @@ def normalize(
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     call = enter(x, axis, dtype, backend, False)
+    held, out = out, _plain(out)
     direct = out is None or _check_out(call, out, call.x.shape, call.result)
     if zero == "raise" or nonfinite == "raise":
         _refuse(call, zero, nonfinite)
@@ -336,7 +346,8 @@ def normalize(
         y, norms = call.back(y), None if norms is None else call.back(norms)
     if not direct:
         out[...] = y
-        y = out
+    if out is not None:
+        y = held
     return (y, norms) if return_norm else y
 
 
@@ -430,6 +441,7 @@ def norm(
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     call = enter(x, axis, dtype, backend, True)
     direct = True
+    held, out = out, _plain(out)
     if out is not None:
         shape = _contract.batch_shape(call.x.shape, call.axes, keepdims)
         direct = _check_out(call, out, shape, call.norm)
@@ -442,8 +454,7 @@ def norm(
         norms = call.back(norms)
     if not direct:
         out[...] = norms
-        return out
-    return norms
+    return norms if out is None else held
 
 
 def is_normalized(
@@ -513,7 +524,7 @@ def _fill(x: Any, axis: Axis) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     A vector masked in full is filled with ones: it is not a zero vector, nothing of it shows.
     """
     _contract.rule(x.dtype)
-    mask = np.ma.getmaskarray(x)
+    mask = np.ma.getmaskarray(_inputs.base("x", x))
     data = np.array(x.data)
     np.copyto(data, np.zeros((), data.dtype), where=mask)
     np.copyto(data, np.ones((), data.dtype), where=_full_mask(mask, axis, keepdims=True))
@@ -525,7 +536,7 @@ def _normalize_masked(x: Any, axis: Axis, out: Any, return_norm: bool, **keyword
     data, mask = _fill(x, axis)
     if out is not None:
         result = enter(data, axis, keywords["dtype"], keywords["backend"], False).result
-        _contract.check_out(out, data.shape, result, masked=True)
+        _contract.check_out(_plain(out), data.shape, result, masked=True)
     y, norms = normalize(data, axis, return_norm=True, **keywords)
     if out is None:
         out = np.ma.MaskedArray(y, mask.copy())
@@ -542,7 +553,7 @@ def _norm_masked(x: Any, axis: Axis, out: Any, **keywords: Any) -> Any:
     full = _full_mask(mask, axis, keywords["keepdims"])
     if out is not None:
         dtype = enter(data, axis, keywords["dtype"], keywords["backend"], True).norm
-        _contract.check_out(out, full.shape, dtype, masked=True)
+        _contract.check_out(_plain(out), full.shape, dtype, masked=True)
     norms = norm(data, axis, **keywords)
     if out is None:
         return np.ma.MaskedArray(norms, full)[()]

@@ -400,11 +400,12 @@ def _parts(x: Any, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         yield (*whole[:cut], slice(first, first + step), *whole[cut + 1 :])
 
 
-def find_short(one: Row, found: Backend, dtype: np.dtype[Any], asked: Any) -> None:
+def find_short(
+    one: Row, found: Backend, dtype: np.dtype[Any], asked: Any, result: np.dtype[Any]
+) -> None:
     """Keep for `usual` the short way of calls that this backend is to serve."""
     at = dtype if asked is None else key(dtype, asked)
-    if one is ROWS[0] and at is not None and at not in _usual:
-        rule = _contract.rule(dtype)
-        result = rule.result if asked is None else np.dtype(asked)
-        if (way := found.short(dtype, result)) is not None:
-            _usual[at] = way, result, rule.norm, one.name
+    if one is not ROWS[0] or at is None or at in _usual:
+        return
+    if (way := found.short(dtype, result)) is not None:
+        _usual[at] = way, result, _contract.rule(dtype).norm, one.name
