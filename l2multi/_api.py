@@ -1,9 +1,10 @@
 """The public functions: validate once, select a backend, call it. Nothing is computed here."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from l2multi._contract import Axis, NonFinite, Zero
 
 # What `numpy.asarray` is for.
 _PLAIN = (list, tuple, bool, int, float, complex, np.generic, np.ndarray)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class _Call(NamedTuple):
@@ -48,8 +54,30 @@ def _adopt(x: Any) -> tuple[Any, str]:
     return x, library
 
 
-def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -> _Call:
-    """Validate what `normalize` and `norm` have in common, and select the backend."""
+def _known(name: str, value: Any, check: Callable[..., T], *rest: Any) -> T:
+    """A keyword's value, checked; for a traced one the refusal says how to make it known."""
+    try:
+        return check(value, *rest)
+    except TypeError:
+        some = value if isinstance(value, (tuple, list)) else (value,)
+        if not any(map(_registry.traced, some)):
+            raise
+    raise TypeError(
+        f"{name}: expected a value that is known when a function is traced, got {value!r}; "
+        f"jax.jit takes it as known with static_argnames={name!r}"
+    )
+
+
+def size(name: str, value: Any) -> float:
+    """A keyword that is no negative number, as a float."""
+    return _known(name, value, lambda value: _contract.check_size(name, value))
+
+
+def enter(
+    x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool, look: bool = False
+) -> _Call:
+    """Validate what `normalize` and `norm` have in common, and select the backend. For who will
+    only `look` at the call, no values are moved."""
     library = "numpy"
     if type(x) is not np.ndarray:
         x, library = _adopt(x)
@@ -58,7 +86,7 @@ def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) ->
     axes = (
         (x.ndim - 1,)
         if type(axis) is int and axis == -1 and x.ndim
-        else _contract.normalize_axes(axis, x.ndim)
+        else _known("axis", axis, _contract.normalize_axes, x.ndim)
     )
     if library != "numpy" and result != rule.native:
         result = norm = _registry.home(library).default_float()
@@ -72,7 +100,7 @@ def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) ->
     if name is not None and (library := _registry.row(name).library) != home:
         _registry.load(name)
         owner, served = x, library
-        x = _registry.carry(x, home, library)
+        x = _registry.carry(x, home, library, look=look)
 
         def back(y: Any) -> Any:
             return _registry.carry(y, served, home, back_to=owner)
@@ -178,6 +206,10 @@ def _unrefused(found: Any, x: Any, axis: Axis, zero: str, nonfinite: str) -> boo
     return nonfinite != "raise" or bool(norms.max() < np.inf)
 
 
+def _split(name: str) -> TypeError:
+    return TypeError(f"axis_name: only l2multi.jax.{name} takes it, for vectors split over devices")
+
+
 def normalize(
     x: Any,
     axis: Axis = -1,
@@ -189,6 +221,7 @@ def normalize(
     dtype: Any = None,
     return_norm: bool = False,
     backend: str | None = None,
+    axis_name: None = None,
 ) -> Any:
     """Scale vectors to unit Euclidean length: ``x / max(norm(x), eps)``.
 
@@ -225,6 +258,9 @@ def normalize(
     backend : {"numpy", "numba", "jax"}, optional
         The backend to use; by default the context manager `l2multi.backend`, then the environment
         variable ``L2MULTI_BACKEND``, then the best for the input.
+    axis_name : None
+        Anything else is refused: vectors that are split over a mesh of devices inside
+        `jax.shard_map` are for `l2multi.jax.normalize`.
 
     Returns
     -------
@@ -270,8 +306,10 @@ def normalize(
     array([[0.6, 1. ],
            [0.8, 0. ]])
     """
+    if axis_name is not None:
+        raise _split("normalize")
     if type(eps) is not float or not eps >= 0.0:
-        eps = _contract.check_size("eps", eps)
+        eps = size("eps", eps)
     if type(x) is np.ndarray:
         found = _registry.usual(
             x.dtype if dtype is None else _registry.key(x.dtype, dtype), backend
@@ -284,9 +322,10 @@ def normalize(
             short, result, norm_dtype, _ = found
             norms, nan = None, zero == "nan"
             done: bool | None = False
-            if return_norm and (shape := _norm_shape(x, axis, False)) is not None:
-                norms = np.empty(shape, norm_dtype)
-            if return_norm and norms is None:
+            if return_norm and (  # room for norms, or no usual call
+                (shape := _norm_shape(x, axis, False)) is None
+                or (norms := np.empty(shape, norm_dtype)) is None
+            ):
                 y = None
             elif out is None:
                 y = np.empty(x.shape, result)
@@ -324,6 +363,7 @@ def normalize(
             _adopt(x)[0], axis, eps=eps, zero=zero, nonfinite=nonfinite,
             out=out, dtype=dtype, return_norm=return_norm, backend=backend,
         )  # fmt: skip
+    return_norm = _known("return_norm", return_norm, bool)
     if zero != "keep":
         _contract.check_choice("zero", zero, _contract.ZERO)
     if nonfinite != "propagate":
@@ -360,6 +400,7 @@ def norm(
     out: Any = None,
     dtype: Any = None,
     backend: str | None = None,
+    axis_name: None = None,
 ) -> Any:
     """Measure the Euclidean length of vectors: ``sqrt(sum(|x|**2))``.
 
@@ -383,6 +424,8 @@ def norm(
         The real floating dtype of the result.
     backend : {"numpy", "numba", "jax"}, optional
         As for `normalize`.
+    axis_name : None
+        Anything else is refused: `l2multi.jax.norm` takes it.
 
     Returns
     -------
@@ -409,6 +452,8 @@ def norm(
     array([[ 5.],
            [13.]])
     """
+    if axis_name is not None:
+        raise _split("norm")
     if type(x) is np.ndarray:
         if (found := _registry.usual(x.dtype, backend)) is not None and (
             nonfinite == "propagate" or _unrefused(found, x, axis, "keep", nonfinite)
@@ -439,6 +484,7 @@ def norm(
         )  # fmt: skip
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
+    keepdims = _known("keepdims", keepdims, bool)
     call = enter(x, axis, dtype, backend, True)
     direct = True
     held, out = out, _plain(out)
@@ -457,6 +503,21 @@ def norm(
     return norms if out is None else held
 
 
+def _asks(function: Callable[P, R]) -> Callable[P, R]:
+    """Have calls of a function start nothing: no compilation for another time, no process."""
+
+    @functools.wraps(function)
+    def ask(*arguments: P.args, **keywords: P.kwargs) -> R:
+        token = _registry.asking.set(True)
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            _registry.asking.reset(token)
+
+    return ask
+
+
+@_asks
 def is_normalized(
     x: Any, axis: Axis = -1, *, tol: float | None = None, backend: str | None = None
 ) -> Any:
@@ -492,7 +553,7 @@ def is_normalized(
     array([ True, False])
     """
     if tol is not None:
-        tol = _contract.check_size("tol", tol)
+        tol = size("tol", tol)
     if isinstance(x, np.ma.MaskedArray):
         data, mask = _fill(x, axis)
         full = _full_mask(mask, axis, keepdims=False)
@@ -513,7 +574,7 @@ def is_normalized(
 
 def _full_mask(mask: np.ndarray[Any, Any], axis: Axis, keepdims: bool) -> Any:
     """Which vectors are masked in full; an empty one is not."""
-    axes = _contract.normalize_axes(axis, mask.ndim)
+    axes = _known("axis", axis, _contract.normalize_axes, mask.ndim)
     empty = any(mask.shape[d] == 0 for d in axes)
     return mask.all(axis=axes, keepdims=keepdims) & (not empty)
 
@@ -612,6 +673,7 @@ class Explanation(NamedTuple):
         return f"backend {self.backend!r}, kernel {self.kernel}, {threads}: {self.why}"
 
 
+@_asks
 def explain(
     x: Any,
     axis: Axis = -1,
@@ -627,7 +689,8 @@ def explain(
 ) -> Explanation:
     """Say which backend, kernel and number of threads the same call would use, and why.
 
-    Runs nothing on the data. Takes what `normalize` and `norm` take; what such a call would
+    Runs nothing on the data, copies nothing and starts nothing: a kernel that is not there yet is
+    not asked for. Takes what `normalize` and `norm` take; what such a call would
     refuse for its type, dtype, axis or backend is refused here too.
 
     Returns
@@ -646,14 +709,17 @@ def explain(
     >>> l2.explain([3.0, 4.0], backend="numpy").threads
     1
     """
-    _contract.check_size("eps", eps)
+    size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = enter(x, axis, dtype, backend, False)
+    if isinstance(x, np.ma.MaskedArray):  # a call works on a copy, which has this layout
+        x, out = np.empty_like(_inputs.base("x", x).data, subok=False), None
+    call = enter(x, axis, dtype, backend, False, look=True)
     kernel, threads = call.backend.kernel(call.x, call.axes, call.result, out)
     return Explanation(call.name, kernel, threads, call.why)
 
 
+@_asks
 def show_versions() -> None:
     """Print what is installed and which backends are usable, and why one is not.
 

@@ -38,7 +38,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("numba", "l2multi.backends.numba", "numpy", "numba", "pip install numba"),
     Row("numpy", "l2multi.backends.numpy", "numpy", "numpy", "pip install numpy"),
-    Row("jax", "l2multi.backends.jax", "jax", "jax", "pip install 'l2multi[jax]'"),
+    Row("jax", "l2multi.backends.jax", "jax", "jax", "pip install 'jax>=0.8'"),
 )
 NAMES = tuple(row.name for row in ROWS)
 
@@ -100,7 +100,8 @@ class Backend(Protocol):
     def kernel(
         self, x: Any, axes: tuple[int, ...], result: np.dtype[Any], out: Any
     ) -> tuple[str, int]:
-        """For `explain`: the name of the kernel a call would use, and its number of threads."""
+        """For `explain`: the name of the kernel a call would use, and its number of threads. `x`
+        may be a NumPy array that a call would move."""
 
     def to_numpy(self, x: Any, *, copy: bool) -> np.ndarray[Any, Any]:
         """`x` as a NumPy array: a new one that its owner may write to, or a view of host memory
@@ -150,6 +151,8 @@ if hasattr(os, "register_at_fork"):
     )
 
 chosen: ContextVar[str | None] = ContextVar("l2multi_backend", default=None)
+# Whether the call at work only asks: it starts nothing, no compilation and no process.
+asking: ContextVar[bool] = ContextVar("l2multi_asking", default=False)
 
 # os.environ.get costs a microsecond (a KeyError and a decoding) where its dictionary costs 50 ns.
 _environ: Any = getattr(os.environ, "_data", None)
@@ -287,6 +290,12 @@ def library_of(x: Any) -> str | None:
     return None
 
 
+def traced(value: Any) -> bool:
+    """Whether `value`, a keyword's perhaps, is not known yet."""
+    library = library_of(value)
+    return library is not None and home(library).traced(value)
+
+
 def sparse(x: Any) -> Any:
     """The module that serves `x` if it is a sparse JAX array, whose library somebody imported."""
     found = sys.modules.get("jax.experimental.sparse")
@@ -301,11 +310,16 @@ def home(library: str) -> Backend:
     return load(next(one.name for one in ROWS if one.library == library))
 
 
-def carry(x: Any, source: str, target: str, *, back_to: Any = None) -> Any:
+def carry(x: Any, source: str, target: str, *, back_to: Any = None, look: bool = False) -> Any:
     """An argument `x` of one library as an array of another; or a result, back to where the
-    argument `back_to` came from."""
+    argument `back_to` came from. For who will only `look` at it, what is refused is, but a NumPy
+    array stays one."""
     host = x if source == "numpy" else home(source).to_numpy(x, copy=back_to is not None)
-    return host if target == "numpy" else home(target).from_numpy(host, back_to)
+    if target == "numpy":
+        return host
+    if (why := home(target).unsupported(host, host.dtype)) is not None:
+        raise TypeError(f"x: {target} cannot hold dtype {host.dtype}: {why}")
+    return host if look else home(target).from_numpy(host, back_to)
 
 
 def select(

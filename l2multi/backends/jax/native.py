@@ -108,7 +108,7 @@ def use(wish: bool) -> Iterator[None]:
         _forced.reset(token)
 
 
-def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
+def serves(x: Any, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
     """Whether `rows` can take `x`: real vectors along the last axes, outside any mesh (within one,
     the compiler has to see how an array is spread)."""
     return (
@@ -120,11 +120,15 @@ def serves(x: jax.Array, axes: Axes, dtype: np.dtype[Any] | None) -> bool:
     )
 
 
-def would_run(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> bool:
+def would_run(x: Any, axes: Axes, dtype: np.dtype[Any]) -> bool:
     """Whether a program for one CPU would call a kernel now."""
-    if not allowed() or not serves(x, axes, dtype):
+    if not allowed() or not serves(x, axes, dtype) or not _interface():
         return False
-    return _kernel(x.dtype, dtype, "rows", False) is not None
+    try:
+        numba: Any = _registry.load("numba")
+    except ImportError:
+        return False
+    return bool(numba.ready_for_xla(x.dtype, dtype, "rows"))
 
 
 class Wanted(NamedTuple):
