@@ -235,7 +235,9 @@ def normalize(
         BCOO or BCSR matrix of `jax.experimental.sparse`, real, along its rows: the result is of
         its class, only stored entries change, and entries for one place are added first. Any
         strides; read-only arrays and memory maps too. It is not modified unless it is `out`.
-        Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked.
+        Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked. An instance of
+        another subclass of `numpy.ndarray` comes back as a base array, and is refused where it has
+        a unit or arithmetic of its own.
     axis : int, tuple of ints or None, default -1
         The axis or axes over which a vector extends; None means all.
     eps : float, default 0.0
@@ -523,6 +525,8 @@ def is_normalized(
 ) -> Any:
     """Tell which vectors have unit length: ``|norm(x) - 1| <= tol``.
 
+    No kernel is made for it, unless `backend` names the one that needs it.
+
     Parameters
     ----------
     x : array_like, shape (..., n)
@@ -722,6 +726,8 @@ def explain(
 @_asks
 def show_versions() -> None:
     """Print what is installed and which backends are usable, and why one is not.
+
+    Backends are loaded, and nothing is compiled: "usable" is what can be told without.
 
     Examples
     --------

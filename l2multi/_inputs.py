@@ -41,8 +41,8 @@ def cure(x: Any, name: str = "x") -> str | None:
             if hasattr(kind, number):
                 return f"{name}.{number}"
     if hasattr(kind, "numpy"):  # a tensor
-        detached = ".detach()" if getattr(x, "requires_grad", False) else ""
-        moved = "" if "cpu" in str(getattr(x, "device", "cpu")).lower() else ".cpu()"
+        detached = ".detach()" if _get(x, "requires_grad") else ""
+        moved = "" if "cpu" in str(_get(x, "device") or "cpu").lower() else ".cpu()"
         return f"{name}{detached}{moved}.numpy()"
     for offer, how in _OFFERS:
         if hasattr(kind, offer):
@@ -80,8 +80,15 @@ def base(name: str, x: Array) -> Array:
     return x if masked else np.asarray(x)
 
 
+def _get(x: Any, name: str) -> Any:
+    try:
+        return getattr(x, name, None)
+    except Exception:  # a stranger's property does what it likes
+        return None
+
+
 def _has_unit(x: Any) -> bool:
-    return getattr(x, "unit", None) is not None or getattr(x, "units", None) is not None
+    return _get(x, "unit") is not None or _get(x, "units") is not None
 
 
 def _means_more(x: Array) -> bool:
@@ -97,10 +104,15 @@ def stacked(x: Sequence[Any]) -> Array:
     """A list or tuple of numbers, NumPy arrays and others like it, as an array."""
     _check_items(x, x, _MOST_AXES)
     try:
-        return np.asarray(x)
+        found = np.asarray(x)
     except ValueError as error:
         told = _ragged(x) or f"is not an array ({error})"
-    raise ValueError(f"x: this {type(x).__name__} {told}")
+        raise ValueError(f"x: this {type(x).__name__} {told}") from None
+    if found.dtype == np.object_:
+        for item in found.flat:
+            if type(item) not in _NUMBERS and not isinstance(item, np.generic):
+                raise _no_number(x, item)
+    return found  # integers beyond 64 bits are objects to NumPy, and refused as such
 
 
 def _check_items(x: Sequence[Any], items: Sequence[Any], depth: int) -> None:
@@ -111,18 +123,19 @@ def _check_items(x: Sequence[Any], items: Sequence[Any], depth: int) -> None:
                 if type(item) is kind:
                     _check_items(x, item, depth - 1)
         elif not issubclass(kind, np.generic) and any(hasattr(kind, name) for name in _ARRAYS):
-            _check_item(x, next(item for item in items if type(item) is kind))
+            item = next(item for item in items if type(item) is kind)
+            masked = isinstance(item, np.ma.MaskedArray)
+            if not isinstance(item, np.ndarray) or masked or _means_more(item):
+                raise _no_number(x, item)
 
 
-def _check_item(x: Sequence[Any], item: Any) -> None:
-    masked = isinstance(item, np.ma.MaskedArray)
-    if isinstance(item, np.ndarray) and not masked and not _means_more(item):
-        return
-    how = "np.ma.stack(x)" if masked else f"[{cure(item, 'v')} for v in x]"
-    raise TypeError(
-        f"x: this {type(x).__name__} holds items of type {type_name(item)}; make one array of them "
-        f"first, by their own library, or try {how}"
-    )
+def _no_number(x: Sequence[Any], item: Any) -> TypeError:
+    told = f"x: this {type(x).__name__} holds items of type {type_name(item)}, which are no numbers"
+    how = cure(item, "v")
+    if how is not None:
+        how = "np.ma.stack(x)" if isinstance(item, np.ma.MaskedArray) else f"[{how} for v in x]"
+        told += f"; make one array of them first, by their own library, or try {how}"
+    return TypeError(told)
 
 
 def _ragged(x: Sequence[Any]) -> str | None:

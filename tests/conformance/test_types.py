@@ -225,12 +225,15 @@ def test_ragged(x, told):
         (offering("__array__", "to_numpy"), "[v.to_numpy() for v in x]"),
         (offering("__array__", magnitude=3, units="m"), "[v.magnitude for v in x]"),
         (offering("__jax_array__"), "[jax.numpy.asarray(v) for v in x]"),
+        (offering("todense"), "[v.todense() for v in x]"),
+        (fractions.Fraction(3), "[float(v) for v in x]"),
+        (None, "are no numbers"),
     ],
 )
 def test_lists_of_arrays_that_are_not_base_arrays(nest, item, how):
     """No mask, unit or device is lost by the way."""
-    name = re.escape(f"{type(item).__module__}.{type(item).__qualname__}")
-    with pytest.raises(TypeError, match=f"^x: this .* items of type {name}; .*{re.escape(how)}$"):
+    name, how = re.escape(f"{type(item).__module__}.{type(item).__qualname__}"), re.escape(how)
+    with pytest.raises(TypeError, match=f"^x: this .* items of type {name}, which .*{how}$"):
         l2.normalize(nest(item))
 
 
