@@ -34,11 +34,13 @@ class Row(NamedTuple):
     install: str
 
 
+_JAX = "pip install 'jax>=0.8' or, in a clone of l2multi, pip install '.[jax]'"
+
 # The order is that of preference among the backends of one library.
 ROWS = (
     Row("numba", "l2multi.backends.numba", "numpy", "numba", "pip install numba"),
     Row("numpy", "l2multi.backends.numpy", "numpy", "numpy", "pip install numpy"),
-    Row("jax", "l2multi.backends.jax", "jax", "jax", "pip install 'jax>=0.8'"),
+    Row("jax", "l2multi.backends.jax", "jax", "jax", _JAX),
 )
 NAMES = tuple(row.name for row in ROWS)
 
