@@ -1,17 +1,23 @@
 """The public functions: validate once, select a backend, call it. Nothing is computed here."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from l2multi import _contract, _registry
+from l2multi import _contract, _inputs, _registry
 from l2multi._contract import Axis, NonFinite, Zero
 
 # What `numpy.asarray` is for.
 _PLAIN = (list, tuple, bool, int, float, complex, np.generic, np.ndarray)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class _Call(NamedTuple):
@@ -31,22 +37,47 @@ class _Call(NamedTuple):
 
 def _adopt(x: Any) -> tuple[Any, str]:
     """`x` as an array, and the library that owns it."""
+    if isinstance(x, np.ndarray):
+        return x if type(x) is np.ndarray else _inputs.base("x", x), "numpy"
+    if isinstance(x, (list, tuple)):
+        return _inputs.stacked(x), "numpy"
     if isinstance(x, _PLAIN):
-        try:
-            return np.asarray(x), "numpy"
-        except ValueError as error:
-            raise ValueError(f"x: this {type(x).__name__} is not an array ({error})") from None
+        return np.asarray(x), "numpy"
     library = _registry.library_of(x)
     if library is None:
+        cure = _inputs.cure(x)
         raise TypeError(
-            f"x: type {type(x).__module__}.{type(x).__qualname__} is not supported; accepted "
-            f"are {_registry.ACCEPTED_ARRAYS}, lists, tuples and numbers"
+            f"x: type {_inputs.type_name(x)} is not supported; accepted are "
+            f"{_registry.ACCEPTED_ARRAYS}, lists, tuples and numbers"
+            + ("" if cure is None else f"; try {cure}")
         )
     return x, library
 
 
-def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) -> _Call:
-    """Validate what `normalize` and `norm` have in common, and select the backend."""
+def _known(name: str, value: Any, check: Callable[..., T], *rest: Any) -> T:
+    """A keyword's value, checked; for a traced one the refusal says how to make it known."""
+    try:
+        return check(value, *rest)
+    except TypeError:
+        some = value if isinstance(value, (tuple, list)) else (value,)
+        if not any(map(_registry.traced, some)):
+            raise
+    raise TypeError(
+        f"{name}: expected a value that is known when a function is traced, got {value!r}; "
+        f"jax.jit takes it as known with static_argnames={name!r}"
+    )
+
+
+def size(name: str, value: Any) -> float:
+    """A keyword that is no negative number, as a float."""
+    return _known(name, value, lambda value: _contract.check_size(name, value))
+
+
+def enter(
+    x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool, look: bool = False
+) -> _Call:
+    """Validate what `normalize` and `norm` have in common, and select the backend. For who will
+    only `look` at the call, no values are moved."""
     library = "numpy"
     if type(x) is not np.ndarray:
         x, library = _adopt(x)
@@ -55,7 +86,7 @@ def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) ->
     axes = (
         (x.ndim - 1,)
         if type(axis) is int and axis == -1 and x.ndim
-        else _contract.normalize_axes(axis, x.ndim)
+        else _known("axis", axis, _contract.normalize_axes, x.ndim)
     )
     if library != "numpy" and result != rule.native:
         result = norm = _registry.home(library).default_float()
@@ -69,7 +100,7 @@ def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) ->
     if name is not None and (library := _registry.row(name).library) != home:
         _registry.load(name)
         owner, served = x, library
-        x = _registry.carry(x, home, library)
+        x = _registry.carry(x, home, library, look=look)
 
         def back(y: Any) -> Any:
             return _registry.carry(y, served, home, back_to=owner)
@@ -78,7 +109,7 @@ def enter(x: Any, axis: Axis, dtype: Any, backend: str | None, of_norm: bool) ->
     if library != "numpy":
         widest = norm
     elif home == library and (not of_norm or dtype is None):
-        _registry.find_short(row, module, x.dtype, dtype)
+        _registry.find_short(row, module, x.dtype, dtype, result)
     return _Call(x, axes, module, result, norm, widest, back, home, row.name, why)
 
 
@@ -107,6 +138,12 @@ def _only_sparse(backend: str | None, **keywords: tuple[Any, Any]) -> None:
     for keyword, (value, only) in keywords.items():
         if value is not only and (only is None or value != only):
             raise TypeError(f"{keyword}: sparse arrays can have {only!r} only, got {value!r}")
+
+
+def _plain(out: Any) -> Any:
+    """An `out` as backends write to it."""
+    is_subclass = isinstance(out, np.ndarray) and type(out) is not np.ndarray
+    return _inputs.base("out", out) if is_subclass else out
 
 
 def _check_out(call: _Call, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
@@ -169,6 +206,10 @@ def _unrefused(found: Any, x: Any, axis: Axis, zero: str, nonfinite: str) -> boo
     return nonfinite != "raise" or bool(norms.max() < np.inf)
 
 
+def _split(name: str) -> TypeError:
+    return TypeError(f"axis_name: only l2multi.jax.{name} takes it, for vectors split over devices")
+
+
 def normalize(
     x: Any,
     axis: Axis = -1,
@@ -180,6 +221,7 @@ def normalize(
     dtype: Any = None,
     return_norm: bool = False,
     backend: str | None = None,
+    axis_name: None = None,
 ) -> Any:
     """Scale vectors to unit Euclidean length: ``x / max(norm(x), eps)``.
 
@@ -193,7 +235,9 @@ def normalize(
         BCOO or BCSR matrix of `jax.experimental.sparse`, real, along its rows: the result is of
         its class, only stored entries change, and entries for one place are added first. Any
         strides; read-only arrays and memory maps too. It is not modified unless it is `out`.
-        Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked.
+        Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked. An instance of
+        another subclass of `numpy.ndarray` comes back as a base array, and is refused where it has
+        a unit or arithmetic of its own.
     axis : int, tuple of ints or None, default -1
         The axis or axes over which a vector extends; None means all.
     eps : float, default 0.0
@@ -217,6 +261,9 @@ def normalize(
     backend : {"numpy", "numba", "jax"}, optional
         The backend to use; by default the context manager `l2multi.backend`, then the environment
         variable ``L2MULTI_BACKEND``, then the best for the input.
+    axis_name : None
+        Anything else is refused: vectors that are split over a mesh of devices inside
+        `jax.shard_map` are for `l2multi.jax.normalize`.
 
     Returns
     -------
@@ -264,8 +311,10 @@ def normalize(
     array([[0.6, 1. ],
            [0.8, 0. ]])
     """
+    if axis_name is not None:
+        raise _split("normalize")
     if type(eps) is not float or not eps >= 0.0:
-        eps = _contract.check_size("eps", eps)
+        eps = size("eps", eps)
     if type(x) is np.ndarray:
         found = _registry.usual(
             x.dtype if dtype is None else _registry.key(x.dtype, dtype), backend
@@ -278,9 +327,10 @@ def normalize(
             short, result, norm_dtype, _ = found
             norms, nan = None, zero == "nan"
             done: bool | None = False
-            if return_norm and (shape := _norm_shape(x, axis, False)) is not None:
-                norms = np.empty(shape, norm_dtype)
-            if return_norm and norms is None:
+            if return_norm and (  # room for norms, or no usual call
+                (shape := _norm_shape(x, axis, False)) is None
+                or (norms := np.empty(shape, norm_dtype)) is None
+            ):
                 y = None
             elif out is None:
                 y = np.empty(x.shape, result)
@@ -318,11 +368,13 @@ def normalize(
             _adopt(x)[0], axis, eps=eps, zero=zero, nonfinite=nonfinite,
             out=out, dtype=dtype, return_norm=return_norm, backend=backend,
         )  # fmt: skip
+    return_norm = _known("return_norm", return_norm, bool)
     if zero != "keep":
         _contract.check_choice("zero", zero, _contract.ZERO)
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     call = enter(x, axis, dtype, backend, False)
+    held, out = out, _plain(out)
     direct = out is None or _check_out(call, out, call.x.shape, call.result)
     if zero == "raise" or nonfinite == "raise":
         _refuse(call, zero, nonfinite)
@@ -339,7 +391,8 @@ def normalize(
         y, norms = call.back(y), None if norms is None else call.back(norms)
     if not direct:
         out[...] = y
-        y = out
+    if out is not None:
+        y = held
     return (y, norms) if return_norm else y
 
 
@@ -352,6 +405,7 @@ def norm(
     out: Any = None,
     dtype: Any = None,
     backend: str | None = None,
+    axis_name: None = None,
 ) -> Any:
     """Measure the Euclidean length of vectors: ``sqrt(sum(|x|**2))``.
 
@@ -375,6 +429,8 @@ def norm(
         The real floating dtype of the result.
     backend : {"numpy", "numba", "jax"}, optional
         As for `normalize`.
+    axis_name : None
+        Anything else is refused: `l2multi.jax.norm` takes it.
 
     Returns
     -------
@@ -401,6 +457,8 @@ def norm(
     array([[ 5.],
            [13.]])
     """
+    if axis_name is not None:
+        raise _split("norm")
     if type(x) is np.ndarray:
         if (found := _registry.usual(x.dtype, backend)) is not None and (
             nonfinite == "propagate" or _unrefused(found, x, axis, "keep", nonfinite)
@@ -431,8 +489,10 @@ def norm(
         )  # fmt: skip
     if nonfinite != "propagate":
         _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
+    keepdims = _known("keepdims", keepdims, bool)
     call = enter(x, axis, dtype, backend, True)
     direct = True
+    held, out = out, _plain(out)
     if out is not None:
         shape = _contract.batch_shape(call.x.shape, call.axes, keepdims)
         direct = _check_out(call, out, shape, call.norm)
@@ -445,14 +505,30 @@ def norm(
         norms = call.back(norms)
     if not direct:
         out[...] = norms
-        return out
-    return norms
+    return norms if out is None else held
 
 
+def _asks(function: Callable[P, R]) -> Callable[P, R]:
+    """Have calls of a function start nothing: no compilation for another time, no process."""
+
+    @functools.wraps(function)
+    def ask(*arguments: P.args, **keywords: P.kwargs) -> R:
+        token = _registry.asking.set(True)
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            _registry.asking.reset(token)
+
+    return ask
+
+
+@_asks
 def is_normalized(
     x: Any, axis: Axis = -1, *, tol: float | None = None, backend: str | None = None
 ) -> Any:
     """Tell which vectors have unit length: ``|norm(x) - 1| <= tol``.
+
+    No kernel is made for it, unless `backend` names the one that needs it.
 
     Parameters
     ----------
@@ -484,7 +560,7 @@ def is_normalized(
     array([ True, False])
     """
     if tol is not None:
-        tol = _contract.check_size("tol", tol)
+        tol = size("tol", tol)
     if isinstance(x, np.ma.MaskedArray):
         data, mask = _fill(x, axis)
         full = _full_mask(mask, axis, keepdims=False)
@@ -505,7 +581,7 @@ def is_normalized(
 
 def _full_mask(mask: np.ndarray[Any, Any], axis: Axis, keepdims: bool) -> Any:
     """Which vectors are masked in full; an empty one is not."""
-    axes = _contract.normalize_axes(axis, mask.ndim)
+    axes = _known("axis", axis, _contract.normalize_axes, mask.ndim)
     empty = any(mask.shape[d] == 0 for d in axes)
     return mask.all(axis=axes, keepdims=keepdims) & (not empty)
 
@@ -516,7 +592,7 @@ def _fill(x: Any, axis: Axis) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     A vector masked in full is filled with ones: it is not a zero vector, nothing of it shows.
     """
     _contract.rule(x.dtype)
-    mask = np.ma.getmaskarray(x)
+    mask = np.ma.getmaskarray(_inputs.base("x", x))
     data = np.array(x.data)
     np.copyto(data, np.zeros((), data.dtype), where=mask)
     np.copyto(data, np.ones((), data.dtype), where=_full_mask(mask, axis, keepdims=True))
@@ -528,7 +604,7 @@ def _normalize_masked(x: Any, axis: Axis, out: Any, return_norm: bool, **keyword
     data, mask = _fill(x, axis)
     if out is not None:
         result = enter(data, axis, keywords["dtype"], keywords["backend"], False).result
-        _contract.check_out(out, data.shape, result, masked=True)
+        _contract.check_out(_plain(out), data.shape, result, masked=True)
     y, norms = normalize(data, axis, return_norm=True, **keywords)
     if out is None:
         out = np.ma.MaskedArray(y, mask.copy())
@@ -545,7 +621,7 @@ def _norm_masked(x: Any, axis: Axis, out: Any, **keywords: Any) -> Any:
     full = _full_mask(mask, axis, keywords["keepdims"])
     if out is not None:
         dtype = enter(data, axis, keywords["dtype"], keywords["backend"], True).norm
-        _contract.check_out(out, full.shape, dtype, masked=True)
+        _contract.check_out(_plain(out), full.shape, dtype, masked=True)
     norms = norm(data, axis, **keywords)
     if out is None:
         return np.ma.MaskedArray(norms, full)[()]
@@ -604,6 +680,7 @@ class Explanation(NamedTuple):
         return f"backend {self.backend!r}, kernel {self.kernel}, {threads}: {self.why}"
 
 
+@_asks
 def explain(
     x: Any,
     axis: Axis = -1,
@@ -619,7 +696,8 @@ def explain(
 ) -> Explanation:
     """Say which backend, kernel and number of threads the same call would use, and why.
 
-    Runs nothing on the data. Takes what `normalize` and `norm` take; what such a call would
+    Runs nothing on the data, copies nothing and starts nothing: a kernel that is not there yet is
+    not asked for. Takes what `normalize` and `norm` take; what such a call would
     refuse for its type, dtype, axis or backend is refused here too.
 
     Returns
@@ -638,16 +716,21 @@ def explain(
     >>> l2.explain([3.0, 4.0], backend="numpy").threads
     1
     """
-    _contract.check_size("eps", eps)
+    size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    call = enter(x, axis, dtype, backend, False)
+    if isinstance(x, np.ma.MaskedArray):  # a call works on a copy, which has this layout
+        x, out = np.empty_like(_inputs.base("x", x).data, subok=False), None
+    call = enter(x, axis, dtype, backend, False, look=True)
     kernel, threads = call.backend.kernel(call.x, call.axes, call.result, out)
     return Explanation(call.name, kernel, threads, call.why)
 
 
+@_asks
 def show_versions() -> None:
     """Print what is installed and which backends are usable, and why one is not.
+
+    Backends are loaded, and nothing is compiled: "usable" is what can be told without.
 
     Examples
     --------

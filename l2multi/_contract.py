@@ -1,5 +1,6 @@
 """What every backend shares: dtype rules, axes, policies and errors. Imports no backend."""
 
+import importlib
 import math
 import operator
 import sys
@@ -70,7 +71,10 @@ def ml_dtypes_in(names: Sequence[str]) -> tuple[np.dtype[Any], ...]:
 def _make_rule(dtype: np.dtype[Any]) -> Rule | None:
     # The one object that NumPy itself uses, for dtypes are compared by address in places; that of
     # an unpickled array is another.
-    native = dtype.newbyteorder("=")
+    try:
+        native = dtype.newbyteorder("=")
+    except TypeError:  # strings of any length, quad precision: what is no classic dtype
+        return None
     if native.kind in "biufc" or native.isbuiltin == 2:
         native = np.dtype(native.type)
     if native.kind in "biu" or native in ml_dtypes_in(ML_INTEGERS):
@@ -98,7 +102,12 @@ def rule(dtype: np.dtype[Any]) -> Rule:
         # JAX has dtypes, such as that of PRNG keys, that are not NumPy's.
         made = _make_rule(dtype) if isinstance(dtype, np.dtype) else None
         if made is None:
-            raise TypeError(f"x: dtype {dtype} is not supported; accepted are {ACCEPTED_DTYPES}")
+            cure = ""
+            if dtype == np.object_:
+                cure = "; try x.astype(float) for numbers, np.stack(x) for an array of arrays"
+            raise TypeError(
+                f"x: dtype {dtype} is not supported; accepted are {ACCEPTED_DTYPES}{cure}"
+            )
         found = _rules[dtype] = made
     return found
 
@@ -110,9 +119,16 @@ def is_complex(dtype: np.dtype[Any]) -> bool:
 
 def floating(dtype: Any, *, complex_: bool) -> np.dtype[Any]:
     """The dtype asked for by ``dtype=``: floating, complex exactly where `complex_` says so."""
+    if isinstance(dtype, str) and dtype in ML_FLOATS:  # NumPy knows them once it is imported
+        try:
+            dtype = getattr(importlib.import_module("ml_dtypes"), dtype)
+        except (ImportError, AttributeError):
+            raise ImportError(
+                f"dtype: {dtype!r} comes from ml_dtypes; try: pip install 'ml_dtypes>=0.5'"
+            ) from None
     try:
         asked = np.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise TypeError(f"dtype: {dtype!r} is not a dtype ({error})") from None
     found = _rules.get(asked) or _make_rule(asked)
     wanted = "a complex" if complex_ else "a real"

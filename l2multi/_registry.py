@@ -34,11 +34,13 @@ class Row(NamedTuple):
     install: str
 
 
+_JAX = "pip install 'jax>=0.8' or, in a clone of l2multi, pip install '.[jax]'"
+
 # The order is that of preference among the backends of one library.
 ROWS = (
     Row("numba", "l2multi.backends.numba", "numpy", "numba", "pip install numba"),
     Row("numpy", "l2multi.backends.numpy", "numpy", "numpy", "pip install numpy"),
-    Row("jax", "l2multi.backends.jax", "jax", "jax", "pip install 'l2multi[jax]'"),
+    Row("jax", "l2multi.backends.jax", "jax", "jax", _JAX),
 )
 NAMES = tuple(row.name for row in ROWS)
 
@@ -100,7 +102,8 @@ class Backend(Protocol):
     def kernel(
         self, x: Any, axes: tuple[int, ...], result: np.dtype[Any], out: Any
     ) -> tuple[str, int]:
-        """For `explain`: the name of the kernel a call would use, and its number of threads."""
+        """For `explain`: the name of the kernel a call would use, and its number of threads. `x`
+        may be a NumPy array that a call would move."""
 
     def to_numpy(self, x: Any, *, copy: bool) -> np.ndarray[Any, Any]:
         """`x` as a NumPy array: a new one that its owner may write to, or a view of host memory
@@ -150,6 +153,8 @@ if hasattr(os, "register_at_fork"):
     )
 
 chosen: ContextVar[str | None] = ContextVar("l2multi_backend", default=None)
+# Whether the call at work only asks: it starts nothing, no compilation and no process.
+asking: ContextVar[bool] = ContextVar("l2multi_asking", default=False)
 
 # os.environ.get costs a microsecond (a KeyError and a decoding) where its dictionary costs 50 ns.
 _environ: Any = getattr(os.environ, "_data", None)
@@ -287,6 +292,12 @@ def library_of(x: Any) -> str | None:
     return None
 
 
+def traced(value: Any) -> bool:
+    """Whether `value`, a keyword's perhaps, is not known yet."""
+    library = library_of(value)
+    return library is not None and home(library).traced(value)
+
+
 def sparse(x: Any) -> Any:
     """The module that serves `x` if it is a sparse JAX array, whose library somebody imported."""
     found = sys.modules.get("jax.experimental.sparse")
@@ -301,11 +312,16 @@ def home(library: str) -> Backend:
     return load(next(one.name for one in ROWS if one.library == library))
 
 
-def carry(x: Any, source: str, target: str, *, back_to: Any = None) -> Any:
+def carry(x: Any, source: str, target: str, *, back_to: Any = None, look: bool = False) -> Any:
     """An argument `x` of one library as an array of another; or a result, back to where the
-    argument `back_to` came from."""
+    argument `back_to` came from. For who will only `look` at it, what is refused is, but a NumPy
+    array stays one."""
     host = x if source == "numpy" else home(source).to_numpy(x, copy=back_to is not None)
-    return host if target == "numpy" else home(target).from_numpy(host, back_to)
+    if target == "numpy":
+        return host
+    if (why := home(target).unsupported(host, host.dtype)) is not None:
+        raise TypeError(f"x: {target} cannot hold dtype {host.dtype}: {why}")
+    return host if look else home(target).from_numpy(host, back_to)
 
 
 def select(
@@ -400,11 +416,12 @@ def _parts(x: Any, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         yield (*whole[:cut], slice(first, first + step), *whole[cut + 1 :])
 
 
-def find_short(one: Row, found: Backend, dtype: np.dtype[Any], asked: Any) -> None:
+def find_short(
+    one: Row, found: Backend, dtype: np.dtype[Any], asked: Any, result: np.dtype[Any]
+) -> None:
     """Keep for `usual` the short way of calls that this backend is to serve."""
     at = dtype if asked is None else key(dtype, asked)
-    if one is ROWS[0] and at is not None and at not in _usual:
-        rule = _contract.rule(dtype)
-        result = rule.result if asked is None else np.dtype(asked)
-        if (way := found.short(dtype, result)) is not None:
-            _usual[at] = way, result, rule.norm, one.name
+    if one is not ROWS[0] or at is None or at in _usual:
+        return
+    if (way := found.short(dtype, result)) is not None:
+        _usual[at] = way, result, _contract.rule(dtype).norm, one.name

@@ -8,11 +8,17 @@ axis of the mesh, know that the vector goes on elsewhere.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
-from l2multi import _api, _contract
+from l2multi import _api, _contract, _inputs, _registry
 from l2multi._contract import Axis, Zero
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ImportError as error:
+    raise _registry.unusable("jax", error) from error
+
 from l2multi.backends.jax import functions
 
 __all__ = ["norm", "normalize"]
@@ -86,12 +92,12 @@ def normalize(
     Array([[0.6, 0.8],
            [0. , 0. ]], dtype=float32)
     """
-    x, names = jnp.asarray(x), _names(axis_name)
+    x, names = _array(x), _names(axis_name)
     if not names:
         return _api.normalize(
             x, axis, eps=eps, zero=zero, dtype=dtype, return_norm=return_norm, backend="jax"
         )
-    eps = _contract.check_size("eps", eps)
+    eps = _api.size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     if zero == "raise":
         raise TypeError('zero="raise" needs values; with axis_name= there are none: use "keep"')
@@ -144,7 +150,7 @@ def norm(
     >>> jax.vmap(lambda part: l2multi.jax.norm(part, axis_name="i"), axis_name="i")(halves)
     Array([5.e+30, 5.e+30], dtype=float32)
     """
-    x, names = jnp.asarray(x), _names(axis_name)
+    x, names = _array(x), _names(axis_name)
     norms: jax.Array
     if not names:
         norms = _api.norm(x, axis, keepdims=keepdims, dtype=dtype, backend="jax")
@@ -152,6 +158,14 @@ def norm(
         call = _api.enter(x, axis, dtype, "jax", True)
         norms = functions.norm(x, call.axes, keepdims, call.norm.name, names)
     return norms
+
+
+def _array(x: Any) -> jax.Array:
+    if isinstance(x, np.ndarray):
+        x = _inputs.base("x", x)
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError("x: JAX has no masked arrays; l2multi.normalize and norm take them")
+    return jnp.asarray(x)
 
 
 def _names(axis_name: AxisName) -> tuple[str, ...]:

@@ -2,18 +2,20 @@
 
 import asyncio
 import contextvars
+import importlib
 import inspect
 import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 import types
 
 import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi import _registry
+from l2multi import _contract, _registry
 
 X = np.array([3.0, 4.0])
 FUNCTIONS = (l2.normalize, l2.norm, l2.is_normalized, l2.explain)
@@ -253,6 +255,101 @@ def test_show_versions(capsys, monkeypatch):
     assert {f"backend {name}" for name in _registry.NAMES} <= lines.keys()
 
 
+ASKING = """if True:
+    import os, subprocess, sys, threading
+    import numpy as np
+    import l2multi as l2
+
+    def no_process(*_, **__):
+        raise AssertionError("a process is started")
+
+    subprocess.Popen.__init__ = no_process
+    x = np.ones((2, 4), np.float32)
+    large = np.ones((2**11, 2**11), np.float32)
+    masked = np.ma.MaskedArray(x, np.eye(2, 4))
+
+    def ask(z, **keywords):
+        told = l2.explain(z, **keywords)
+        assert not l2.is_normalized(z, **keywords).any()
+        return told
+
+    for z in (x, large, x.T, x.astype("f8"), masked, x.tolist(), x.view(np.recarray)):
+        assert ask(z).backend == "numpy"
+        assert "its kernel is not there yet" in ask(z).why
+        assert l2.explain(z, backend="numba").kernel.startswith("compiled")
+    assert not {"numba", "llvmlite", "jax"} & sys.modules.keys()
+    l2.show_versions()
+    if l2._registry.ARRAYS.keys() & sys.modules.keys():
+        import jax
+        y = jax.numpy.asarray(x)
+        for z in (y, jax.numpy.asarray(large), x):
+            assert ask(z, backend="jax").kernel == "XLA on cpu"
+        assert not jax.jit(lambda a: l2.is_normalized(a))(y).any()
+        assert l2.explain(y, backend="numba").backend == "numba"
+    l2.show_versions()
+    assert "l2multi.backends.numba.build" not in sys.modules
+    assert threading.enumerate() == [threading.main_thread()]
+    assert not os.listdir(os.environ["L2MULTI_CACHE_DIR"])
+"""
+
+
+def test_asking_starts_nothing(tmp_path):
+    """No process, no thread, no compilation, and no import of what a call would not need."""
+    told = python(ASKING, L2MULTI_CACHE_DIR=str(tmp_path))
+    assert told.count("usable") == 2 * len(_registry.NAMES)
+    assert "not usable" not in told
+
+
+@pytest.mark.parametrize("name", _registry.NAMES)
+def test_explain_copies_nothing(name, monkeypatch):
+    """Not to the host and not to a device, whatever the layout and byte order."""
+    _registry.load(name)
+    x = np.ones((1000, 1000), np.float32)
+    arrays = [x, x.T, x[:, ::2], x.astype(">f4"), x.view(np.recarray)]
+    if "jax" in sys.modules:
+        jax = sys.modules["jax"]
+        arrays.append(jax.numpy.asarray(x))
+        monkeypatch.setattr(_registry.load("jax"), "from_numpy", None)
+    for array in arrays:
+        l2.explain(array, backend=name)
+        tracemalloc.start()
+        l2.explain(array, backend=name)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 2**16
+
+
+def test_explain_takes_what_normalize_takes():
+    """Masked arrays, lists, numbers and other subclasses, as the array that a call works on."""
+    x = np.ones((6, 8, 20), np.float32)
+    for view in (x, x[..., ::2], x.T, x[::-1, :, 1:]):
+        masked = np.ma.MaskedArray(view, np.zeros(view.shape, bool))
+        for axis in (-1, 0, (0, 2)):
+            told = l2.explain(masked, axis, out=masked, backend="numba")
+            assert told == l2.explain(view.copy("K"), axis, backend="numba")
+    for lists in ([3.0, 4.0], [[3, 4]], (3j, 4)):
+        assert l2.explain(lists) == l2.explain(np.asarray(lists))
+    assert l2.explain(3, None) == l2.explain(np.asarray(3), None)
+    assert l2.is_normalized(1.0, None)
+    with pytest.raises(np.exceptions.AxisError):
+        l2.explain(3)
+
+
+@pytest.mark.only("traced")
+def test_asking_about_tracers(backend):
+    """Under any transformation; `is_normalized` is traced as well."""
+    jax, seen = backend.jax, []
+
+    def function(x):
+        seen.append(l2.explain(x, nonfinite="raise", return_norm=True))
+        return l2.is_normalized(x)
+
+    x = backend.array(np.array([[0.6, 0.8], [3.0, 4.0]], "f4"))
+    for ask in (jax.jit(function), jax.vmap(function), jax.jit(jax.vmap(function))):
+        assert ask(x).tolist() == [True, False]
+    assert all("traced" in told.kernel for told in seen)
+
+
 @pytest.mark.parametrize("module", [None, types.ModuleType("jax")], ids=["blocked", "half"])
 def test_half_imported_library(monkeypatch, module):
     """A library in `sys.modules` that is not all there does not break dispatch."""
@@ -304,6 +401,95 @@ def test_numpy_arrays_under_jax(backend):
             l2.normalize(wide, backend=backend.name)
     with backend.jax.enable_x64(True):
         assert l2.normalize(X, backend=backend.name).dtype == np.float64
+
+
+KEYWORDS = {
+    "axis": (l2.normalize, l2.norm, l2.is_normalized, l2.explain),
+    "eps": (l2.normalize, l2.explain),
+    "tol": (l2.is_normalized,),
+    "keepdims": (l2.norm,),
+    "return_norm": (l2.normalize,),
+}
+
+
+@pytest.mark.only("traced")
+@pytest.mark.parametrize("keyword", KEYWORDS)
+def test_traced_keywords(backend, keyword):
+    """A keyword that has to be known under tracing is a TypeError that says how; also as one of
+    several axes, and where `x` is a NumPy array, masked or not."""
+    jax, host = backend.jax, np.ones((2, 3), "f4")
+    masked = np.ma.MaskedArray(host, np.eye(2, 3))
+    own = importlib.import_module("l2multi.jax")
+    calls = [(f, x) for f in KEYWORDS[keyword] for x in (backend.array(host), host, masked)]
+    calls += [(getattr(own, f.__name__), host) for f in KEYWORDS[keyword] if f in FUNCTIONS[:2]]
+    if keyword in ("keepdims", "return_norm"):  # a NumPy array's short way leaves these to JAX
+        calls = [(f, x) for f, x in calls if isinstance(x, jax.Array)]
+    for function, x in calls:
+        for several in (False, True)[: 1 + (keyword == "axis")]:
+
+            def call(v, function=function, x=x, several=several):
+                return function(x, **{keyword: (0, v) if several else v})
+
+            with pytest.raises(TypeError, match=f"^{keyword}: .*static_argnames='{keyword}'"):
+                jax.jit(call)(1)
+    assert l2.norm(host, jax.numpy.int32(0), keepdims=jax.numpy.bool_(1)).shape == (1, 3)
+
+
+@pytest.mark.only("traced")
+def test_jax_functions_refuse_masks(backend):
+    """JAX has none; the public functions do."""
+    own = importlib.import_module("l2multi.jax")
+    x = np.ma.MaskedArray(np.ones(2, "f4"), [0, 1])
+    for function in (own.normalize, own.norm):
+        with pytest.raises(TypeError, match=r"^x: .*masked.*l2multi\.normalize"):
+            function(x)
+
+
+def test_axis_name():
+    """It is for `l2multi.jax`, and that is said."""
+    for name in ("normalize", "norm"):
+        with pytest.raises(TypeError, match=rf"^axis_name: .*l2multi\.jax\.{name}"):
+            getattr(l2, name)(X, axis_name="model")
+
+
+def test_jax_that_is_not_installed():
+    """`import l2multi.jax` says what to install."""
+    code = """if True:
+        import sys
+        sys.modules["jax"] = None
+        try:
+            import l2multi.jax
+        except ImportError as error:
+            print(error)
+    """
+    told = python(code)
+    assert "'jax' cannot be loaded" in told
+    assert "pip install 'jax>=" in told
+
+
+def test_names_of_dtypes_of_ml_dtypes():
+    """They work before anybody has imported it, and say what to install where that cannot be."""
+    code = f"""if True:
+        import sys
+        import l2multi as l2
+        names = {_contract.ML_FLOATS}
+        sys.modules["ml_dtypes"] = None
+        for name in names:
+            for function in (l2.normalize, l2.norm, l2.explain):
+                try:
+                    function([3.0, 4.0], dtype=name)
+                except ImportError as error:
+                    assert f"{{name}}' comes from ml_dtypes; try: pip install" in str(error)
+                else:
+                    raise AssertionError(name)
+        del sys.modules["ml_dtypes"]
+        for name in names:
+            for backend in (None, "numpy"):
+                for _ in range(2):
+                    assert l2.normalize([3.0, 4.0], dtype=name, backend=backend).dtype == name
+                    assert l2.norm([0.6, 0.8], dtype=name, backend=backend).dtype == name
+    """
+    python(code)
 
 
 @pytest.mark.only("differentiable")

@@ -1,5 +1,11 @@
 """Which dtypes, containers and subclasses go in, and what comes out."""
 
+import array
+import collections
+import fractions
+import re
+
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -59,10 +65,23 @@ def test_wrong_dtype_argument(backend, x, asked):
 
 
 @direct
-@pytest.mark.parametrize("dtype_", ["O", "S3", "U3", "M8[s]", "m8[s]", "f4,f4", "V4"])
+@pytest.mark.parametrize(
+    "dtype_",
+    [
+        *("O", "S3", "U3", "M8[s]", "m8[s]", "f4,f4", "V4", np.dtypes.StringDType()),
+        *(ml_dtypes.float4_e2m1fn, ml_dtypes.float6_e2m3fn, ml_dtypes.float6_e3m2fn),
+        ml_dtypes.float8_e8m0fnu,
+    ],
+    ids=str,
+)
 def test_unsupported_dtypes(backend, dtype_):
-    """Objects, strings, dates and structures are a TypeError that names the dtype."""
+    """Objects, strings, dates, structures and floats without a mantissa or with two bits of it are
+    a TypeError that names the dtype; as ``dtype=`` too."""
     x = np.zeros(3, dtype_)
+    for function in (l2.normalize, l2.norm):
+        with backend.scope(), pytest.raises(TypeError, match=r"^dtype: expected") as info:
+            function(np.ones(3, "f4"), dtype=x.dtype, backend=backend.name)
+        assert str(x.dtype) in str(info.value)
     for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
         with backend.scope(), pytest.raises(TypeError, match=r"^x: dtype .*accepted") as info:
             function(x, backend=backend.name)
@@ -132,6 +151,101 @@ def test_other_types(backend, x):
         assert type(x).__name__ in str(info.value)
 
 
+def offering(*names, **attributes):
+    """An object that has these methods and attributes, for what it is worth."""
+    methods = dict.fromkeys(names, lambda *_: pytest.fail("nothing is called"))
+    return type("Foreign", (), {**methods, **attributes})()
+
+
+@pytest.mark.parametrize(
+    ("x", "cure"),
+    [
+        (offering("to_numpy", "__array__"), "x.to_numpy()"),
+        (offering("numpy", "__array__", device="cpu"), "x.numpy()"),
+        (offering("numpy", requires_grad=True, device="cuda:0"), "x.detach().cpu().numpy()"),
+        (offering("toarray"), "x.toarray()"),
+        (offering("__array__", magnitude=3, units="m"), "x.magnitude"),
+        (offering("__array__", "__jax_array__"), "jax.numpy.asarray(x)"),
+        (offering("__array__", "__getitem__"), "np.asarray(x)"),
+        (offering("__dlpack__"), "np.from_dlpack(x)"),
+        (offering("__float__"), "float(x)"),
+        (array.array("d", [3, 4]), "np.asarray(x)"),
+        (memoryview(b"ab"), "np.asarray(x)"),
+        (collections.deque([3, 4]), "np.asarray(x)"),
+        (range(3), "np.asarray(x)"),
+        ({"a": [3, 4]}, "list(x.values())"),
+        ({3, 4}, "list(x)"),
+        (iter([3]), "list(x)"),
+        (fractions.Fraction(3), "float(x)"),
+        (np.array([[3, 4], None], object)[:1], "np.stack(x) for an array of arrays"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
+)
+def test_cures(x, cure):
+    """A type that is not supported is told what to do, by what it offers."""
+    for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
+        with pytest.raises(TypeError, match=rf"^x: .*accepted.*; try .*{re.escape(cure)}$"):
+            function(x)
+
+
+@pytest.mark.parametrize("x", [None, "34", b"34", object()])
+def test_nothing_is_told_that_does_not_help(x):
+    with pytest.raises(TypeError, match=r"numbers$"):
+        l2.normalize(x)
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        ([[1, 2, 3], [1, 2, 3], [1, 2]], "row x[2] has length 2, row x[0] has length 3"),
+        (([1.5, 2j], [True]), "row x[1] has length 1, row x[0] has length 2"),
+        ([[[1, 2], [3, 4]], [[1, 2], [3]]], "row x[1][1] has length 1, row x[0][0] has length 2"),
+        ([[1], 2], "row x[1] is of type int, row x[0] has length 1"),
+        ([1, (2, 3)], "row x[1] has length 2, row x[0] is of type int"),
+        ([[1], []], "row x[1] has length 0, row x[0] has length 1"),
+        ([np.ones(3), np.ones(2)], "row x[1] has length 2, row x[0] has length 3"),
+        ([np.ones((2, 2)), np.ones((2, 3))], "row x[1][0] has length 3, row x[0][0] has length 2"),
+        ([["a", "b"], ["c"]], "row x[1] has length 1, row x[0] has length 2"),
+    ],
+    ids=str,
+)
+def test_ragged(x, told):
+    """The first row of another length is named, at any depth."""
+    with pytest.raises(
+        ValueError, match=f"^x: this {type(x).__name__} is ragged: {re.escape(told)}$"
+    ):
+        l2.normalize(x)
+
+
+@pytest.mark.parametrize("nest", [lambda x: [x, x], lambda x: ([x], [x])], ids=["flat", "nested"])
+@pytest.mark.parametrize(
+    ("item", "how"),
+    [
+        (np.ma.MaskedArray([3.0, 4.0], [0, 1]), "np.ma.stack(x)"),
+        (offering("__array__", "to_numpy"), "[v.to_numpy() for v in x]"),
+        (offering("__array__", magnitude=3, units="m"), "[v.magnitude for v in x]"),
+        (offering("__jax_array__"), "[jax.numpy.asarray(v) for v in x]"),
+        (offering("todense"), "[v.todense() for v in x]"),
+        (fractions.Fraction(3), "[float(v) for v in x]"),
+        (None, "are no numbers"),
+    ],
+)
+def test_lists_of_arrays_that_are_not_base_arrays(nest, item, how):
+    """No mask, unit or device is lost by the way."""
+    name, how = re.escape(f"{type(item).__module__}.{type(item).__qualname__}"), re.escape(how)
+    with pytest.raises(TypeError, match=f"^x: this .* items of type {name}, which .*{how}$"):
+        l2.normalize(nest(item))
+
+
+@pytest.mark.only("immutable")
+def test_lists_of_jax_arrays(backend):
+    """They are not moved to the host in silence; nor are traced ones JAX's to refuse."""
+    x = backend.array(np.ones(2, "f4"))
+    for function in (l2.normalize, backend.jax.jit(l2.normalize)):
+        with pytest.raises(TypeError, match=r"^x: this list holds items of type jax"):
+            function([x, x])
+
+
 @direct
 @pytest.mark.parametrize("x", [[[1, 2], [3]], ["a", "b"], [None, 1], [{}]], ids=repr)
 def test_bad_sequences(backend, x):
@@ -195,3 +309,107 @@ def test_subclasses(backend):
         y, norms = l2.normalize(x, return_norm=True, backend=backend.name)
         assert type(y) is type(norms) is np.ndarray
         assert type(l2.is_normalized(x, backend=backend.name)) is np.ndarray
+        assert l2.explain(x, backend=backend.name) == l2.explain(
+            np.ones((2, 3)), backend=backend.name
+        )
+
+
+class Wrapped(np.ndarray):
+    """As libraries have it that keep their class, and nothing else."""
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        return super().__array_wrap__(array, context, return_scalar).view(Wrapped)
+
+
+@direct
+@pytest.mark.parametrize("kind", [np.matrix, np.recarray, np.memmap, Wrapped])
+def test_plain_subclasses(backend, kind, tmp_path):
+    """Those of NumPy and their like: base arrays come back, and as `out` they are what returns."""
+    plain = np.arange(6.0).reshape(2, 3)
+
+    def make():
+        if kind is not np.memmap:
+            return plain.copy().view(kind)
+        mapped = np.memmap(tmp_path / "map", "f8", "w+", shape=plain.shape)
+        mapped[...] = plain
+        return mapped
+
+    with backend.scope(F8):
+        want = l2.normalize(plain, return_norm=True, backend=backend.name)
+        y, norms = l2.normalize(make(), return_norm=True, backend=backend.name)
+        assert type(y) is type(norms) is np.ndarray
+        assert same_bits(y, want[0])
+        assert same_bits(norms, want[1])
+        for x, out in ((plain, make()), (plain.T, make().T), *[(z, z) for z in [make()]]):
+            want = l2.normalize(np.array(x), 0, backend=backend.name)
+            assert l2.normalize(x, 0, out=out, backend=backend.name) is out
+            assert type(out) is kind
+            assert same_bits(np.asarray(out), want)
+        out = np.zeros((1, 3)).view(kind) if kind is not np.memmap else make()[:1]
+        assert l2.norm(plain, 0, keepdims=True, out=out, backend=backend.name) is out
+        assert same_bits(np.asarray(out), l2.norm(plain, 0, keepdims=True, backend=backend.name))
+
+
+class Counted(np.ndarray):
+    """One that means something: it has arithmetic of its own."""
+
+    def __array_ufunc__(self, *arguments, **keywords):
+        return NotImplemented
+
+
+class Dispatched(np.ndarray):
+    """Another: it has functions of its own."""
+
+    def __array_function__(self, *arguments, **keywords):
+        return NotImplemented
+
+
+class Metres(np.ndarray):
+    """One with a unit, by the older means."""
+
+    unit, value = "m", property(np.asarray)
+
+
+class MaskedMetres(np.ma.MaskedArray):
+    """A masked one."""
+
+    units, magnitude = "m", property(np.asarray)
+
+
+class Unmasked(Counted):
+    """One with a mask of its own."""
+
+    unmasked = property(np.asarray)
+
+
+@direct
+@pytest.mark.parametrize(
+    ("kind", "cure"),
+    [
+        (Counted, "np.asarray(x)"),
+        (Dispatched, "np.asarray(x)"),
+        (Metres, "x.value"),
+        (MaskedMetres, "x.magnitude"),
+        (Unmasked, "np.ma.MaskedArray(x.unmasked, x.mask)"),
+    ],
+)
+def test_subclasses_that_mean_something(backend, kind, cure):
+    """A unit or a mask is not lost in silence: as `x`, in a list, under a mask and as `out`."""
+    x = np.ones((2, 3)).view(kind)
+    told = "^{}: type .*" + kind.__name__ + " means more .*; try {}$"
+    with backend.scope(F8):
+        for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
+            with pytest.raises(TypeError, match=told.format("x", re.escape(cure))):
+                function(x, backend=backend.name)
+        with pytest.raises(TypeError, match=f"^x: this list holds items of type .*{kind.__name__}"):
+            l2.normalize([x], backend=backend.name)
+        wide = np.ma.MaskedArray(np.ones((2, 3)), np.eye(2, 3))
+        masked = np.ma.MaskedArray(x) if kind is not MaskedMetres else x
+        if kind is not MaskedMetres:
+            with pytest.raises(TypeError, match=r"^x: .*MaskedArray.*np.ma.MaskedArray\(.*mask\)$"):
+                l2.norm(masked, backend=backend.name)
+            with pytest.raises(TypeError, match=told.format("out", r"np.asarray\(out\)")):
+                l2.normalize(np.ones((2, 3)), out=x, backend=backend.name)
+        with pytest.raises(TypeError, match=r"^out: .* means more"):
+            l2.normalize(wide, out=masked, backend=backend.name)
+    assert np.array_equal(np.asarray(x), np.ones((2, 3)))

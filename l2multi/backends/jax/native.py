@@ -124,7 +124,7 @@ def use(wish: bool) -> Iterator[None]:
         _forced.reset(token)
 
 
-def serves(x: jax.Array, unit: str = "") -> bool:
+def serves(x: Any, unit: str = "") -> bool:
     """Whether `rows` can take `x`, to unit vectors of this dtype: real vectors outside any mesh
     (within one, the compiler has to see how an array is spread)."""
     return (
@@ -136,11 +136,17 @@ def serves(x: jax.Array, unit: str = "") -> bool:
     )
 
 
-def would_run(x: jax.Array, axes: Axes, dtype: np.dtype[Any]) -> bool:
+def would_run(x: Any, axes: Axes, dtype: np.dtype[Any]) -> bool:
     """Whether a program for one CPU would call a kernel now."""
-    if not allowed() or not serves(x, dtype.name) or not _trailing(axes, x.ndim):
+    if not allowed() or not serves(x, dtype.name) or not _interface():
         return False
-    return _kernel(x.dtype, dtype, "rows", False) is not None
+    if not _trailing(axes, x.ndim):
+        return False
+    try:
+        numba: Any = _registry.load("numba")
+    except ImportError:
+        return False
+    return bool(numba.ready_for_xla(x.dtype, dtype, "rows"))
 
 
 def _trailing(axes: Axes, ndim: int) -> bool:

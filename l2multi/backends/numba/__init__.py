@@ -208,7 +208,7 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | Non
     objects.request(_SHORT)
     if x.size >= WAIT:
         objects.hurry()
-    return "its kernel is being prepared"
+    return f"its kernel is {'being prepared' if objects.requested(*units) else 'not there yet'}"
 
 
 def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | None] | None:
@@ -223,8 +223,8 @@ def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | N
 
 
 def check() -> None:
-    """Raise an ImportError if nothing can be compiled here."""
-    objects.address(_SHORT)
+    """Raise an ImportError if there is no kernel, and nothing to compile one with."""
+    objects.check(_SHORT)
 
 
 # For XLA: workers by what is to be done, and their slots in the table.
@@ -236,6 +236,13 @@ _FOR_XLA = {
 
 def _for_xla(pair: _Pair, work: str) -> tuple[objects.Unit, ...]:
     return (_FOREIGN, _TEAM, _HELPER, *map(pair.unit, _FOR_XLA[work]))
+
+
+def ready_for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> bool:
+    """Whether `for_xla` has a kernel now, if it is only to look."""
+    pair = _pair(x, y)
+    kinds = {pair.source.kind, pair.target.kind}
+    return kinds <= set(records.FOREIGN_KINDS) and objects.cached(*_for_xla(pair, work))
 
 
 def pending_for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> bool:

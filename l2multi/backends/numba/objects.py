@@ -12,6 +12,7 @@ process ends with this one, if it has not ended before.
 import atexit
 import ctypes
 import functools
+import importlib
 import os
 import sys
 import threading
@@ -98,9 +99,30 @@ def cached(*units: Unit) -> bool:
         return all(unit in _addresses or _from_disk(unit) is not None for unit in units)
 
 
+def check(unit: Unit) -> None:
+    """Raise an ImportError if this cannot be called and never will be, as far as can be told
+    without a compilation."""
+    with _registry.loading:
+        try:
+            if unit in _addresses or _from_disk(unit) is not None:
+                return
+            importlib.import_module("numba")
+        except Exception as error:  # a broken library fails in whatever way it likes
+            raise _registry.unusable("numba", error) from error
+    if (why := failure(unit)) is not None:
+        raise _registry.unusable("numba", why)
+
+
+def requested(*units: Unit) -> bool:
+    """Whether the thread is to bring one of these."""
+    return any(unit in _wanted for unit in units)
+
+
 def request(*units: Unit) -> None:
-    """Have these linked in good time, by the thread."""
+    """Have these linked in good time, by the thread; not for who only asks."""
     global _thread
+    if _registry.asking.get():
+        return
     with _queue:
         new = [u for u in units if u not in _addresses and u not in _failed and u not in _wanted]
         _wanted.extend(new)
@@ -118,7 +140,7 @@ def request(*units: Unit) -> None:
 def hurry() -> None:
     """Give the thread time to begin, if it is about to."""
     _hurry.set()
-    if _thread is not None:
+    if _thread is not None and not _registry.asking.get():
         _begun.wait(_PATIENCE)
 
 
