@@ -43,7 +43,7 @@ def _adopt(x: Any) -> tuple[Any, str]:
         return _inputs.stacked(x), "numpy"
     if isinstance(x, _PLAIN):
         return np.asarray(x), "numpy"
-    library = _registry.library_of(x)
+    library = "jax" if _registry.sparse(x) is not None else _registry.library_of(x)
     if library is None:
         cure = _inputs.cure(x)
         raise TypeError(
@@ -130,14 +130,25 @@ def _refuse(call: _Call, zero: str, nonfinite: str) -> None:
     )
 
 
-def _only_sparse(backend: str | None, **keywords: tuple[Any, Any]) -> None:
-    """Refuse what is not for sparse arrays."""
+def _enter_sparse(
+    sparse: Any,
+    x: Any,
+    axis: Axis,
+    dtype: Any,
+    backend: str | None,
+    of_norm: bool,
+    **keywords: tuple[Any, Any],
+) -> _Call:
+    """`enter` for sparse arrays, which their module `sparse` serves; what is not for them is
+    refused."""
     name = _registry.named(backend)
     if name not in (None, "jax"):
         raise TypeError(f"backend {name!r} cannot serve this input: a sparse JAX array")
     for keyword, (value, only) in keywords.items():
         if value is not only and (only is None or value != only):
             raise TypeError(f"{keyword}: sparse arrays can have {only!r} only, got {value!r}")
+    sparse.check(x, axis)
+    return enter(x, axis, dtype, backend, of_norm)
 
 
 def _plain(out: Any) -> Any:
@@ -232,9 +243,12 @@ def normalize(
     ----------
     x : array_like, shape (..., n)
         The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Or a
-        BCOO or BCSR matrix of `jax.experimental.sparse`, real, along its rows: the result is of
-        its class, only stored entries change, and entries for one place are added first. Any
-        strides; read-only arrays and memory maps too. It is not modified unless it is `out`.
+        BCOO or BCSR matrix of `jax.experimental.sparse`, along its rows: the result is of its
+        class, only stored entries change, entries for one place are added first (in more than
+        their own width), and those out of range do not count. Any strides; read-only arrays and
+        memory maps too. It is not modified unless it is `out`. Inside `jax.shard_map` each
+        device's part is taken for whole vectors, for no type tells whether a vector is split or
+        the batch: for split vectors there is ``l2multi.jax.normalize(..., axis_name=)``.
         Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked. An instance of
         another subclass of `numpy.ndarray` comes back as a base array, and is refused where it has
         a unit or arithmetic of its own.
@@ -358,10 +372,11 @@ def normalize(
             eps=eps, zero=zero, nonfinite=nonfinite, dtype=dtype, backend=backend,
         )  # fmt: skip
     elif (sparse := _registry.sparse(x)) is not None:
-        _only_sparse(
-            backend, zero=(zero, "keep"), nonfinite=(nonfinite, "propagate"), out=(out, None)
-        )
-        y, norms = sparse.normalize(x, axis, eps, dtype, return_norm)
+        call = _enter_sparse(
+            sparse, x, axis, dtype, backend, False,
+            zero=(zero, "keep"), nonfinite=(nonfinite, "propagate"), out=(out, None),
+        )  # fmt: skip
+        y, norms = sparse.normalize(x, eps, call.result.name, return_norm, call.norm.name)
         return (y, norms) if return_norm else y
     elif isinstance(x, _PLAIN):
         return normalize(
@@ -415,7 +430,8 @@ def norm(
     Parameters
     ----------
     x : array_like, shape (..., n)
-        The vectors, as for `normalize`.
+        The vectors, as for `normalize`: inside `jax.shard_map`, each device's part is taken for
+        whole vectors, and split ones are for ``l2multi.jax.norm(..., axis_name=)``.
     axis : int, tuple of ints or None, default -1
         The axis or axes over which a vector extends; None means all.
     keepdims : bool, default False
@@ -480,8 +496,11 @@ def norm(
             x, axis, out, keepdims=keepdims, nonfinite=nonfinite, dtype=dtype, backend=backend
         )
     elif (sparse := _registry.sparse(x)) is not None:
-        _only_sparse(backend, nonfinite=(nonfinite, "propagate"), out=(out, None))
-        return sparse.norm(x, axis, keepdims, dtype)
+        call = _enter_sparse(
+            sparse, x, axis, dtype, backend, True,
+            nonfinite=(nonfinite, "propagate"), out=(out, None),
+        )  # fmt: skip
+        return sparse.norm(x, keepdims, call.norm.name)
     elif isinstance(x, _PLAIN):
         return norm(
             _adopt(x)[0], axis,
@@ -570,6 +589,8 @@ def is_normalized(
         x, _ = _adopt(x)
         if (found := _registry.usual(x.dtype, backend)) is not None:
             norms = _measure(found, x, axis, False, np.float64, None)
+    elif _registry.sparse(x) is not None:
+        norms = norm(x, axis, backend=backend)
     call = enter(x, axis, None, backend, True) if norms is None else None
     if call is not None:
         norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
@@ -721,8 +742,15 @@ def explain(
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     if isinstance(x, np.ma.MaskedArray):  # a call works on a copy, which has this layout
         x, out = np.empty_like(_inputs.base("x", x).data, subok=False), None
-    call = enter(x, axis, dtype, backend, False, look=True)
-    kernel, threads = call.backend.kernel(call.x, call.axes, call.result, out)
+    if (sparse := _registry.sparse(x)) is not None:
+        call = _enter_sparse(
+            sparse, x, axis, dtype, backend, False,
+            zero=(zero, "keep"), nonfinite=(nonfinite, "propagate"), out=(out, None),
+        )  # fmt: skip
+        kernel, threads = sparse.kernel(x)
+    else:
+        call = enter(x, axis, dtype, backend, False, look=True)
+        kernel, threads = call.backend.kernel(call.x, call.axes, call.result, out)
     return Explanation(call.name, kernel, threads, call.why)
 
 

@@ -50,7 +50,11 @@ def normalize(
         The axis or axes of `x` over which a vector extends; None means all.
     axis_name : str or sequence of str, optional
         The axis or axes of the mesh over which vectors are split as well: names bound by
-        `jax.shard_map` (or by ``jax.vmap(..., axis_name=...)``). None means that each is whole.
+        `jax.shard_map` (or by ``jax.vmap(..., axis_name=...)``). None means that each is whole,
+        also where vectors are split: JAX's types tell that `x` varies over an axis of the mesh, but
+        not whether the vector or the batch does. An axis over which `x` is the same would count
+        each vector once per device. It is refused where types tell, but ``check_vma=False`` and
+        `jax.vmap` keep no account of it.
     eps : float, default 0.0
         A lower bound of the divisor.
     zero : {"keep", "nan", "raise"}, default "keep"
@@ -75,6 +79,8 @@ def normalize(
         By ``zero="raise"``.
     NameError
         No such axis is bound.
+    ValueError
+        `x` does not vary over an axis of `axis_name`.
     numpy.exceptions.AxisError, TypeError, ValueError
         As for `l2multi.normalize`.
 
@@ -92,7 +98,8 @@ def normalize(
     Array([[0.6, 0.8],
            [0. , 0. ]], dtype=float32)
     """
-    x, names = _array(x), _names(axis_name)
+    x = _array(x)
+    names = _names(axis_name, x)
     if not names:
         return _api.normalize(
             x, axis, eps=eps, zero=zero, dtype=dtype, return_norm=return_norm, backend="jax"
@@ -150,7 +157,8 @@ def norm(
     >>> jax.vmap(lambda part: l2multi.jax.norm(part, axis_name="i"), axis_name="i")(halves)
     Array([5.e+30, 5.e+30], dtype=float32)
     """
-    x, names = _array(x), _names(axis_name)
+    x = _array(x)
+    names = _names(axis_name, x)
     norms: jax.Array
     if not names:
         norms = _api.norm(x, axis, keepdims=keepdims, dtype=dtype, backend="jax")
@@ -168,7 +176,8 @@ def _array(x: Any) -> jax.Array:
     return jnp.asarray(x)
 
 
-def _names(axis_name: AxisName) -> tuple[str, ...]:
+def _names(axis_name: AxisName, x: jax.Array) -> tuple[str, ...]:
+    """The axes of the mesh over which `x` is split."""
     if axis_name is None:
         return ()
     names = (axis_name,) if isinstance(axis_name, str) else axis_name
@@ -176,7 +185,21 @@ def _names(axis_name: AxisName) -> tuple[str, ...]:
         raise TypeError(f"axis_name: expected a str or a sequence of str, got {axis_name!r}")
     for name in names:
         try:
-            jax.lax.axis_size(name)
+            index = jax.lax.axis_index(name)
         except NameError as error:
             raise NameError(f"axis_name: {error}") from None
+        # Where JAX keeps account of what varies, the index along an axis varies over it.
+        if name in _varying(index) and name not in _varying(x):
+            raise ValueError(
+                f"axis_name: x is the same on all devices along {name!r}, so a vector would count "
+                f"once for each; leave {name!r} out where every device holds whole vectors, or, "
+                f"where equal parts are meant, pass jax.lax.pcast(x, {name!r}, to='varying')"
+            )
     return tuple(names)
+
+
+def _varying(x: jax.Array) -> Any:
+    """The axes of the mesh over which `x` varies, as far as its type tells."""
+    found: Any = jax.typeof(x)
+    account = getattr(found, "mat", None)  # before JAX 0.10 `vma`
+    return getattr(found, "vma", ()) if account is None else account.varying

@@ -218,27 +218,31 @@ def _program(primitive: Any, parameters: tuple[tuple[str, Any], ...]) -> Any:
     return jax.jit(functools.partial(primitive.bind, **dict(parameters)))
 
 
-def _evaluate(primitive: Any, *arrays: jax.Array, **parameters: Any) -> Any:
+def evaluate(primitive: Any, *arrays: jax.Array, **parameters: Any) -> Any:
     """By a program of its own, also where programs are switched off: nothing else can do it."""
     with jax.disable_jit(False), jax.debug_nans(False):
         return _program(primitive, tuple(parameters.items()))(*arrays)
 
 
+def batch_first(arrays: Any, dimensions: Any) -> list[jax.Array]:
+    """Batched arrays with the batch in front, and in those that have none."""
+    (size,) = {x.shape[k] for x, k in zip(arrays, dimensions, strict=True) if k is not None}
+    return [
+        jnp.broadcast_to(x, (size, *x.shape)) if k is None else jnp.moveaxis(x, k, 0)
+        for x, k in zip(arrays, dimensions, strict=True)
+    ]
+
+
 def _batch(
     primitive: Any, arrays: Any, dimensions: Any, *, wanted: Wanted, **parameters: Any
 ) -> Any:
-    (size,) = {x.shape[k] for x, k in zip(arrays, dimensions, strict=True) if k is not None}
-    moved = (
-        jnp.broadcast_to(x, (size, *x.shape)) if k is None else jnp.moveaxis(x, k, 0)
-        for x, k in zip(arrays, dimensions, strict=True)
-    )
     wanted = wanted._replace(axes=tuple(d + 1 for d in wanted.axes))
-    results = primitive.bind(*moved, wanted=wanted, **parameters)
+    results = primitive.bind(*batch_first(arrays, dimensions), wanted=wanted, **parameters)
     return results, [0] * len(results) if primitive.multiple_results else 0
 
 
 for _primitive in (_rows, _turn):
-    _primitive.def_impl(functools.partial(_evaluate, _primitive))
+    _primitive.def_impl(functools.partial(evaluate, _primitive))
     batching.primitive_batchers[_primitive] = functools.partial(_batch, _primitive)
 
 
