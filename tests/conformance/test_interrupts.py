@@ -15,7 +15,7 @@ PREPARE = """
     import l2multi as l2
     name = sys.argv[1]
     rng = np.random.default_rng(6)
-    x = rng.standard_normal((4000, 1500)).astype(np.float32)
+    x = rng.standard_normal((int(sys.argv[2]), 1500), np.float32)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     def check():
         few = l2.normalize(x[:3], backend=name)
@@ -77,7 +77,8 @@ MEMORY = """
         lambda: l2.normalize(z, out=z[::-1], zero="raise", return_norm=True, backend=name),
         lambda: l2.normalize(masked, backend=name),
     ]
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + x.nbytes // 2, resource.RLIM_INFINITY))
     for call in calls:
         try:
@@ -95,10 +96,10 @@ MEMORY = """
 """
 
 
-def run(script, name):
-    """Run a script after PREPARE in a process of its own."""
+def run(script, name, rows):
+    """Run a script after PREPARE in a process of its own, on so many vectors."""
     code = textwrap.dedent(PREPARE) + textwrap.dedent(script)
-    command = [sys.executable, "-W", "error", "-c", code, name]
+    command = [sys.executable, "-W", "error", "-c", code, name, str(rows)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -107,11 +108,12 @@ def run(script, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_interrupts(name):
     """At forty moments of large calls, in place among them."""
-    run(INTERRUPTS, name)
+    run(INTERRUPTS, name, 4000)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no limit that is heeded")
 @pytest.mark.parametrize("name", NAMES)
 def test_want_of_memory(name):
     """Where a result or a copy finds no room, nothing has been written; what needs none is done."""
-    run(MEMORY, name)
+    # Of 48 MB: from 32 MiB on the C library keeps no memory for arrays to come.
+    run(MEMORY, name, 8000)
