@@ -437,7 +437,7 @@ def test_backend_that_is_not_installed(source, target, monkeypatch):
     source.write_bytes(WHOLE)
     monkeypatch.delitem(_registry._loaded, "jax", raising=False)
     monkeypatch.setitem(_registry._failed, "jax", "ModuleNotFoundError: no")
-    with pytest.raises(ImportError, match=r"pip install 'l2multi\[jax\]'"):
+    with pytest.raises(ImportError, match=r"pip install '.*\[jax\]'"):
         normalize_npy(source, target, backend="jax")
     assert_unchanged(target, ["in.npy", "out.npy"])
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
+from jax.experimental import jet
 from jax.sharding import PartitionSpec
 
 import l2multi as l2
@@ -585,3 +586,11 @@ def test_halves_by_way_of_double(dtype):
         y = np.asarray(l2.normalize(x, dtype=dtype))
     assert y.dtype == dtype
     np.testing.assert_array_equal(y, np.array([0.6, 0.8]).astype("f4").astype(dtype))
+
+
+@pytest.mark.parametrize("function", [jax.nn.relu, l2.norm, l2.normalize])
+def test_jet_takes_no_function_with_a_rule_of_its_own(function):
+    """As the README says, which is to change when JAX does."""
+    x = jnp.asarray([3.0, 4.0])
+    with pytest.raises(jax.errors.UnexpectedTracerError):
+        jet.jet(function, (x,), ((jnp.ones_like(x), jnp.zeros_like(x)),))
