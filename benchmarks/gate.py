@@ -312,7 +312,7 @@ def checked_out(base: str) -> Iterator[Path]:
         git = ["git", "-C", str(ROOT), "archive", "--format=tar", base, "l2multi"]
         archive = subprocess.run(git, check=False, capture_output=True)
         if archive.returncode:
-            raise SystemExit(f"--base {base}: {archive.stderr.decode().strip()}")
+            raise ValueError(f"--base {base}: {archive.stderr.decode().strip()}")
         subprocess.run(["tar", "-x", "-C", directory], input=archive.stdout, check=True)
         yield Path(directory)
 
@@ -335,11 +335,19 @@ def main(arguments: list[str] | None = None) -> int:
     names = _registry.NAMES
     cases: list[Case] = [(TEAMS[0], name, *case) for name in names for case in CASES]
     cases += [(TEAMS[1], name, *case) for name in names for case in LARGE]
+    known = [" ".join(case) for case in cases]
     cases = [case for case in cases if options.only in " ".join(case)]
     if not cases:
-        raise SystemExit(f"--only {options.only}: no such case")
+        parser.error(f"--only {options.only}: no such case; there are\n  " + "\n  ".join(known))
+    if options.turns < 1:
+        parser.error(f"--turns {options.turns}: at least one is needed")
     start = time.perf_counter()
-    with checked_out(options.base) as base, tempfile.TemporaryDirectory() as scratch:
+    with contextlib.ExitStack() as stack:
+        try:
+            base = stack.enter_context(checked_out(options.base))
+        except ValueError as error:
+            parser.error(str(error))  # 2, for 1 says that something is slower
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
         comparison = Comparison(base, Path(scratch), options.plant, options.turns)
         wrong = compare(comparison, cases)
     print(f"{len(cases)} cases against {options.base} in {time.perf_counter() - start:.0f} s")

@@ -160,6 +160,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--megabytes", type=float, nargs="+", default=MEGABYTES)
     parser.add_argument("--budget", type=float, default=1.0, help="seconds a cell [1]")
     options = parser.parse_args(arguments)
+    if min(options.megabytes) <= 0:
+        parser.error(f"--megabytes {options.megabytes}: expected sizes above 0")
     lines = list(table(tuple(options.megabytes), options.budget))
     name = "".join(c if c.isalnum() else "-" for c in lines[0].lower().strip("# "))
     options.directory.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
 Regenerate the README's table: ``python -m benchmarks.peers --write README.md``. A peer that is not
 installed keeps out of it (and is named on stderr): the whole table wants
-``pip install scikit-learn jax torch keras faiss-cpu onnx onnxruntime``.
+``pip install scikit-learn jax torch keras faiss-cpu onnx onnxruntime``. It is not changed before
+all is done.
 """
 
 import argparse
@@ -311,7 +312,7 @@ def installed(peers: tuple[Peer, ...] = PEERS) -> tuple[Peer, ...]:
     for peer in peers:
         missing = [name for name in peer.needs if version(name) is None]
         if missing:
-            print(f"{peer.name}: {', '.join(missing)} not installed", file=sys.stderr)
+            print(f"{peer.name} is left out; try: pip install {' '.join(missing)}", file=sys.stderr)
         else:
             found.append(peer)
     return tuple(found)
@@ -405,7 +406,7 @@ def cell(peer: Peer, dtype: str, values: list[float]) -> str:
 def table() -> str:
     """The table in Markdown."""
     peers = [*installed(tuple(p for p in PEERS if p.name in TITLES)), OURS]
-    lines = ["| | " + " | ".join(HARD) + " |", "| --- |" + " --- |" * len(HARD)]
+    lines = ["| way | " + " | ".join(HARD) + " |", "| --- |" + " --- |" * len(HARD)]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         for peer in peers:
@@ -418,13 +419,13 @@ def table() -> str:
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 
 
-def write(path: Path, text: str) -> None:
-    """Put the table between the markers in a file."""
+def around(path: Path) -> tuple[str, str]:
+    """What a file has before the table and after it; a ValueError where it has no place for one."""
     before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"{path}: no lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{path} has no lines {BEGIN} and {END}")
+    return before + begin, end + after
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -433,11 +434,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, metavar="README.md", help="the file to put it into")
     options = parser.parse_args(arguments)
     os.environ.setdefault("JAX_ENABLE_X64", "1")  # read when jax is imported, which is later
-    text = table()
-    if options.write:
-        write(options.write, text)
-    else:
-        print(text)
+    if not options.write:
+        print(table())
+        return
+    try:
+        before, after = around(options.write)
+    except (OSError, ValueError) as error:
+        parser.error(f"--write: {error}")
+    options.write.write_text(f"{before}\n{table()}\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The race: l2multi against what people use now, and against the copies the machine can do.
 
-``python -m benchmarks.race DIRECTORY`` writes ``race.md``, ``race.json`` and two plots there.
+``python -m benchmarks.race DIRECTORY`` writes ``race.md``, ``race.json`` and two plots there;
+``--draw RECORD.md`` draws the plots of a race that has been run.
 Everything runs in one process, in turns. Every contender of a cell does the same work: one that
 returns another dtype, shape or value is left out of it. Inputs lie where the contender wants them
 (a torch tensor on the same memory, a JAX array on the device), so that conversions are not timed.
 
-With ``pip install torch==2.13.0 faiss-cpu numkong`` the field is complete; JAX is asked for 64-bit
-types, for else it has no float64.
+``pip install --group bench`` installs the field but for JAX, which is an extra of the library, and
+torch, which is large: on Linux ``pip install torch`` brings CUDA, some gigabytes, and pytorch.org
+says how to get the build for the CPU alone. Who is missing is named and left out. JAX is asked for
+64-bit types, for else it has no float64.
 """
 
 import argparse
@@ -16,12 +19,13 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -37,6 +41,7 @@ SHAPES = (
     "100000x3", "16x100000", "1x1000000",
 )  # fmt: skip
 COPIED = 1 << 20  # bytes from which on a cell is compared with copies too
+UNIT = ", us"  # of the times in a report
 
 
 @dataclasses.dataclass
@@ -212,7 +217,7 @@ def report(cells: list[Cell], facts: dict[str, Any]) -> str:
         " least. Copies: our time over that of the fastest copy of as many bytes, from"
         f" {COPIED >> 20} MiB on.",
         "",
-        "| work | cells | speedup | least | where, against | copies |",
+        "| work | cells | speedup, mean | speedup, least | where, against | copies, mean |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     grouped = groups(cells)
@@ -234,7 +239,8 @@ def report(cells: list[Cell], facts: dict[str, Any]) -> str:
             continue
         columns = [OURS] + [p.name for p in RACING if any(p.name in c.times for c in members)]
         columns += dict.fromkeys(copy for cell in members for copy in cell.copies)
-        lines += ["", f"## {name}", "", f"| | {' | '.join(columns)} | speedup | copies |"]
+        heads = ["rows x length", *(f"{one}{UNIT}" for one in columns), "speedup", "copies"]
+        lines += ["", f"## {name}", "", f"| {' | '.join(heads)} |"]
         lines.append("| --- |" + " --- |" * (len(columns) + 2))
         for cell in members:
             title = cell.shape if cell.layout == "rows" else f"{cell.shape} {cell.layout}"
@@ -244,6 +250,41 @@ def report(cells: list[Cell], facts: dict[str, Any]) -> str:
             row += ["" if math.isnan(v) else f"{v:.2f}" for v in (cell.speedup, cell.copy)]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def read(text: str) -> tuple[list[Cell], dict[str, Any]]:
+    """The cells of a report, as far as the plots show them, and on what they were measured."""
+    facts = re.search(
+        r"^# The race, (\S+)\n\n(.+?), (\d+) cores, .*?; commit ([^;]+);", text, re.MULTILINE
+    )
+    if facts is None:
+        raise ValueError("not a report of the race")
+    date, cpu, cores, commit = facts.groups()
+    cells = []
+    for part in text.split("\n## ")[1:]:
+        name, _, heads, _, *rows = part.strip().splitlines()
+        columns = [head.strip().removesuffix(UNIT) for head in heads.split("|")[2:-3]]
+        for row in rows:
+            title, *times = (one.strip() for one in row.split("|")[1:-3])
+            work = f"{title.split()[0]}, float32, rows" if name == "sizes" else name
+            operation, kind = work.split(", ")[:2]
+            shape, _, layout = title.removeprefix(f"{operation} ").partition(" ")
+            dtype, _, cast = kind.partition(" to ")
+            cell = Cell(operation, dtype, layout or "rows", shape, name == "sizes", cast)
+            m, n = map(int, shape.split("x"))
+            cell.megabytes = 2 * 4 * m * n / 1e6 if cell.sweep else math.nan
+            for column, time_ in zip(columns, times, strict=True):
+                if time_:
+                    of = cell.copies if column.startswith("copy") else cell.times
+                    of[column] = float(time_.replace(",", "")) / 1e6
+            cells.append(cell)
+    return cells, {"machine": {"cpu": cpu, "cores": cores}, "date": date, "commit": commit}
+
+
+def caption(facts: dict[str, Any]) -> str:
+    """Where, when and of what."""
+    host = facts["machine"]
+    return f"{host['cpu']}, {host['cores']} cores; {facts['date']}, commit {facts['commit']}"
 
 
 def plot(cells: list[Cell], directory: Path, caption: str) -> None:
@@ -274,7 +315,7 @@ def plot(cells: list[Cell], directory: Path, caption: str) -> None:
         axes.set_xticks(range(len(columns)), names, rotation=50, ha="right", fontsize=8)
         axes.set_yticks(range(len(rows)), [", ".join(row) for row in rows], fontsize=8)
         axes.set_title(f"Time of the fastest other way / time of l2multi\n{caption}", fontsize=9)
-        bar = figure.colorbar(picture, ax=axes, ticks=range(-3, 4))
+        bar = figure.colorbar(picture, ax=axes, ticks=range(-3, 4), label="times as fast")
         bar.ax.set_yticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
         figure.savefig(directory / "race.png", dpi=130)
         plt.close(figure)
@@ -300,10 +341,24 @@ def plot(cells: list[Cell], directory: Path, caption: str) -> None:
             axes.set(xscale="log", title=f"float32, n x 768, {title}", xlabel="MB read and written")
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("GB/s")
-        panels[0].legend(fontsize=8)
+        named: dict[str, Any] = {}  # one may be in the last panel only
+        for axes in panels:
+            named |= {line.get_label(): line for line in axes.get_lines()}
+        panels[0].legend(named.values(), named.keys(), fontsize=8)
         figure.suptitle(caption, fontsize=9)
         figure.savefig(directory / "throughput.png", dpi=130)
         plt.close(figure)
+
+
+def unknown(parser: argparse.ArgumentParser, only: str) -> NoReturn:
+    """Refuse a selection that holds no cell, with what there is."""
+    parts = zip(*(cell.name.split("/") for cell in grid()), strict=True)
+    names = "GROUP", "OPERATION", "DTYPE", "LAYOUT", "SHAPE"
+    known = (f"{name}: {', '.join(dict.fromkeys(s))}" for name, s in zip(names, parts, strict=True))
+    parser.error(
+        f"--only {only}: no cell that fits into this machine has such a name; names are "
+        f"{'/'.join(names)}\n  " + "\n  ".join(known)
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -313,13 +368,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="cells whose name holds this, as out/float32")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds per cell [1]")
     parser.add_argument("--quick", action="store_true", help="tiny arrays, one round: a test")
+    parser.add_argument("--draw", type=Path, metavar="RECORD.md", help="plot this, and run nothing")
     options = parser.parse_args(arguments)
+    if options.draw:
+        cells, facts = read(options.draw.read_text(encoding="utf-8"))
+        options.directory.mkdir(parents=True, exist_ok=True)
+        plot(cells, options.directory, caption(facts))
+        return
+    wanted = [cell for cell in grid() if options.only in cell.name and fits(cell)]
+    if not wanted:
+        unknown(parser, options.only)
     os.environ.setdefault("JAX_ENABLE_X64", "1")  # read when jax is imported, which is later
-    options.directory.mkdir(parents=True, exist_ok=True)
     if options.quick:
         common.LARGEST, common.ROUNDS, common.BURST, common.SETTLE = 8, 1, 0.0, 0.0
     facts, field = about(), peers.installed(RACING)
-    wanted = [cell for cell in grid() if options.only in cell.name and fits(cell)]
     cells = []
     start = time.perf_counter()
     for number, cell in enumerate(wanted, 1):
@@ -331,16 +393,18 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{duration(cell.times[OURS])} us, {cell.speedup:.2f} x {cell.best}",
                 file=sys.stderr,
             )
+    if not cells:
+        parser.error(f"--only {options.only}: nobody can do any of these {len(wanted)} cells")
+    options.directory.mkdir(parents=True, exist_ok=True)
     facts["machine"]["load at the end"] = machine()["load"]
     body = ",\n".join(json.dumps(dataclasses.asdict(cell)) for cell in cells)
     text = f'{json.dumps(facts)[:-1]}, "cells": [\n{body}\n]}}\n'
     (options.directory / "race.json").write_text(text, encoding="utf-8")
     (options.directory / "race.md").write_text(report(cells, facts), encoding="utf-8")
-    caption = f"{facts['machine']['cores']} cores, {facts['date']}, commit {facts['commit']}"
     try:
-        plot(cells, options.directory, caption)
+        plot(cells, options.directory, caption(facts))
     except ImportError as error:
-        print(f"no plots: {error}", file=sys.stderr)
+        print(f"no plots: {error}; try: pip install matplotlib", file=sys.stderr)
 
 
 if __name__ == "__main__":

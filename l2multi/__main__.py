@@ -1,8 +1,37 @@
-"""``python -m l2multi`` is the command ``l2multi``."""
+"""The command ``l2multi``, also as ``python -m l2multi``; an interrupt is one line, always."""
 
+import os
 import sys
 
-from l2multi.cli import main
+
+def main() -> int:
+    """Run the command; the exit code."""
+    try:
+        from l2multi.cli import main as command
+
+        return command()
+    except KeyboardInterrupt:
+        return interrupted()
+    finally:
+        import signal  # not above, for whatever takes time shall be inside
+
+        # Only the interpreter's end is left, where an interrupt would print a traceback.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupted() -> int:
+    """Say so, and return the exit code."""
+    print("l2multi: interrupted; nothing has changed", file=sys.stderr)
+    return 130
+
+
+def is_command() -> bool:
+    """Whether this process was started as the command, as far as can be told while modules are
+    imported."""
+    name = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return name in ("l2multi", "l2multi.exe") or (name == "-m" and "l2multi" in sys.orig_argv)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,8 @@ from typing import Any, NoReturn, TextIO
 
 import l2multi
 from l2multi import _contract, _registry
-from l2multi.files import Report, normalize_npy
+from l2multi.__main__ import interrupted
+from l2multi.files import NAMELESS, Report, normalize_npy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable():
             return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
-        print("l2multi: interrupted; nothing has changed", file=sys.stderr)
-        return 130
+        return interrupted()
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
         print(f"l2multi: error: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -76,10 +77,25 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", help="of the result, such as float32; by default that of IN.npy if floating"
     )
     normalize.add_argument(
+        "--dtype-in",
+        choices=tuple(NAMELESS),
+        metavar="DTYPE",
+        help="what the bytes of IN.npy are, such as bfloat16: numpy.save calls them V2, V1 or f1",
+    )
+    normalize.add_argument(
+        "--eps", type=float, default=0.0, help="the least number that vectors are divided by: 0"
+    )
+    normalize.add_argument(
         "--zero",
         choices=_contract.ZERO,
         default="keep",
         help="zero vectors stay (default), become NaN, or stop the command",
+    )
+    normalize.add_argument(
+        "--nonfinite",
+        choices=_contract.NONFINITE,
+        default="propagate",
+        help="vectors with inf or NaN have NaN in the result (default), or stop the command",
     )
     normalize.add_argument(
         "--backend", choices=_registry.NAMES, help="by default $L2MULTI_BACKEND, or the best"
@@ -122,7 +138,10 @@ def _normalize(arguments: argparse.Namespace) -> None:
             arguments.target,
             arguments.axis,
             dtype=arguments.dtype,
+            dtype_in=arguments.dtype_in,
+            eps=arguments.eps,
             zero=arguments.zero,
+            nonfinite=arguments.nonfinite,
             backend=arguments.backend,
             progress=progress,
         )
@@ -135,6 +154,8 @@ def _describe(report: Report) -> str:
     before, after = report.source_dtype, report.dtype
     speed = report.nbytes / report.seconds / 1e9
     lines = {
+        "files": f"{report.source} -> {report.target}",
+        "shape": report.shape,
         "vectors": report.vectors,
         "length": report.length,
         "dtype": after if before == after else f"{before} -> {after}",
@@ -143,6 +164,7 @@ def _describe(report: Report) -> str:
         "smallest norm": "-" if report.smallest is None else report.smallest,
         "largest norm": "-" if report.largest is None else report.largest,
         "backend": report.backend,
+        "why this one": report.why,
         "time": f"{report.seconds:.3f} s",
         "throughput": f"{speed:.2f} GB/s, read and written",
     }
@@ -188,9 +210,21 @@ def _terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+# What the functions call their arguments, and what the command does.
+_FILES = {"source": "IN.npy", "x": "IN.npy", "target": "OUT.npy"}
+_OPTIONS = "axis|dtype_in|dtype|eps|zero|nonfinite"
+
+
 def _one_line(error: BaseException) -> str:
-    """The message of an error, without an errno's number."""
+    """The message of an error in the words of the command, without an errno's number."""
+    message = str(error)
     if isinstance(error, OSError) and error.strerror:
         named = "" if error.filename is None else f": {error.filename!r}"
-        return f"{error.strerror}{named}"
-    return " ".join(str(error).split()) or type(error).__name__
+        message = f"{error.strerror}{named}"
+    message = " ".join(message.split()) or type(error).__name__
+    message = re.sub(rf"^({'|'.join(_FILES)})(?=: )", lambda found: _FILES[found[1]], message)
+    return re.sub(
+        rf"^({_OPTIONS})(?=: )|(?<= )({_OPTIONS})=",
+        lambda found: "--" + found[0].replace("_", "-").replace("=", " "),
+        message,
+    )

@@ -5,12 +5,15 @@ than any window in parts, so its scratch is the only memory that counts. One vec
 answer, so the windows leave no trace in the result.
 """
 
+import ast
 import contextlib
 import errno
+import importlib
 import itertools
 import math
 import mmap
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,8 +24,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from l2multi import _contract, _registry
-from l2multi._api import explain, normalize
-from l2multi._contract import Axis, Zero, ZeroVectorError
+from l2multi._api import explain, norm, normalize
+from l2multi._contract import Axis, NonFinite, NonFiniteError, Zero, ZeroVectorError
 
 Array = np.ndarray[Any, Any]
 Path = str | os.PathLike[str]
@@ -33,6 +36,11 @@ WINDOW = 2**24
 # Where vectors lie across the file, neighbours share pages, and a window of a few vectors would
 # read every page for each few. This many neighbours fill whole pages, and their norms are small.
 NEIGHBOURS = 2**16
+
+# What numpy.save writes as nameless bytes: the dtypes of ml_dtypes, and their size.
+NAMELESS = {
+    name: 2 if name == "bfloat16" else 1 for name in _contract.ML_FLOATS + _contract.ML_INTEGERS
+}
 
 
 class Report(NamedTuple):
@@ -55,6 +63,12 @@ class Report(NamedTuple):
         file was replaced.
     nbytes : int
         Array bytes read plus array bytes written.
+    source, target : str
+        The paths, as they were given.
+    shape : tuple of int
+        Of the array.
+    why : str
+        Why this backend served.
     """
 
     vectors: int
@@ -68,6 +82,10 @@ class Report(NamedTuple):
     backend: str
     seconds: float
     nbytes: int
+    source: str
+    target: str
+    shape: tuple[int, ...]
+    why: str
 
 
 def normalize_npy(
@@ -76,23 +94,27 @@ def normalize_npy(
     axis: Axis = -1,
     *,
     dtype: Any = None,
+    dtype_in: Any = None,
+    eps: float = 0.0,
     zero: Zero = "keep",
+    nonfinite: NonFinite = "propagate",
     backend: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Scale the vectors of a ``.npy`` file to unit Euclidean length, into another ``.npy`` file.
 
     The target has the bytes that ``numpy.save(target, normalize(numpy.load(source), axis))``
-    would give it, and never less: it is written beside its final place, with its space reserved
-    first, and renamed when it is complete (and, if it replaces another, on the disk). On any
-    exception, an interrupt included, the target holds what it held before.
+    would give it (Fortran order for Fortran order), and never less: it is written beside its final
+    place, with its space reserved first, and renamed when it is complete (and, if it replaces
+    another, on the disk). On any exception, an interrupt included, the target holds what it held
+    before.
 
     Parameters
     ----------
     source : path
-        A ``.npy`` file of shape (..., n), of a dtype that `normalize` takes, in C or Fortran
-        order. It is mapped, not loaded, and must not change meanwhile. Object arrays are never
-        unpickled.
+        A ``.npy`` file of one array of shape (..., n), of a dtype that `normalize` takes, in C or
+        Fortran order. It is mapped, not loaded, and must not change meanwhile. Object arrays are
+        never unpickled.
     target : path
         The ``.npy`` file to write or to replace, not `source`. A replaced file's permissions are
         kept, and a symbolic link is followed.
@@ -100,7 +122,15 @@ def normalize_npy(
         As for `normalize`.
     dtype : dtype, optional
         The floating dtype of the result, one that a ``.npy`` can name: not bfloat16 or float8.
+    dtype_in : dtype, optional
+        The dtype of ml_dtypes, such as "bfloat16", that the bytes of `source` are. ``numpy.save``
+        does not name those (it writes ``V2``, ``V1`` or ``f1``); integers of the same size are
+        taken for their bytes too. The result of bfloat16 and float8 needs a `dtype`.
+    eps : float, default 0.0
+        As for `normalize`.
     zero : {"keep", "nan", "raise"}, default "keep"
+        As for `normalize`.
+    nonfinite : {"propagate", "raise"}, default "propagate"
         As for `normalize`.
     backend : str, optional
         As for `normalize`. Memory stays bounded on NumPy and Numba; JAX copies a window at a time
@@ -111,7 +141,7 @@ def normalize_npy(
     Returns
     -------
     Report
-        Counts, smallest and largest norm, backend, time.
+        Paths, shape, counts, smallest and largest norm, backend, time.
 
     Raises
     ------
@@ -119,13 +149,15 @@ def normalize_npy(
         `source` cannot be read; the directory of `target` does not exist or cannot be written to;
         the disk is full.
     ValueError
-        `source` is not a complete ``.npy`` of numbers; `target` is `source`, or not a file;
-        ``zero="raise"`` met a zero vector (ZeroVectorError, with its position in the whole
-        batch); an unknown choice or backend; an axis out of range (numpy.exceptions.AxisError).
+        `source` is not a ``.npy`` of one array of numbers, all of it and nothing else; `target`
+        is `source`, or not a file; ``zero="raise"`` met a zero vector (ZeroVectorError) or
+        ``nonfinite="raise"`` an inf or a NaN (NonFiniteError), with the first position in the
+        whole batch; an unknown choice or backend; a negative `eps`; an axis out of range
+        (numpy.exceptions.AxisError).
     TypeError
-        A dtype that is not supported, or that a ``.npy`` cannot name.
+        A dtype that is not supported, that a ``.npy`` cannot name, or that does not fit the bytes.
     ImportError
-        The backend named is not installed.
+        The backend named is not installed, or `dtype_in` is asked for without ml_dtypes.
 
     Examples
     --------
@@ -143,31 +175,53 @@ def normalize_npy(
     (2, 2, 1, 5.0)
     """
     start = time.perf_counter()
-    source = os.fsdecode(source)
-    x = _open(source)
-    path = _check_target(source, os.fsdecode(target))
-    _contract.check_choice("zero", zero, _contract.ZERO)
+    source, target = os.fsdecode(source), os.fsdecode(target)
+    with _told("source", source):
+        x = _open(source, None if dtype_in is None else _ml_dtype(dtype_in))
+    with _told("target", target):
+        path = _check_target(source, target)
     axes = _contract.normalize_axes(axis, x.ndim)
     result = _result(x.dtype, dtype)
+    policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
     # One window speaks for all: under JAX even an explanation copies its input to the device.
     sample = x[next(_windows(x, axes))] if x.size else x
-    used = {explain(sample, axes, dtype=result, zero=zero, backend=backend).backend: None}
+    told = explain(sample, axes, dtype=result, backend=backend, **policies)
+    used = {told.backend: told.why}
     # Where none is named, another may take over when its kernel is there.
     may_change = None if _registry.named(backend) else used
-    with _replacing(path) as file:
+    with _replacing(path, target) as file:
         # The map must not outlive the call: on Windows a mapped file cannot be renamed.
-        counts = _scale(x, _create(file, x, result), axes, zero, backend, may_change, progress)
+        y = _create(file, x, result, target)
+        counts = _scale(x, y, axes, policies, backend, may_change, progress)
+        del y
     seconds = time.perf_counter() - start
     nbytes = x.nbytes + x.size * result.itemsize
-    return Report(*counts, x.dtype, result, ", then ".join(used), seconds, nbytes)
+    reasons = used.values() if len(used) == 1 else (f"{name}: {why}" for name, why in used.items())
+    return Report(
+        *counts, x.dtype, result, ", then ".join(used), seconds, nbytes,
+        source, target, x.shape, "; ".join(reasons),
+    )  # fmt: skip
 
 
-def _open(path: str) -> Array:
-    """The array of a ``.npy`` file, mapped."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+@contextlib.contextmanager
+def _told(what: str, path: str) -> Iterator[None]:
+    """Have what the system refuses name the argument and the path that the caller knows."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror}", path) from None
+
+
+def _open(path: str, dtype_in: np.dtype[Any] | None) -> Array:
+    """The array of a ``.npy`` file, mapped, its bytes taken for `dtype_in` if given."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: a pipe would wait for data
         raise ValueError(f"source: expected a .npy file, got {path!r}, which is not a file")
     with open(path, "rb") as file:
-        magic = file.read(6)
+        return _map(file, path, dtype_in)
+
+
+def _map(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Array:
+    magic = file.read(6)
     if magic.startswith(b"PK"):
         raise ValueError(
             f"source: expected a .npy file, got {path!r}, which is an archive (.npz); save one "
@@ -176,88 +230,181 @@ def _open(path: str) -> Array:
     if magic != np.lib.format.MAGIC_PREFIX:
         raise ValueError(f"source: expected a .npy file, got {path!r}, which does not begin as one")
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header fails in whatever way it likes
+        descr, fortran, shape = _read_header(file)
+        dtype = _dtype_of(descr, dtype_in)
+        claimed = math.prod(shape) * dtype.itemsize
+        found = os.fstat(file.fileno()).st_size - file.tell()
+        if claimed != found:
+            lost = "; of several arrays in one file, save each in its own"
+            raise ValueError(
+                f"its header claims {claimed} bytes, shape {shape} of {dtype}, but {found} follow"
+                f"{': it is truncated' if found < claimed else lost}"
+            )
+        if not claimed:
+            return np.empty(shape, dtype)
+        order: Any = "F" if fortran else "C"
+        return np.asarray(np.memmap(file, dtype, "r", file.tell(), shape, order))
+    except ValueError as error:
         raise ValueError(
             f"source: expected a complete .npy file of numbers, got {path!r} ({error})"
         ) from None
 
 
+def _read_header(file: BinaryIO) -> tuple[Any, bool, tuple[int, ...]]:
+    """The fields of a ``.npy`` header: the dtype's description, Fortran order, and the shape.
+
+    As numpy.lib.format describes it. NumPy's own readers refuse ``<f1``, which numpy.save writes
+    for a float8, and warn of headers by Python 2, whose integers may end with an L.
+    """
+    version = tuple(file.read(2))
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"it has format version {'.'.join(map(str, version))}, not 1.0 to 3.0")
+    width = 2 if version == (1, 0) else 4
+    size = int.from_bytes(file.read(width), "little")
+    if size > 10_000:  # NumPy's limit too
+        raise ValueError(f"its header claims to be {size} bytes long")
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError(f"its header claims to be {size} bytes long, and {len(data)} are there")
+    text = data.decode("utf-8" if version == (3, 0) else "latin-1", "replace")
+    try:
+        fields = ast.literal_eval(re.sub(r"(\d)L\b", r"\1", text))
+        descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
+        good = len(fields) == 3 and type(fortran) is bool and type(shape) is tuple
+        good = good and all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    except Exception:  # a damaged header fails in whatever way it likes
+        good = False
+    if not good or len(shape) > 64:
+        raise ValueError(f"its header is not one of an array: {' '.join(text.split())[:80]}")
+    return descr, fortran, shape
+
+
+def _dtype_of(descr: Any, dtype_in: np.dtype[Any] | None) -> np.dtype[Any]:
+    """The dtype that a header describes, or `dtype_in` if it may be meant."""
+    plain = re.fullmatch(r"([<>|=]?)([a-zA-Z])(\d+)", descr) if isinstance(descr, str) else None
+    order, kind, size = plain.groups() if plain else ("", "", "")
+    if dtype_in is not None:
+        if size != f"{dtype_in.itemsize}" or not (kind in ("V", "i", "u") or kind + size == "f1"):
+            raise TypeError(
+                f"dtype_in: expected one that fits the file, whose header names {descr!r}; "
+                f"{dtype_in.name} may be nameless bytes or integers of size {dtype_in.itemsize}"
+            )
+        return dtype_in.newbyteorder(">") if order == ">" and size == "2" else dtype_in
+    fitting = [name for name, one in NAMELESS.items() if kind in ("V", "f") and size == f"{one}"]
+    if fitting and kind + size != "f2":
+        one = "bfloat16" if size == "2" else "float8_e4m3fn"
+        raise TypeError(
+            f"source: dtype {descr!r} has no meaning of its own; numpy.save writes it for "
+            f"{', '.join(fitting)}: say which it is, such as dtype_in={one}"
+        )
+    try:
+        dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)
+    except Exception:
+        raise ValueError(f"its header names a dtype that NumPy has not: {descr!r}") from None
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never unpickled")
+    try:
+        _contract.rule(dtype)
+    except TypeError:
+        raise TypeError(
+            f"source: dtype {dtype} is not supported; accepted are {_contract.ACCEPTED_DTYPES}"
+        ) from None
+    return dtype
+
+
+def _ml_dtype(dtype: Any) -> np.dtype[Any]:
+    """A dtype of ml_dtypes, by itself or by its name."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", f"{dtype}")
+    if name not in NAMELESS:
+        raise TypeError(f"dtype_in: expected one of {', '.join(NAMELESS)}, got {dtype!r}")
+    try:
+        found: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"dtype_in: {name} needs ml_dtypes ({error}); try: pip install -U ml_dtypes"
+        ) from None
+    return found
+
+
 def _check_target(source: str, target: str) -> str:
     """Where `target` leads; refused if it cannot be replaced."""
     path = os.path.realpath(target)
-    if not os.path.isdir(os.path.dirname(path)):
-        raise FileNotFoundError(errno.ENOENT, "target: its directory does not exist", target)
-    if os.path.exists(path):
-        if os.path.samefile(source, path):
-            raise ValueError(f"target: expected another file than source, got {target!r}")
-        if not os.path.isfile(path):
-            raise ValueError(f"target: expected a file, got {target!r}, which is not one")
-        if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, "target: it is write-protected", target)
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        if not os.path.basename(target):
+            raise ValueError(f"target: expected the path of a file, got {target!r}") from None
+        if not os.path.isdir(os.path.dirname(path)):
+            raise FileNotFoundError(errno.ENOENT, "its directory does not exist", target) from None
+        return path
+    if os.path.samestat(status, os.stat(source)):
+        raise ValueError(f"target: expected another file than the one to read, got {target!r}")
+    # What /dev/stdout leads to may be a pipe, or have no name any more.
+    if not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
+        raise ValueError(f"target: expected a file, got {target!r}, which is not one")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is write-protected", target)
     return path
 
 
 def _result(source: np.dtype[Any], dtype: Any) -> np.dtype[Any]:
     """The dtype of the result; refused if a ``.npy`` cannot name it."""
-    if source.kind == "V":
-        raise TypeError(
-            f"source: dtype {source} is not supported; accepted are {_contract.ACCEPTED_DTYPES}. "
-            "A .npy does not name bfloat16 and float8 but calls them void (V): save such arrays "
-            "as float32, which holds them exactly"
-        )
     own = _contract.rule(source).result
-    if dtype is None:
-        return own
+    asked = own.name if dtype is None else dtype
     # By name too: the names mean nothing to NumPy before somebody imports ml_dtypes.
-    if not (isinstance(dtype, str) and dtype in _contract.ML_FLOATS):
-        asked = _contract.floating(dtype, complex_=_contract.is_complex(own))
-        if asked not in _contract.ml_dtypes_in(_contract.ML_FLOATS):
-            return asked
+    if not (isinstance(asked, str) and asked in NAMELESS):
+        complex_ = _contract.is_complex(own)
+        found = own if dtype is None else _contract.floating(dtype, complex_=complex_)
+        if found.name not in NAMELESS:
+            return found
     raise TypeError(
-        f"dtype: {dtype} has no name in a .npy file, so that the result could not be read back; "
-        "accepted are float16, float32, float64, longdouble and their complex kin"
+        f"dtype: {asked} has no name in a .npy file, so that the result could not be read back; "
+        "give another, such as dtype=float32 (or float16, float64, longdouble)"
     )
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[BinaryIO]:
+def _replacing(path: str, target: str) -> Iterator[BinaryIO]:
     """A new file beside `path`, which takes its place if all goes well and else vanishes."""
     temporary = os.path.join(os.path.dirname(path), f".l2multi-{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "x+b") as file:
+        with _told("target: its directory takes no new file", target):
+            file = open(temporary, "x+b")  # noqa: SIM115
+        with file:
             yield file
-            if os.path.exists(path):
-                shutil.copymode(path, temporary)
-                # The new name may reach the disk before the new bytes do, and a crash between
-                # the two would cost the old ones. Where there are none, nobody has to wait: the
-                # disk takes ten times as long as the arithmetic.
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+            with _told("target", target):
+                if os.path.exists(path):
+                    shutil.copymode(path, temporary)
+                    # The new name may reach the disk before the new bytes do, and a crash between
+                    # the two would cost the old ones. Where there are none, nobody has to wait: the
+                    # disk takes ten times as long as the arithmetic.
+                    os.fsync(file.fileno())
+        with _told("target", target):
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
 
 
-def _create(file: BinaryIO, x: Array, dtype: np.dtype[Any]) -> Array:
+def _create(file: BinaryIO, x: Array, dtype: np.dtype[Any], target: str) -> Array:
     """An array like `x`, mapped to the file: its header is written and its space is reserved."""
     fortran = x.flags.f_contiguous and not x.flags.c_contiguous
     descr = np.lib.format.dtype_to_descr(dtype)
     header = {"descr": descr, "fortran_order": fortran, "shape": x.shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    file.flush()
+    with _told("target", target):
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
     offset, nbytes = file.tell(), x.size * dtype.itemsize
     if nbytes == 0:
         return np.empty(x.shape, dtype)
     try:
         _reserve(file, offset, nbytes)
-    except OSError as error:  # which names the temporary file, and that would tell nobody anything
+    except OSError as error:
         message = f"target: no room for its {nbytes} bytes ({error.strerror}); nothing has changed"
-        raise OSError(error.errno, message) from None
-    mapped: Array = np.memmap(file, dtype, "r+", offset, x.shape, "F" if fortran else "C")
+        raise OSError(error.errno, message, target) from None
+    with _told("target", target):
+        mapped: Array = np.memmap(file, dtype, "r+", offset, x.shape, "F" if fortran else "C")
     return np.asarray(mapped)
 
 
@@ -307,13 +454,38 @@ def _unload(array: Array) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
+class _Met:
+    """Vectors that a policy is about: how many, and where the first is in the whole batch."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: tuple[int, ...] = ()
+
+    def add(self, bad: Array, starts: tuple[int, ...]) -> None:
+        """Those of a window, whose first vector is at `starts`."""
+        if bad.any():
+            local = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            here = tuple(start + int(i) for start, i in zip(starts, local, strict=True))
+            self.first = min(self.first, here) if self.count else here
+            self.count += int(np.count_nonzero(bad))
+
+    def refuse(self, error: type[ValueError], what: str, vectors: int) -> None:
+        """Raise if there are any."""
+        if self.count:
+            position = self.first[0] if len(self.first) == 1 else self.first
+            raise error(
+                f"source: {what} in {self.count} of {vectors} vectors, the first at position "
+                f"{position} of the batch"
+            )
+
+
 def _scale(
     x: Array,
     y: Array,
     axes: tuple[int, ...],
-    zero: Zero,
+    policies: dict[str, Any],
     backend: str | None,
-    used: dict[str, None] | None,
+    used: dict[str, str] | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int, int, int, Any, Any]:
     """Normalize `x` into `y`, add to the backends `used`, return what a `Report` begins with."""
@@ -322,42 +494,43 @@ def _scale(
     vectors = math.prod(x.shape[d] for d in batch)
     if x.size == 0:  # empty vectors have norm 0
         return vectors, length, 0, 0, *((0.0, 0.0) if vectors else (None, None))
-    done = zeros = nonfinite = 0
+    eps, zero, nonfinite = policies.values()
+    done = beyond = 0
+    zeros, bad = _Met(), _Met()
     smallest: Any = np.inf
     largest: Any = -np.inf
-    first: tuple[int, ...] | None = None
     progress = progress or (lambda done, total: None)
     progress(0, vectors)
     for window in _windows(x, axes):
         if used is not None:
-            used[explain(x[window], axes, dtype=y.dtype, zero=zero).backend] = None
+            told = explain(x[window], axes, dtype=y.dtype, **policies)
+            used[told.backend] = told.why
         _, norms = normalize(
             x[window],
             axes,
             out=y[window],
+            eps=eps,
             dtype=y.dtype,
             zero="nan" if zero == "nan" else "keep",
             return_norm=True,
             backend=backend,
         )
         norms = np.asarray(norms)
-        none = norms == 0
-        if none.any():
-            zeros += int(np.count_nonzero(none))
-            local = np.unravel_index(int(np.argmax(none)), none.shape)
-            here = tuple(window[d].start + int(i) for d, i in zip(batch, local, strict=True))
-            first = here if first is None else min(first, here)
-        finite = norms[np.isfinite(norms)]
-        nonfinite += norms.size - finite.size
-        smallest, largest = finite.min(initial=smallest), finite.max(initial=largest)
+        starts = tuple(window[d].start for d in batch)
+        zeros.add(norms == 0, starts)
+        finite = np.isfinite(norms)
+        if nonfinite == "raise" and not finite.all():
+            # A norm of inf may be that of a finite vector, whose unit vector has no NaN.
+            bad.add(~finite & np.isnan(norm(y[window], axes, backend=backend)), starts)
+        known = norms[finite]
+        beyond += norms.size - known.size
+        smallest, largest = known.min(initial=smallest), known.max(initial=largest)
         done += norms.size
         progress(done, vectors)
         _unload(x)
         _unload(y)
-    if zero == "raise" and first is not None:
-        raise ZeroVectorError(
-            f"source: zero norm in {zeros} of {vectors} vectors, the first at position "
-            f"{first[0] if len(first) == 1 else first} of the batch"
-        )
-    known = (smallest, largest) if nonfinite < vectors else (None, None)
-    return vectors, length, zeros, nonfinite, *known
+    bad.refuse(NonFiniteError, "inf or NaN", vectors)
+    if zero == "raise":
+        zeros.refuse(ZeroVectorError, "zero norm", vectors)
+    ends = (smallest, largest) if beyond < vectors else (None, None)
+    return vectors, length, zeros.count, beyond, *ends

@@ -3,6 +3,9 @@
 Under automatic and explicit sharding `l2multi.normalize` is enough: the compiler knows how an array
 is spread. Inside `jax.shard_map` a function sees its own shard, and only these functions, told the
 axis of the mesh, know that the vector goes on elsewhere.
+
+`jax.experimental.jet` is not supported: it raises UnexpectedTracerError for every function with a
+derivative rule of its own (`jax.custom_jvp`), `jax.nn.relu` among them.
 """
 
 from collections.abc import Sequence

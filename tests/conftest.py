@@ -268,6 +268,7 @@ def pytest_configure(config):
         "dtypes(*dtypes, every=False): what `dtype` goes through; `every` also where it compiles",
     )
     config.addinivalue_line("markers", "stress: what ``--stress`` repeats")
+    config.addinivalue_line("markers", "quick: a minute of tests; see `_mark_quick`")
     config.addinivalue_line("markers", "only(attribute): for subjects that have it true")
     asked = config.getoption("--backends")
     found, missing = {}, {}
@@ -297,8 +298,28 @@ def pytest_report_header(config):
     return lines + [f"NOT tested: {name}: {why}" for name, why in config.stash[MISSING].items()]
 
 
+# Tests of one backend alone; and those that run the examples and the benchmarks.
+SLOW = ("tests/backends/", "tests/test_examples.py", "tests/test_benchmarks.py")
+
+
+def _mark_quick(items):
+    """Mark what `-m quick` selects: all outside SLOW, but of a test on a subject that compiles for
+    each shape, which is where the time goes, the first case only."""
+    seen = set()
+    for item in items:
+        subject = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+        case = item.nodeid
+        if getattr(subject, "compiles_shapes", False):
+            case = case.partition("[")[0], subject.variant
+        if not item.nodeid.startswith(SLOW) and case not in seen:
+            item.add_marker("quick")
+            seen.add(case)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by mark
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests that are for subjects which this run has not, instead of skipping."""
+    """Mark tests as quick; leave out those for subjects that this run has not, no skips."""
+    _mark_quick(items)
     empty = [i for i in items if "NOTSET" in i.name and i.get_closest_marker("skip")]
     config.hook.pytest_deselected(items=empty)
     items[:] = [i for i in items if i not in empty]

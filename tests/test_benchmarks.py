@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import operator
 import os
 import pkgutil
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -141,10 +143,110 @@ def test_race_writes_table_and_json(tmp_path: Path) -> None:
     assert {cell["operation"] for cell in facts["cells"]} >= {"new", "out", "inplace", "norm"}
     for cell in facts["cells"]:
         assert {race.OURS, "x / np.linalg.norm(x)", "np.einsum"} <= set(cell["times"])
-    assert "| out, float32, rows | " in (tmp_path / "race.md").read_text()
+    text = (tmp_path / "race.md").read_text()
+    assert "| out, float32, rows | " in text
+    (head, *_) = re.findall(r"^\| rows x length \| (.*) \|$", text, re.MULTILINE)
+    assert head.startswith("l2multi, us | x / np.linalg.norm(x), us | np.einsum, us | ")
     if importlib.util.find_spec("matplotlib"):
         assert (tmp_path / "race.png").stat().st_size
         assert (tmp_path / "throughput.png").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("race DIR --only TYPO", "LAYOUT: rows, sliced rows, columns"),
+        ("race DIR --only inplace/int8 --quick", "nobody can do any of these 11 cells"),
+        ("race DIR --budjet 1", "unrecognized arguments"),
+        ("gate --only TYPO", "serial numpy new float32 rows 1x128"),
+        ("gate --base TYPO", "--base TYPO: "),
+        ("gate --turns 0", "--turns 0: at least one"),
+        ("gpu DIR --megabytes 0", "--megabytes [0.0]: expected sizes above 0"),
+        ("cpu_jax DIR --budjet 1", "unrecognized arguments"),
+        ("peers --write DIR/none.md", "none.md"),
+        ("peers --write DIR/race.md", "race.md has no lines <!-- peers:begin -->"),
+    ],
+)
+def test_unknown_selections_are_refused_and_nothing_is_written(
+    tmp_path: Path, arguments: str, message: str
+) -> None:
+    (tmp_path / "race.md").write_text("a record")
+    name, *rest = arguments.replace("DIR", str(tmp_path)).split()
+    done = run(f"benchmarks.{name}", *rest)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("race.md", "a record")]
+
+
+def test_race_names_who_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "version", lambda name: None if name == "faiss-cpu" else "1")
+    assert "faiss" not in [peer.name for peer in peers.installed(race.RACING)]
+    assert capsys.readouterr().err == "faiss is left out; try: pip install faiss-cpu\n"
+
+
+def a_race() -> tuple[list[race.Cell], dict[str, Any]]:
+    """Cells with times of three digits; one contender can do the work in place only."""
+    cells = [
+        race.Cell("new", "float32", "rows", "1x8", times={race.OURS: 1e-6, "faiss": 8.1e-7}),
+        race.Cell("new", "float32", "two axes", "4x8", times={race.OURS: 1.5, "torch": 2.5}),
+        race.Cell("cast", "float32", "rows", "1x8", times={race.OURS: 2e-6, "torch": 3e-6}),
+    ]
+    for cell in cells[:2]:
+        cell.cast = ""
+    for operation, names in (("out", ["torch"]), ("inplace", ["torch", "scikit-learn"])):
+        for rows in (20, 41):
+            times = {race.OURS: rows * 1e-7} | dict.fromkeys(names, rows * 2e-7)
+            cell = race.Cell(operation, "float32", "rows", f"{rows}x768", True, "", times)
+            cell.copies = {"copy, one thread": rows * 3e-7}
+            cell.megabytes = 8 * rows * 768 / 1e6
+            cells.append(cell)
+    host = {"cpu": "Chip (family, model: 1, 2)", "cores": 2, "system": "Linux", "load": 0.5}
+    return cells, {"machine": host, "commit": "abc", "date": "2026-01-02", "versions": {"a": "1"}}
+
+
+def test_a_record_holds_what_the_plots_show() -> None:
+    cells, facts = a_race()
+    again, read = race.read(race.report(cells, facts))
+    assert race.caption(read) == "Chip (family, model: 1, 2), 2 cores; 2026-01-02, commit abc"
+    assert race.caption(read) == race.caption(facts)
+    key = operator.attrgetter("name")
+    for old, new in zip(sorted(cells, key=key), sorted(again, key=key), strict=True):
+        assert new.name == old.name
+        for of in ("times", "copies"):
+            assert getattr(new, of) == pytest.approx(getattr(old, of))
+        if old.sweep:
+            assert new.megabytes == pytest.approx(old.megabytes)
+    with pytest.raises(ValueError, match="not a report"):
+        race.read("x")
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "benchmarks/records").glob("race-*.md")), ids=str)
+def test_records_can_be_read(record: Path) -> None:
+    text = record.read_text(encoding="utf-8")
+    cells, facts = race.read(text)
+    assert len([cell for cell in cells if not cell.sweep and cell.best]) == sum(
+        int(count) for count in re.findall(r"^\| \w+, [^|]* \| (\d+) \|", text, re.MULTILINE)
+    )
+    assert facts["machine"]["cores"] == "2"
+
+
+def test_every_line_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plt = pytest.importorskip("matplotlib.pyplot", reason="of the group `bench`")
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    cells, facts = a_race()
+    race.plot(cells, tmp_path, race.caption(facts))
+    for figure in figures:
+        monkeypatch.undo()
+        plt.close(figure)
+    panels = figures[-1].axes
+    named = [text.get_text() for text in panels[0].get_legend().get_texts()]
+    assert sorted(named) == sorted({line.get_label() for axes in panels for line in axes.lines})
+    assert "scikit-learn" in named
+    assert "Chip" in figures[-1].get_suptitle()
+    assert "Chip" in figures[0].axes[0].get_title()
 
 
 def test_hard_input_table_goes_between_the_markers(tmp_path: Path) -> None:
@@ -158,9 +260,6 @@ def test_hard_input_table_goes_between_the_markers(tmp_path: Path) -> None:
     assert "old" not in text
     ours = next(line for line in text.splitlines() if "l2multi.normalize" in line)
     assert ours.split("|")[2:-1] == [" 0.6, 0.8 "] * 5 + [" 0, 0 "]
-    readme.write_text("no markers")
-    assert run("benchmarks.peers", "--write", str(readme)).returncode == 1
-    assert readme.read_text() == "no markers"
 
 
 GATE = ("benchmarks.gate", "--base", str(ROOT), "--only", "serial numpy norm float32 rows 1x128")

@@ -6,15 +6,18 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import l2multi as l2
 from l2multi.cli import main
 
-DIGITS = str(Path(__file__).parent.parent / "examples" / "digits.npy")
+ROOT = Path(__file__).parent.parent
+DIGITS = str(ROOT / "examples" / "digits.npy")
 BEFORE = b"what the target held"
 
 
@@ -62,12 +65,15 @@ def test_real_input(capsys):
     assert lines.pop("time").endswith(" s")
     assert lines.pop("throughput").endswith(" GB/s, read and written")
     assert lines == {
+        "files": f"{DIGITS} -> unit.npy",
+        "shape": "(1797, 64)",
         "vectors": "1797",
         "length": "64",
         "dtype": "uint8 -> float64",
         "zero vectors": "0",
         "not finite": "0",
         "backend": "numpy",
+        "why this one": "asked for by name",
     }
     unit = np.load("unit.npy")
     assert unit.dtype == np.float64
@@ -98,6 +104,15 @@ def test_dtype_zero_and_counts(capsys):
     np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x, dtype="f2", zero="nan"))
 
 
+def test_dtype_in_eps_and_nonfinite(capsys):
+    x = np.array([[3, 4], [0.5, 0]], ml_dtypes.bfloat16)
+    np.save("in.npy", x)
+    command = ["normalize", "in.npy", "out.npy", "--dtype-in", "bfloat16", "--eps", "1"]
+    assert main([*command, "--dtype", "float32", "--nonfinite", "raise"]) == 0
+    assert report(capsys)["dtype"] == "bfloat16 -> float32"
+    np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x, dtype="float32", eps=1))
+
+
 def test_no_vectors(capsys):
     np.save("in.npy", np.ones((0, 3)))
     assert main(["normalize", "in.npy", "out.npy"]) == 0
@@ -125,6 +140,9 @@ def test_versions(capsys):
         ("normalize in.npy out.npy --axis 0,", "argument --axis: expected an int, ints with"),
         ("normalize in.npy out.npy --zero no", "argument --zero: invalid choice: 'no'"),
         ("normalize in.npy out.npy --backend no", "argument --backend: invalid choice: 'no'"),
+        ("normalize in.npy out.npy --nonfinite no", "argument --nonfinite: invalid choice: 'no'"),
+        ("normalize in.npy out.npy --eps no", "argument --eps: invalid float value: 'no'"),
+        ("normalize in.npy out.npy --dtype-in f4", "argument --dtype-in: invalid choice: 'f4'"),
         ("normalize in.npy out.npy --verbose", "unrecognized arguments: --verbose"),
     ],
 )
@@ -135,19 +153,25 @@ def test_usage(capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("none.npy out.npy", "No such file or directory: 'none.npy'"),
-        (". out.npy", "source: expected a .npy file, got '.', which is not a file"),
-        ("text.npy out.npy", "source: expected a .npy file, got 'text.npy'"),
-        ("short.npy out.npy", "source: expected a complete .npy file of numbers"),
+        ("none.npy out.npy", "IN.npy: No such file or directory: 'none.npy'"),
+        (". out.npy", "IN.npy: expected a .npy file, got '.', which is not a file"),
+        ("text.npy out.npy", "IN.npy: expected a .npy file, got 'text.npy'"),
+        ("short.npy out.npy", "IN.npy: expected a complete .npy file of numbers"),
         ("archive.npz out.npy", "which is an archive (.npz)"),
-        ("void.npy out.npy", "source: dtype |V2 is not supported"),
-        ("in.npy in.npy", "target: expected another file than source, got 'in.npy'"),
-        ("in.npy .", "target: expected a file, got '.'"),
-        ("in.npy none/out.npy", "target: its directory does not exist: 'none/out.npy'"),
-        ("in.npy out.npy --axis 7", "axis: axis 7 is out of bounds"),
-        ("in.npy out.npy --dtype int8", "dtype: expected a real floating dtype"),
-        ("in.npy out.npy --dtype bfloat16", "dtype: bfloat16 has no name in a .npy file"),
-        ("in.npy out.npy --zero raise", "source: zero norm in 1 of 3 vectors, the first at posi"),
+        ("void.npy out.npy", "IN.npy: dtype '|V2' has no meaning"),
+        ("void.npy out.npy", "such as --dtype-in bfloat16"),
+        ("void.npy out.npy --dtype-in float8_e5m2", "--dtype-in: expected one that fits the file"),
+        ("void.npy out.npy --dtype-in bfloat16", "--dtype: bfloat16 has no name in a .npy file"),
+        ("void.npy out.npy --dtype-in bfloat16", "such as --dtype float32"),
+        ("in.npy in.npy", "OUT.npy: expected another file than the one to read, got 'in.npy'"),
+        ("in.npy .", "OUT.npy: expected a file, got '.'"),
+        ("in.npy none/out.npy", "OUT.npy: its directory does not exist: 'none/out.npy'"),
+        ("in.npy out.npy --axis 7", "--axis: axis 7 is out of bounds"),
+        ("in.npy out.npy --eps -1", "--eps: expected a non-negative number"),
+        ("in.npy out.npy --dtype int8", "--dtype: expected a real floating dtype"),
+        ("in.npy out.npy --dtype bfloat16", "--dtype: bfloat16 has no name in a .npy file"),
+        ("in.npy out.npy --zero raise", "IN.npy: zero norm in 1 of 3 vectors, the first at posi"),
+        ("nan.npy out.npy --nonfinite raise", "IN.npy: inf or NaN in 1 of 1 vectors, the first"),
     ],
 )
 def test_refusal(capsys, arguments, message):
@@ -157,6 +181,7 @@ def test_refusal(capsys, arguments, message):
     Path("text.npy").write_text("1 2 3\n")
     Path("short.npy").write_bytes(Path("in.npy").read_bytes()[:-1])
     Path("out.npy").write_bytes(BEFORE)
+    np.save("nan.npy", [np.nan])
     before = {path.name: path.read_bytes() for path in Path().iterdir()}
     assert message in refused(capsys, "normalize", *arguments.split())
     assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
@@ -204,10 +229,13 @@ def test_module_and_exit_codes():
     np.save("in.npy", np.array([[3.0, 4.0]]))
     done = run("normalize", "in.npy", "out.npy", "--backend", "numpy", "--axis", "-1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("vectors        1\nlength         2\ndtype          float64\n")
+    assert done.stdout.startswith("files          in.npy -> out.npy\nshape          (1, 2)\n")
     done = run("normalize", "in.npy", "in.npy")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("l2multi: error: target: ")
+    assert done.stderr.startswith("l2multi: error: OUT.npy: ")
+    done = run("normalize", "in.npy", "/dev/stdout")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("l2multi: error: OUT.npy: expected a file, got '/dev/stdout'")
     assert run("normalise").returncode == 2
 
 
@@ -220,6 +248,44 @@ def test_import_is_light():
     assert done.returncode == 0
     for heavy in ("numba", "jax", "scipy", "sklearn", "ml_dtypes"):
         assert repr(heavy) not in done.stdout
+
+
+# A module that is interrupted while it is imported.
+INTERRUPTED = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(30)
+"""
+
+
+def interrupted(module: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """A Python command that is interrupted while it imports a module."""
+    Path(f"{module}.py").write_text(INTERRUPTED)
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    Path("sitecustomize.py").write_text(handler)  # ignored where run in the background
+    return subprocess.run(
+        [sys.executable, *command], env=os.environ | {"PYTHONPATH": os.getcwd()},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["numpy", "argparse"])
+@pytest.mark.parametrize("way", ["module", "script"])
+def test_interrupted_import(module, way):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    name, function = project["project"]["scripts"]["l2multi"].split(":")
+    Path("l2multi").write_text(f"import sys\nfrom {name} import {function}\nsys.exit({function}())")
+    done = interrupted(module, *(["-m", "l2multi"] if way == "module" else ["l2multi"]), "versions")
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "l2multi: interrupted; nothing has changed\n"
+
+
+def test_interrupted_import_of_the_library():
+    """There it is the caller's to see."""
+    Path("mine.py").write_text("try:\n import l2multi\nexcept KeyboardInterrupt:\n print('mine')")
+    for command in (["mine.py"], ["-m", "mine"]):
+        done = interrupted("numpy", *command)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "mine\n", "")
 
 
 # A job of a hundred windows and ten seconds, which is never allowed to end.

@@ -16,7 +16,7 @@ import pytest
 from numpy.exceptions import AxisError
 
 import l2multi as l2
-from l2multi import _registry, files
+from l2multi import _contract, _registry, files
 from l2multi.files import normalize_npy
 
 # What a target holds before; a refusal must leave it so.
@@ -97,6 +97,8 @@ def test_same_file_as_in_memory(source, target, shape, axis, order):
     assert report.smallest == (finite.min() if finite.size else None)
     assert report.largest == (finite.max() if finite.size else None)
     assert report.nbytes == 2 * x.nbytes
+    assert (report.source, report.target) == (str(source), str(target))
+    assert report.shape == x.shape
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -179,6 +181,44 @@ def test_progress(source, target):
 
 
 @pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("eps", [1e-3, 50, 1e300])
+def test_eps(source, target, eps):
+    x = draw((30, 20, 3))
+    np.save(source, x)
+    normalize_npy(source, target, eps=eps)
+    assert target.read_bytes() == saved(l2.normalize(x, eps=eps))
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+def test_nonfinite(source, target, tmp_path, order, dtype):
+    """A finite vector is none of them, though its norm be inf."""
+    x = np.ones((30, 20, 3), dtype, order=order)
+    x[29, 1] = np.finfo(dtype).max
+    np.save(source, x)
+    for zero in ("keep", "nan"):
+        report = normalize_npy(source, target, nonfinite="raise", zero=zero)
+        assert report.nonfinite == np.isinf(l2.norm(x)).sum()
+        assert target.read_bytes() == saved(l2.normalize(x))
+    x[3, 4] = 0
+    x[13, 2, 1] = np.nan
+    x[12, 19, 0] = -np.inf
+    x[29, 0] = np.inf
+    np.save(source, x)
+    target.write_bytes(BEFORE)
+    before = sorted(os.listdir(tmp_path))
+    for zero in ("keep", "nan", "raise"):
+        with pytest.raises(l2.NonFiniteError, match=r"source: .* 3 of 600 .* \(12, 19\)"):
+            normalize_npy(source, target, nonfinite="raise", zero=zero)
+        with pytest.raises(l2.NonFiniteError, match=r"3 of 600 .* position \(12, 19\)"):
+            l2.normalize(x, nonfinite="raise", zero=zero)
+    assert_unchanged(target, before)
+    normalize_npy(source, target, zero="nan")
+    assert target.read_bytes() == saved(l2.normalize(x, zero="nan"))
+
+
+@pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_zero(source, target, tmp_path, order):
     x = np.ones((30, 20, 3), np.float32, order=order)
@@ -196,9 +236,15 @@ def test_zero(source, target, tmp_path, order):
     assert target.read_bytes() == saved(l2.normalize(x))
 
 
-def header(text: str) -> bytes:
-    """A .npy file with this header and 48 bytes of data."""
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(48)
+def header(text: str, data: bytes = bytes(48), version: int = 1) -> bytes:
+    """A .npy file with this header and this data."""
+    size = len(text).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + text.encode() + data
+
+
+def fields(shape: str, descr: str = "'<f4'") -> str:
+    """A header of this shape."""
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': ({shape}), }}"
 
 
 class Bomb:
@@ -227,29 +273,36 @@ BAD_SOURCES = {
     "text": (b"1,2,3\n", ValueError, "source: .*does not begin as one"),
     "archive": (archive(), ValueError, r"source: .*\.npz"),
     "objects": (objects(), ValueError, "source: .*Python objects"),
-    "truncated": (WHOLE[:-1], ValueError, "source: .*complete"),
-    "truncated header": (WHOLE[:50], ValueError, "source: .*complete"),
-    "version": (WHOLE[:6] + b"\x09" + WHOLE[7:], ValueError, "source: .*complete"),
-    "no header": (header("x"), ValueError, "source: .*complete"),
-    "negative": (
-        header("{'descr': '<f4', 'fortran_order': False, 'shape': (-3, -4), }"),
-        ValueError,
-        "source: .*complete",
-    ),
-    "huge": (
-        header("{'descr': '<f4', 'fortran_order': False, 'shape': (1 << 40, 1 << 40), }"),
-        ValueError,
-        "source: .*complete",
-    ),
-    "huge too": (
-        header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**40}, {2**40}), }}"),
-        ValueError,
-        "source: .*complete",
-    ),
-    "void": (saved(np.zeros(3, "V2")), TypeError, "source: dtype .*bfloat16"),
+    "truncated": (WHOLE[:-1], ValueError, "source: .*complete.* 48 bytes, .* but 47 .*truncated"),
+    "trailing": (WHOLE + b"\0", ValueError, "source: .* 48 bytes, .* but 49 follow; of several"),
+    "two arrays": (WHOLE + WHOLE, ValueError, "source: .* but 224 follow; of several arrays"),
+    "truncated header": (WHOLE[:50], ValueError, "source: .*118 bytes long, and 40 are there"),
+    "version": (WHOLE[:6] + b"\x09" + WHOLE[7:], ValueError, "source: .*format version 9.0"),
+    "long header": (header(" " * 20_000), ValueError, "source: .*to be 20000 bytes long"),
+    "no header": (header("x"), ValueError, "source: .*its header is not one of an array: x"),
+    "a key too many": (header(fields("12,")[:-1] + "'x': 1}"), ValueError, "source: .*not one of"),
+    "negative": (header(fields("-3, -4")), ValueError, "source: .*its header is not one"),
+    "no integer": (header(fields("1 << 40,")), ValueError, "source: .*its header is not one"),
+    "deep": (header(fields("12,", "(" * 3000)), ValueError, "source: .*its header is not one"),
+    "dims": (header(fields("1, " * 65)), ValueError, "source: .*its header is not one"),
+    "a dtype of none": (header(fields("12,", "'<f32'")), ValueError, "source: .*'<f32'"),
+    "subarrays": (header(fields("6,", "('<f4', (2,))")), TypeError, "source: dtype .* not suppo"),
+    # More than memory; products of 2**32, 2**64 and 2**65 elements; and those of no elements.
+    "large": (header(fields(f"{2**42},")), ValueError, f"source: .* {2**44} bytes.* but 48 follow"),
+    "2**64": (header(fields("4294967296, 4294967296")), ValueError, f"source: .* {2**66} bytes"),
+    "2**65": (header(fields(f"{2**62}, 8")), ValueError, f"source: .* {2**67} bytes"),
+    "2**80": (header(fields(f"{2**40}, {2**40}")), ValueError, f"source: .* {2**82} bytes"),
+    "2**80 and 0": (header(fields(f"{2**40}, {2**40}, 0"), b""), ValueError, "source: .*too big"),
+    "0 and 2**63": (header(fields(f"0, {2**63}"), b""), ValueError, "source: .*header is not one"),
+    "void": (saved(np.zeros(3, "V2")), TypeError, "source: .*V2' .* bfloat16: .*dtype_in=bfloat16"),
+    "void of 3": (saved(np.zeros(3, "V3")), TypeError, "source: dtype .*V3 is not supported"),
     "structured": (saved(np.zeros(3, "f4,f4")), TypeError, "source: dtype"),
     "text array": (saved(np.array(["a"])), TypeError, "dtype <U1 is not supported"),
-    "dates": (saved(np.zeros(3, "M8[s]")), TypeError, "dtype datetime64.* is not supported"),
+    "dates": (
+        saved(np.zeros(3, "M8[s]")),
+        TypeError,
+        "source: dtype datetime64.* is not supported",
+    ),
 }
 
 
@@ -261,6 +314,81 @@ def test_bad_source(source, target, tmp_path, name):
     with pytest.raises(error, match=message):
         normalize_npy(source, target)
     assert_unchanged(target, before)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_every_version_of_the_header(source, target, version):
+    x = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
+    source.write_bytes(header(fields("3, 4"), x.tobytes(), version))
+    np.testing.assert_array_equal(np.load(source), x)
+    normalize_npy(source, target)
+    assert target.read_bytes() == saved(l2.normalize(x))
+
+
+@pytest.mark.parametrize("shape", ["3L, 4L", "12L,"])
+def test_header_by_python_2(source, target, shape):
+    """NumPy reads it, with a warning; here there is nothing to warn of."""
+    x = np.arange(1, 13, dtype=np.float32)
+    source.write_bytes(header(fields(shape), x.tobytes()))
+    normalize_npy(source, target)
+    x = x.reshape([int(n.rstrip("L,")) for n in shape.split(", ")])
+    assert target.read_bytes() == saved(l2.normalize(x))
+
+
+@pytest.mark.parametrize("name", files.NAMELESS)
+def test_nameless_dtypes(source, target, tmp_path, name):
+    """What numpy.save writes of an array of ml_dtypes is read with `dtype_in` alone."""
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    assert files.NAMELESS[name] == dtype.itemsize
+    x = draw((20, 30), dtype) if name in _contract.ML_FLOATS else np.eye(5, 6).astype(dtype)
+    np.save(source, x)
+    with pytest.raises(TypeError, match=f"source: .*{name}.*: say which it is.*dtype_in="):
+        normalize_npy(source, target)
+    assert_unchanged(target, ["in.npy", "out.npy"])
+    for given in (name, dtype, dtype.type):
+        report = normalize_npy(source, target, dtype_in=given, dtype="float32")
+        assert (report.source_dtype, report.dtype) == (dtype, np.float32)
+        assert target.read_bytes() == saved(l2.normalize(x, dtype="float32"))
+    # Kept as integers, and, where there is one, in another order of bytes.
+    for other in {x.view(f"u{x.itemsize}").dtype, np.dtype(f">i{x.itemsize}")}:
+        np.save(source, x.view(f"u{x.itemsize}").astype(other))
+        normalize_npy(source, target, dtype_in=name, dtype="float32")
+        assert target.read_bytes() == saved(l2.normalize(x, dtype="float32"))
+    target.write_bytes(BEFORE)
+    if name in _contract.ML_FLOATS:  # and none is written
+        with pytest.raises(TypeError, match=rf"dtype: {name} has no name .* dtype=float32"):
+            normalize_npy(source, target, dtype_in=name)
+        assert_unchanged(target, ["in.npy", "out.npy"])
+
+
+@pytest.mark.parametrize(
+    ("x", "dtype_in"),
+    [
+        (np.ones(6, np.float32), "bfloat16"),
+        (np.ones(6, np.float16), "bfloat16"),
+        (np.ones(6, np.uint16), "float8_e5m2"),
+        (np.ones(6, np.uint8), "bfloat16"),
+        (np.ones(6, ml_dtypes.bfloat16), "float8_e5m2"),
+        (np.ones(6, ml_dtypes.float8_e5m2), "bfloat16"),
+        (np.ones(6, "f4,f4"), "bfloat16"),
+        (np.ones(6), "float32"),
+        (np.ones(6), "float8_e8m0fnu"),
+        (np.ones(6), 7),
+    ],
+)
+def test_dtype_in_that_does_not_fit(source, target, x, dtype_in):
+    np.save(source, x)
+    with pytest.raises(TypeError, match="dtype_in: expected one "):
+        normalize_npy(source, target, dtype_in=dtype_in, dtype="float32")
+    assert_unchanged(target, ["in.npy", "out.npy"])
+
+
+def test_dtype_in_without_ml_dtypes(source, target, monkeypatch):
+    np.save(source, np.ones(6, ml_dtypes.bfloat16))
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match=r"dtype_in: bfloat16 needs ml_dtypes.*pip install"):
+        normalize_npy(source, target, dtype_in="bfloat16", dtype="float32")
+    assert_unchanged(target, ["in.npy", "out.npy"])
 
 
 def test_truncated_anywhere(source, target, tmp_path):
@@ -276,6 +404,9 @@ BAD_ARGUMENTS = {
     "axis twice": ({"axis": (0, 0)}, ValueError, "axis"),
     "axis type": ({"axis": 0.5}, TypeError, "axis"),
     "zero": ({"zero": "drop"}, ValueError, "zero: .*'keep'"),
+    "nonfinite": ({"nonfinite": "drop"}, ValueError, "nonfinite: .*'propagate'"),
+    "negative eps": ({"eps": -1}, ValueError, "eps: .*non-negative"),
+    "eps": ({"eps": "0"}, TypeError, "eps: .*non-negative"),
     "backend": ({"backend": "cuda9"}, ValueError, "backend: .*'numpy'"),
     "dtype": ({"dtype": "int8"}, TypeError, "dtype"),
     "no dtype": ({"dtype": "floaty"}, TypeError, "dtype"),
@@ -312,7 +443,7 @@ def test_backend_that_is_not_installed(source, target, monkeypatch):
 
 
 def test_source_is_not_a_file(tmp_path, target):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"source: No such file.*none.npy"):
         normalize_npy(tmp_path / "none.npy", target)
     with pytest.raises(ValueError, match=r"source: .*not a file"):
         normalize_npy(tmp_path, target)
@@ -328,7 +459,7 @@ def test_target_is_the_source(source, tmp_path):
     (tmp_path / "symbolic.npy").symlink_to(source)
     (tmp_path / "hard.npy").hardlink_to(source)
     for name in ("in.npy", "symbolic.npy", "hard.npy", "../" + tmp_path.name + "/in.npy"):
-        with pytest.raises(ValueError, match="target: expected another file than source"):
+        with pytest.raises(ValueError, match="target: expected another file than the one to read"):
             normalize_npy(source, tmp_path / name)
     assert source.read_bytes() == WHOLE
     assert sorted(os.listdir(tmp_path)) == ["hard.npy", "in.npy", "symbolic.npy"]
@@ -342,11 +473,58 @@ def test_target_that_cannot_be_replaced(source, target, tmp_path, monkeypatch):
         normalize_npy(source, tmp_path)
     with pytest.raises(ValueError, match="target: expected a file"):
         normalize_npy(source, "/dev/null")
+    for name in ("", "new/"):
+        with pytest.raises(ValueError, match=f"target: expected the path of a file, got '{name}'"):
+            normalize_npy(source, name)
+    with pytest.raises(NotADirectoryError, match=r"target: .*in.npy/out.npy"):
+        normalize_npy(source, source / "out.npy")
     # The user who runs the tests may be root, whom no permission stops.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="target: it is write-protected"):
         normalize_npy(source, target)
     assert_unchanged(target, ["in.npy", "out.npy"])
+
+
+@pytest.mark.parametrize("step", ["open", "replace"])
+def test_folder_that_cannot_be_written_to(source, target, monkeypatch, step):
+    """What is said names the caller's path, not the temporary one."""
+
+    def denied(path, *arguments, **keywords):
+        if ".tmp" not in str(path):
+            return open(path, *arguments, **keywords)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    source.write_bytes(WHOLE)
+    if step == "open":
+        monkeypatch.setattr(files, "open", denied, raising=False)
+    else:
+        monkeypatch.setattr(os, "replace", denied)
+    with pytest.raises(PermissionError, match=r"target: .*Permission denied: .*out.npy'") as caught:
+        normalize_npy(source, target)
+    assert caught.value.filename == str(target)
+    assert ".tmp" not in str(caught.value)
+    assert_unchanged(target, ["in.npy", "out.npy"])
+
+
+def test_target_without_a_name(source, tmp_path):
+    """As /dev/stdout may be: a pipe, or a file that somebody has removed."""
+    source.write_bytes(WHOLE)
+    reading, writing = os.pipe()
+    with (
+        open(reading, "rb") as end,
+        open(writing, "wb") as pipe,
+        open(tmp_path / "x", "wb") as file,
+    ):
+        os.unlink(tmp_path / "x")
+        for fd in (pipe.fileno(), file.fileno()):
+            (tmp_path / "link").symlink_to(f"/dev/fd/{fd}")
+            for name in (f"/dev/fd/{fd}", tmp_path / "link"):
+                with pytest.raises(ValueError, match=f"target: expected a file, got '{name}'"):
+                    normalize_npy(source, name)
+            os.unlink(tmp_path / "link")
+        pipe.close()
+        assert end.read() == b""
+    assert os.listdir(tmp_path) == ["in.npy"]
 
 
 def test_permissions(source, tmp_path):
@@ -423,7 +601,7 @@ def test_limit_of_file_size(source, target):
     command = [sys.executable, "-c", script, "normalize", str(source), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("l2multi: error: target: no room for its 400000 bytes")
+    assert done.stderr.startswith("l2multi: error: OUT.npy: no room for its 400000 bytes")
     assert done.stderr.count("\n") == 1
     assert_unchanged(target, ["in.npy", "out.npy"])
 
@@ -491,8 +669,11 @@ def test_report_names_who_took_over(source: Path, target: Path, small_windows, m
     real, names = files.explain, itertools.chain(["numpy"] * 2, itertools.repeat("numba"))
     monkeypatch.delenv(_registry.ENVIRONMENT, raising=False)
     monkeypatch.setattr(
-        files, "explain", lambda *a, **k: real(*a, **k)._replace(backend=next(names))
+        files, "explain", lambda *a, **k: real(*a, **k)._replace(backend=next(names), why="fit")
     )
-    assert normalize_npy(source, target).backend == "numpy, then numba"
+    report = normalize_npy(source, target)
+    assert report.backend == "numpy, then numba"
+    assert report.why == "numpy: fit; numba: fit"
     monkeypatch.setattr(files, "explain", real)
-    assert normalize_npy(source, target, backend="numpy").backend == "numpy"
+    report = normalize_npy(source, target, backend="numpy")
+    assert (report.backend, report.why) == ("numpy", "asked for by name")

@@ -36,6 +36,12 @@ def test_commands_name_what_is_there():
     assert "-m pytest" in test
 
 
+def test_quick_selection(pytestconfig):
+    """The mark that the README selects by is one of the suite's."""
+    (mark,) = re.findall(r"`-m (\w+)`", README)
+    assert mark in [line.partition(":")[0] for line in pytestconfig.getini("markers")]
+
+
 def test_table_of_peers():
     """The last row is what l2multi returns."""
     row = re.search(r"^\| \*\*`l2multi.normalize`\*\* \|(.*)\|$", README, re.MULTILINE)

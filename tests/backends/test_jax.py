@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax import export, lax
+from jax.experimental import jet
 from jax.sharding import PartitionSpec
 
 import l2multi as l2
@@ -607,3 +608,11 @@ def test_rounded_once(narrow, kernels):
             assert (np.asarray(units)[..., 0] == want).all()
         slope = jax.grad(lambda x: l2.norm(x, dtype=narrow).astype("f8"))(jnp.array([3.0, 4.0]))
         assert np.allclose(slope, [0.6, 0.8], rtol=2.0**-7)
+
+
+@pytest.mark.parametrize("function", [jax.nn.relu, l2.norm, l2.normalize])
+def test_jet_takes_no_function_with_a_rule_of_its_own(function):
+    """As the README says, which is to change when JAX does."""
+    x = jnp.asarray([3.0, 4.0])
+    with pytest.raises(jax.errors.UnexpectedTracerError):
+        jet.jet(function, (x,), ((jnp.ones_like(x), jnp.zeros_like(x)),))
