@@ -114,12 +114,8 @@ def test_float32_without_float64():
 
     @jax.jit
     def norm(s, x):
-        made = jnp.broadcast_to(s, x.shape) * x
-        shift, least = 96, 2.0**-66
-        plain, up, down = functions._three_sums(along, shift, least, made)
-        small, fits = plain < least, plain < jnp.inf
-        root = jnp.sqrt(jnp.where(small, up, jnp.where(fits, plain, down)))
-        return (root * jnp.where(small, 2.0**-shift, jnp.where(fits, 1, 2.0**shift)))[0]
+        root, exponent = functions._three_roots(along, jnp.broadcast_to(s, x.shape) * x)
+        return functions._lengths(root, exponent)[0][0]
 
     for value in sizes("f4"):
         for count in (1, 3):
@@ -255,6 +251,16 @@ def test_derivatives_of_special_vectors(keywords):
         np.testing.assert_allclose(forward[5], zero * np.ones(2))
 
 
+def test_integers_have_no_derivative():
+    """But what they are multiplied by has one, through calls on them."""
+    for x in (jnp.arange(1, 4), jnp.array([True, False, True])):
+        for function in (l2.norm, l2.normalize):
+            slope = jax.grad(lambda s, x=x, f=function: (s * f(x)).sum())(2.0)
+            close(slope, function(x).sum())
+            _, moved = jax.jvp(function, (x,), (np.zeros(x.shape, jax.dtypes.float0),))
+            assert not np.asarray(moved).any()
+
+
 MEMORY = """
     import sys
     import jax, numpy as np, l2multi as l2
@@ -265,7 +271,7 @@ MEMORY = """
         before = status("VmRSS:")
         y = jax.block_until_ready(function(x))
         return status("VmHWM:") - before - y.nbytes / 2**20
-    for dtype in ("f4", "c8", "f2", "f8"):
+    for dtype in ("f4", "c8", "f2", "i1", "f8"):
         with jax.enable_x64(dtype == "f8"):
             x = jax.numpy.asarray(np.ones((16_000, 1_000), dtype))
             for axis in (0, 1):

@@ -157,7 +157,6 @@ def _traced_length(x: jax.Array, wanted: native.Wanted, kernels: int) -> jax.Arr
 def _traced_normalize(
     x: jax.Array, along: Along, eps: float, zero_nan: bool, dtype: str, norm_dtype: str
 ) -> tuple[jax.Array, jax.Array | None]:
-    x = _inexact(x, along.dtype)
     polar = _polar(along, x)
     unit = _finish(_parts(x, along.dtype), polar, eps, zero_nan)
     y = unit[0] if len(unit) == 1 else lax.complex(*unit)
@@ -172,7 +171,7 @@ def _traced_normalize(
 
 def _traced_norm(x: jax.Array, along: Along, dtype: str) -> jax.Array:
     """The norms, axes kept."""
-    return _rounded(_polar(along, _inexact(x, along.dtype)).norm, dtype)
+    return _rounded(_polar(along, x).norm, dtype)
 
 
 def _formula(x: jax.Array, wanted: native.Wanted, target: native.Target) -> tuple[jax.Array, ...]:
@@ -214,16 +213,15 @@ def _wide_turn(
     with jax.enable_x64(True):
 
         def product(a: jax.Array, b: jax.Array) -> jax.Array:
-            return a.astype(np.float64) * b.astype(np.float64)
+            return _wide(a) * _wide(b)
 
-        square = _sum_squares(wanted.axes, F64, x, tree=target.tree)
-        root = jnp.sqrt(square)
+        root = jnp.sqrt(_sum_squares(wanted.axes, F64, x, tree=target.tree))
         short = root <= wanted.eps  # of such the divisor is `eps`, or 0 stays 0
         factor = jnp.where(short, 1 / wanted.eps if wanted.eps else 0.0, 1 / root)
         along = sums.total(product, wanted.axes, x, d, tree=target.tree)
-        back = jnp.where(short, 0.0, along / square * -factor)
-        moved = x.astype(np.float64) * back + d.astype(np.float64) * factor
-        return moved.astype(x.dtype)
+        back = jnp.where(short, 0.0, along / (root * root) * -factor)
+        moved = _wide(x) * back + _wide(d) * factor
+        return moved.astype(np.float32).astype(x.dtype)
 
 
 _TURN = native.Turn(_traced_unit, _wide_turn)
@@ -279,15 +277,17 @@ def _odd_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return _odd(*primals), tangents[0]
 
 
-def _inexact(x: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
-    """`x`, of this dtype if it has none that has derivatives."""
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(dtype)
-
-
 def _parts(x: jax.Array, dtype: np.dtype[Any]) -> Parts:
     """The parts of `x` in this dtype."""
     parts = (x.real, x.imag) if _contract.is_complex(x.dtype) else (x,)
-    return tuple(p.astype(dtype) for p in parts)
+    return tuple(_wide(p) if dtype == np.float64 else p.astype(dtype) for p in parts)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """`x` in float64, narrow floats by way of float32: XLA's CPU compiler calls a function for each
+    number that it takes from bfloat16 to float64."""
+    narrow = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+    return (x.astype(np.float32) if narrow else x).astype(np.float64)
 
 
 def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
@@ -328,33 +328,53 @@ def _power(field: Any, dtype: np.dtype[Any]) -> jax.Array:
     return lax.bitcast_convert_type(bits, dtype)
 
 
-def _squares(along: Along, x: jax.Array) -> Norms:
-    """Sums of squares as ``(sum, exponent)``: sum times the power of four with this exponent."""
+def _roots(along: Along, x: jax.Array) -> Norms:
+    """The norms."""
+    if along.dtype == np.float64 or along.mesh:
+        return _three_roots(along, x)
+    three, wide = (functools.partial(f, along) for f in (_three_roots, _wide_roots))
+    roots: Norms = lax.platform_dependent(x, default=three, **dict.fromkeys(native.WIDE, wide))
+    return roots
+
+
+def _wide_roots(along: Along, x: jax.Array) -> Norms:
+    """Of float32, from one sum in float64."""
+    with jax.enable_x64(True):
+        return _split(jnp.sqrt(_sum_squares(along.axes, F64, x, tree=along.tree)))
+
+
+def _three_roots(along: Along, x: jax.Array) -> Norms:
+    """From the sums of squares of `x`, and of `x` times ``2**shift`` and ``2**-shift``."""
     form = np.finfo(along.dtype)
     shift = 3 * form.maxexp // 4
-    least = 2.0 ** (form.maxexp - 2 - 2 * shift)  # below this, the sum of `up` cannot overflow
-    three = functools.partial(_three_sums, along, shift, least)
-    if along.dtype == np.float32:
-        wide = functools.partial(_wide_sums, along, shift)
-        found = lax.platform_dependent(x, default=three, **dict.fromkeys(native.WIDE, wide))
+    least = 2.0 ** (form.maxexp // 2 - 1 - shift)  # below this, the sum of `up` cannot overflow
+    if not along.mesh:
+        plain, up, down = _apart(along, shift, least, jnp.sqrt, x)
     else:
-        found = three(x)
-    plain, up, down = along.total(found)
+        three = functools.partial(_apart, along, shift, least, jnp.asarray)
+        if along.dtype == np.float32:
+            wide = dict.fromkeys(native.WIDE, functools.partial(_wide_sums, along, shift))
+            found = lax.platform_dependent(x, default=three, **wide)
+        else:
+            found = three(x)
+        plain, up, down = map(jnp.sqrt, along.total(found))
     small, fits = plain < least, plain < jnp.inf
-    total = jnp.where(small, up, jnp.where(fits, plain, down))
-    return total, jnp.where(small, -shift, jnp.where(fits, 0, shift))
+    exponent = jnp.where(small, -shift, jnp.where(fits, 0, shift))
+    return jnp.where(small, up, jnp.where(fits, plain, down)), exponent.astype(np.int32)
 
 
-def _three_sums(along: Along, shift: int, least: float, x: jax.Array) -> tuple[jax.Array, ...]:
-    """The sums of squares of `x`, and of `x` times ``2**shift`` and ``2**-shift``."""
+def _apart(
+    along: Along, shift: int, least: float, of: Callable[..., jax.Array], x: jax.Array
+) -> tuple[jax.Array, ...]:
+    """The three sums, or roots, one by one; the latter two where a root is out of bounds."""
 
     def scaled(exponent: int) -> jax.Array:
         # Opaque is 1 too: the caller's last operation may have been a product with a constant.
         factor = sums.opaque(2.0**exponent, along.dtype)
-        return _sum_squares(along.axes, along.dtype, x, factor, along.tree)
+        return of(_sum_squares(along.axes, along.dtype, x, factor, along.tree))
 
     plain = scaled(0)
-    if not _large(x.shape) or jax.device_count() > 1:
+    if along.mesh or not _large(x.shape) or jax.device_count() > 1:
         return plain, scaled(shift), scaled(-shift)
     # Two further sums of 10000x768 float32 on two CPUs take 1 ms beside 3.5 ms for all else, and
     # the branch 30 us. (Under vmap, which would compute both sides of the branch, the size is that
@@ -368,7 +388,7 @@ def _three_sums(along: Along, shift: int, least: float, x: jax.Array) -> tuple[j
 
 
 def _wide_sums(along: Along, shift: int, x: jax.Array) -> tuple[jax.Array, ...]:
-    """The same in float32, from one sum in float64."""
+    """The three sums in float32, from one in float64."""
     with jax.enable_x64(True):
         total = _sum_squares(along.axes, F64, x, tree=along.tree)
         scales = (np.float64(2.0**s) for s in (0, 2 * shift, -2 * shift))
@@ -393,11 +413,6 @@ def _sum_squares(
 
 def _large(shape: tuple[Any, ...]) -> bool:
     return all(isinstance(d, int) for d in shape) and math.prod(shape) >= LARGE
-
-
-def _roots(along: Along, x: jax.Array) -> Norms:
-    total, exponent = _squares(along, x)
-    return jnp.sqrt(total), exponent.astype(np.int32)
 
 
 def _lengths(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -441,10 +456,13 @@ def _polar(along: Along, x: jax.Array) -> Polar:
 
 @_polar.defjvp
 def _polar_jvp(
-    along: Along, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+    along: Along, primals: tuple[jax.Array], tangents: tuple[Any]
 ) -> tuple[Polar, Polar]:
     polar = _polar(along, *primals)
-    dx = _parts(*tangents, along.dtype)
+    (dx,) = tangents
+    if dx.dtype == jax.dtypes.float0:  # that of integers, which do not move
+        dx = jnp.zeros(dx.shape, along.dtype)
+    dx = _parts(dx, along.dtype)
     u, _, power, rest = polar
     # Half of the power before the sums and half after, for what a sum is made of may be far below
     # the result and be flushed to zero: with all of it before, for norms of 1e37, with all of it
