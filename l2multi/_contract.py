@@ -268,11 +268,17 @@ def refuse(
         if bad.any():
             raise NonFiniteError(_where("x: inf or NaN in", bad))
     if zero == "raise" and not empty:
-        # By bits: where another library has set denormals-are-zero, a subnormal norm equals 0.
-        size = norms.dtype.itemsize
-        bad = (norms if size > 8 else norms.view(f"u{size}")) == 0
+        bad = are_zero(norms)
         if bad.any():
             raise ZeroVectorError(_where("x: zero norm in", bad))
+
+
+def are_zero(norms: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which norms are zero, by their bits: where another library has set denormals-are-zero, a
+    subnormal number equals 0."""
+    size = norms.dtype.itemsize
+    zero: np.ndarray[Any, Any] = (norms if size > 8 else norms.view(f"u{size}")) == 0
+    return zero
 
 
 def _where(what: str, bad: np.ndarray[Any, Any]) -> str:

@@ -183,9 +183,7 @@ def normalize_npy(
     axes = _contract.normalize_axes(axis, x.ndim)
     result = _result(x.dtype, dtype)
     policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
-    # One window speaks for all: under JAX even an explanation copies its input to the device.
-    sample = x[next(_windows(x, axes))] if x.size else x
-    told = explain(sample, axes, dtype=result, backend=backend, **policies)
+    told = explain(x, axes, dtype=result, backend=backend, **policies)
     used = {told.backend: told.why}
     # Where none is named, another may take over when its kernel is there.
     may_change = None if _registry.named(backend) else used
@@ -517,7 +515,7 @@ def _scale(
         )
         norms = np.asarray(norms)
         starts = tuple(window[d].start for d in batch)
-        zeros.add(norms == 0, starts)
+        zeros.add(_contract.are_zero(norms), starts)
         finite = np.isfinite(norms)
         if nonfinite == "raise" and not finite.all():
             # A norm of inf may be that of a finite vector, whose unit vector has no NaN.

@@ -18,6 +18,7 @@ from numpy.exceptions import AxisError
 import l2multi as l2
 from l2multi import _contract, _registry, files
 from l2multi.files import normalize_npy
+from tests import modes
 
 # What a target holds before; a refusal must leave it so.
 BEFORE = b"what the target held"
@@ -677,3 +678,15 @@ def test_report_names_who_took_over(source: Path, target: Path, small_windows, m
     monkeypatch.setattr(files, "explain", real)
     report = normalize_npy(source, target, backend="numpy")
     assert (report.backend, report.why) == ("numpy", "asked for by name")
+
+
+@pytest.mark.skipif(not modes.FLUSH, reason="unknown modes")
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_zeros_where_subnormal_numbers_equal_zero(tmp_path, name):
+    """A subnormal norm is none, also where another library has had the thread take it for zero."""
+    source, target = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(source, [[3e-310, 4e-310], [0.0, 0.0]])
+    with modes.changed(sum(modes.FLUSH)):
+        report = normalize_npy(source, target, backend=name)
+    assert report.zero == 1
+    np.testing.assert_array_equal(np.load(target), l2.normalize(np.load(source)))

@@ -20,7 +20,6 @@ import numpy as np
 from jax import lax
 
 Axes = tuple[int, ...]
-_barrier: Any = lax.optimization_barrier  # which has no types
 
 # Blocks of a vector that are added in one pass: what a pass writes is so many times smaller than
 # what it reads.
@@ -29,7 +28,8 @@ BLOCKS = 32
 
 def opaque(value: float, dtype: np.dtype[Any]) -> jax.Array:
     """A constant that XLA does not know."""
-    constant: jax.Array = _barrier(jnp.asarray(value, dtype))
+    barrier: Any = lax.optimization_barrier  # which has no types
+    constant: jax.Array = barrier(jnp.asarray(value, dtype))
     return constant
 
 
@@ -44,8 +44,8 @@ def total(
     6; two cores of a Zen 5), and XLA does not hold a float64 copy of x, as it does for its own sum.
 
     XLA's CPU compiler computes additions again wherever their result is used, for each element of
-    an array that they are spread over. So who calls this uses the result once, and only by what is
-    computed once: a root, or a quotient of sums.
+    an array that they are spread over, also behind a barrier. So who calls this uses the result
+    once, and only by what is computed once: a root, or a quotient of sums.
     """
 
     def whole(*arrays: jax.Array) -> jax.Array:
@@ -72,7 +72,6 @@ def _tree(of: Callable[..., jax.Array], axes: Axes, *given: jax.Array) -> jax.Ar
         return of(*(_from_bits(a) if b else a for a, b in zip(arrays, bits, strict=True)))
 
     term: Callable[..., jax.Array] = first
-
     for axis in sorted(axes, key=lambda d: -arrays[0].shape[d]):
         rest: list[jax.Array] = []
         while (n := arrays[0].shape[axis]) > 1:
@@ -82,10 +81,10 @@ def _tree(of: Callable[..., jax.Array], axes: Axes, *given: jax.Array) -> jax.Ar
             cuts += [(k, k + 1) for k in range(count * size, n)]
             terms = [term(*(lax.slice_in_dim(a, *c, axis=axis) for a in arrays)) for c in cuts]
             rest += terms[count:]
-            arrays = [_barrier(_in_pairs(terms[:count]))]
+            arrays = [_in_pairs(terms[:count])]
             term = jnp.asarray
         if rest:
-            arrays = [_barrier(_in_pairs([*arrays, *reversed(rest)]))]
+            arrays = [_in_pairs([*arrays, *reversed(rest)])]
     return term(*arrays)
 
 
