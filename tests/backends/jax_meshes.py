@@ -149,6 +149,18 @@ def eight() -> None:
         mesh=mesh, in_specs=P("data"), out_specs=P("data"),
     )  # fmt: skip
     close(equal(jax.device_put(A, NamedSharding(mesh, P("data")))), 2 * NORM)
+    line = jax.make_mesh((8,), ("i",), axis_types=(AxisType.Auto,))
+    with jax.enable_x64(True):  # shards of one number, whose products XLA rearranges
+        for sizes in ([1e-200] * 8, [0.0] * 8, [1e-200, 1e200, 1.0] + [0.0] * 5, [1e200] * 8):
+            for dtype in ("f8", "c16"):
+                a = np.array(sizes, dtype)
+                x = jax.device_put(a, NamedSharding(line, P("i")))
+                top = np.abs(a).max() or 1.0
+                length = np.sqrt((np.abs(a / top) ** 2).sum())
+                for call in (l2.normalize, jax.jit(l2.normalize)):
+                    want = a / top / (length or 1.0)
+                    np.testing.assert_allclose(call(x), want, 1e-15, 1e-300)
+                np.testing.assert_allclose(l2.norm(x), length * top, 1e-15)
     other = jax.device_put(A, jax.devices()[2])
     for backend in ("jax", "numpy"):
         assert l2.normalize(other, backend=backend).devices() == {jax.devices()[2]}

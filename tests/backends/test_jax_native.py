@@ -120,14 +120,13 @@ def test_without_numba(monkeypatch):
 
 
 def test_nobody_waits(tmp_path):
-    """Programs made before their kernel is there go without; eager calls find it later."""
+    """No call waits for its kernel; eager ones find it later."""
     script = """
     import sys, time
     import jax, numpy as np, l2multi as l2
     x = jax.numpy.asarray(np.random.default_rng(0).standard_normal((30, 50), np.float32))
     want = l2.normalize(np.asarray(x), backend="numpy")
     np.testing.assert_allclose(l2.normalize(x), want, rtol=1e-6)
-    assert "called by XLA" not in l2.explain(x).kernel
     until = time.time() + 100
     while "called by XLA" not in l2.explain(x).kernel:
         assert time.time() < until
