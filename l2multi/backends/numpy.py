@@ -4,8 +4,8 @@ Works through the input in parts of `PART` elements, so that it never holds a fl
 than that: its scratch memory is a few MiB whatever the size of the input.
 
 Where another library has set flush-to-zero or denormals-are-zero in the calling thread, these modes
-are put aside for the length of a call on Linux and macOS, by C's ``fesetenv``; elsewhere NumPy
-computes in the modes that it finds, and subnormal numbers count as zeros.
+are put aside for the length of a call on Linux, by C's ``fesetenv`` (on macOS by code that nobody
+has run); elsewhere NumPy computes in the modes that it finds, and subnormal numbers count as zeros.
 """
 
 import contextlib

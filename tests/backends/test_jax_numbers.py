@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental.sparse import BCOO
 
 import l2multi as l2
 from l2multi.backends.jax import native
@@ -249,6 +250,28 @@ def test_derivatives_of_special_vectors(keywords):
         np.testing.assert_allclose(forward[6], near, 1e-6, 1e-14)
         zero = 0 if not eps or "zero" in keywords else d[5] / eps
         np.testing.assert_allclose(forward[5], zero * np.ones(2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:4])
+def test_derivatives_with_a_subnormal_eps(dtype):
+    """Of vectors that are longer than it, by every way to the formula."""
+    eps = 5e-324 if dtype in ("f8", "c16") else 1e-45
+    with x64(dtype):
+        x = jnp.asarray([3, 4], dtype)
+        places = jnp.array([[0, 0], [0, 1]])
+
+        def sparse(d):
+            return l2.normalize(BCOO((d, places), shape=(1, 2)), eps=eps).data[0].real
+
+        ways = [sparse]
+        for keywords in ({}, {"zero": "nan"}):
+            ways.append(lambda d, k=keywords: l2.normalize(d, eps=eps, **k)[0].real)
+            ways.append(lambda d, k=keywords: l2.normalize(d[:, None], 0, eps=eps, **k)[0, 0].real)
+        for with_kernels in (True, False):
+            with native.use(with_kernels):
+                for way in ways:
+                    close(jax.jit(jax.grad(way))(x), [0.128, -0.096])
+                    close(jax.grad(way)(x), [0.128, -0.096])
 
 
 def test_integers_have_no_derivative():

@@ -305,9 +305,10 @@ def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
         below = polar.power * 2.0**64 * polar.rest >= far
     else:
         below = polar.norm <= floor
-    # XLA would make one constant of the two, which may be beyond the range.
+    # XLA would make one constant of the two, which may be beyond the range. And what is not taken
+    # has to be 0: the derivative would be 0 times that constant.
     first = sums.opaque(2.0**power, form.dtype)
-    shorter = (p * first * rest for p in x)
+    shorter = (jnp.where(below, p, 0) * first * rest for p in x)
     units = zip(shorter, polar.unit, strict=True)
     return tuple(jnp.where(below, short, unit) for short, unit in units)
 
