@@ -335,3 +335,23 @@ def test_transforms():
         np.testing.assert_array_equal(exported.call(d[0]), want[0])
         with jax.disable_jit():
             np.testing.assert_allclose(unit(d[0]), want[0], 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["forward", "backward"])
+def test_derivatives_by_tiny_tangents(mode):
+    """Of tiny rows: what is normal is not lost on the way, forwards or backwards."""
+    rows = 16
+    at = jnp.stack([jnp.repeat(jnp.arange(rows), 2), jnp.tile(jnp.arange(2), rows)], 1)
+    length = 4e-38 * np.linspace(1, 2, rows)[:, None]
+    d = (np.array([0.6, 0.8]) * length).astype("f4")
+    t = np.tile(np.float32([1.3e-38, -1.3e-38]), (rows, 1))
+
+    def unit(d):
+        return l2.normalize(sparse.BCOO((d, at), shape=(rows, 2), unique_indices=True)).data
+
+    pair = d.reshape(-1), t.reshape(-1)
+    moved = jax.jvp(unit, pair[:1], pair[1:])[1] if mode == "forward" else jax.vjp(unit, pair[0])[1]
+    moved = moved if mode == "forward" else moved(pair[1])[0]
+    wide, u = t.astype("f8"), np.array([0.6, 0.8])
+    want = (wide - u * (wide @ u)[:, None]) / length
+    np.testing.assert_allclose(np.reshape(moved, (rows, 2)), want, 1e-5)

@@ -19,10 +19,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from l2multi import _contract
-from l2multi.backends.jax import functions, native
+from l2multi.backends.jax import functions, native, sums
 from l2multi.backends.jax.functions import Parts, Polar
-
-_BARRIER: Any = lax.optimization_barrier
 
 
 class Entries(NamedTuple):
@@ -106,7 +104,7 @@ def _entries(x: BCOO | BCSR, width: np.dtype[Any]) -> tuple[Entries, jax.Array |
     else:
         row, column = x.indices[:, 0], x.indices[:, 1]
     # The barrier: XLA would sort constants while it compiles, which takes minutes.
-    row, column = _BARRIER((row, column))
+    row, column = sums.barrier((row, column))
     row, column = _counted(row, rows), _counted(column, columns)
     inside = (row < rows) & (column < columns)
     row, column = jnp.where(inside, row, rows), jnp.where(inside, column, columns)
@@ -150,7 +148,7 @@ def _polar(rows: int, row: jax.Array, x: Parts) -> Polar:
     bias = np.finfo(dtype).maxexp - 1
     largest = _field(functools.reduce(jnp.maximum, (_largest(p, row, rows) for p in x)), dtype)
     # The barrier: XLA would take scaled * scaled for x * x * power**2, which may be infinite.
-    power = _BARRIER(functions._power(2 * bias - largest, dtype))
+    power = sums.barrier(functions._power(2 * bias - largest, dtype))
     scaled = tuple(p * _of_entries(power, row) for p in x)
     root = jnp.sqrt(_dot(scaled, scaled, row, rows))
     lengths = functions._lengths(root, (largest - bias).astype(np.int32))
@@ -167,8 +165,8 @@ def _polar_jvp(rows: int, primals: Any, tangents: Any) -> tuple[Polar, Polar]:
     over = tuple(d * _of_entries(first, row) for d in dx)
     growth = _dot(u, over, row, rows)
     each, factor, inverse = (_of_entries(n, row) for n in (growth, second, rest))
-    turn = tuple((d - p * each) * factor * inverse for d, p in zip(over, u, strict=True))
-    lost = -rest * (growth * second * rest)
+    turn = tuple((d - p * each) * inverse * factor for d, p in zip(over, u, strict=True))
+    lost = -rest * (growth * rest * second)
     return polar, Polar(turn, _dot(u, dx, row, rows), jnp.zeros_like(power), lost)
 
 
@@ -222,14 +220,14 @@ def _fixed_point(whole: np.dtype[Any], x: jax.Array, row: jax.Array, *, rows: in
         largest = _field(jnp.maximum(above, below), x.dtype)
         power = functions._power(2 * bias - largest, x.dtype)
         rest = jnp.where(jnp.isfinite(x), x, 0) * _gathered(power, row)
-        sums = []
+        parts = []
         for _ in range(-(-(form.nmant + 2 + length) // bits)):
             rest = rest * 2.0**bits
             cut = rest.astype(whole)
             rest = rest - cut.astype(x.dtype)
-            sums.append(jnp.zeros(rows, whole).at[row].add(cut, mode="drop"))
+            parts.append(jnp.zeros(rows, whole).at[row].add(cut, mode="drop"))
         total = jnp.zeros(rows, f"f{whole.itemsize}")
-        for one in reversed(sums):
+        for one in reversed(parts):
             total = (total + one.astype(total.dtype)) * 2.0**-bits
         total = total * functions._power(largest, x.dtype).astype(total.dtype)
         infinite = lax.bitcast_convert_type(x.dtype.type(np.inf), above.dtype)
@@ -291,11 +289,11 @@ for _primitive in (_sums, _spread):
 def _lowering(whole: Any) -> Any:
     """Of `_sums`, by integers of this width; None: of the width of the entries."""
 
-    def sums(x: jax.Array, row: jax.Array, *, rows: int) -> jax.Array:
+    def summed(x: jax.Array, row: jax.Array, *, rows: int) -> jax.Array:
         dtype = np.dtype(whole or f"i{x.dtype.itemsize}")
         return _each(functools.partial(_fixed_point, dtype), x, row, rows=rows)
 
-    return mlir.lower_fun(sums, False)
+    return mlir.lower_fun(summed, False)
 
 
 mlir.register_lowering(_spread, mlir.lower_fun(functools.partial(_each, _gathered), False))

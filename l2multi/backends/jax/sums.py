@@ -1,4 +1,4 @@
-"""Sums of squares and of products, as accurate as a tree on every platform.
+"""Sums of squares and of products, as accurate as those of a tree.
 
 XLA's GPU backend sums in a tree. Its CPU backend adds one by one, at best in windows of 32: equal
 values, which round alike at each addition, gave float64 norms that were off by 7 ulp along one axis
@@ -21,6 +21,8 @@ from jax import lax
 
 Axes = tuple[int, ...]
 
+barrier: Any = lax.optimization_barrier  # which has no types
+
 # Blocks of a vector that are added in one pass: what a pass writes is so many times smaller than
 # what it reads.
 BLOCKS = 32
@@ -28,7 +30,6 @@ BLOCKS = 32
 
 def opaque(value: float, dtype: np.dtype[Any]) -> jax.Array:
     """A constant that XLA does not know."""
-    barrier: Any = lax.optimization_barrier  # which has no types
     constant: jax.Array = barrier(jnp.asarray(value, dtype))
     return constant
 
