@@ -22,7 +22,7 @@ def main() -> int:
 
 def interrupted() -> int:
     """Say so, and return the exit code."""
-    print("l2multi: interrupted; nothing has changed", file=sys.stderr)
+    print("l2multi: interrupted; no file is left half written", file=sys.stderr)
     return 130
 
 

@@ -339,12 +339,11 @@ def normalize(
         ):
             # The usual call, by the shortest way.
             short, result, norm_dtype, _ = found
-            norms, nan = None, zero == "nan"
+            nan = zero == "nan"
             done: bool | None = False
-            if return_norm and (  # room for norms, or no usual call
-                (shape := _norm_shape(x, axis, False)) is None
-                or (norms := np.empty(shape, norm_dtype)) is None
-            ):
+            shape = _norm_shape(x, axis, False) if return_norm else None
+            norms = None if shape is None else np.empty(shape, norm_dtype)
+            if return_norm and norms is None:
                 y = None
             elif out is None:
                 y = np.empty(x.shape, result)

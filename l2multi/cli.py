@@ -146,7 +146,11 @@ def _normalize(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     if not arguments.quiet:
-        print(_describe(report))
+        try:
+            print(_describe(report), flush=True)
+        except OSError as error:
+            told = f"OUT.npy is complete, but not the report: {error.strerror}"
+            raise OSError(error.errno, told) from None
 
 
 def _describe(report: Report) -> str:

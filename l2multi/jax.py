@@ -176,6 +176,7 @@ def _array(x: Any) -> jax.Array:
         x = _inputs.base("x", x)
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError("x: JAX has no masked arrays; l2multi.normalize and norm take them")
+        x = _registry.carry(x, "numpy", "jax")  # float64 does not become float32 in silence
     return jnp.asarray(x)
 
 

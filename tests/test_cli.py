@@ -277,7 +277,7 @@ def test_interrupted_import(module, way):
     Path("l2multi").write_text(f"import sys\nfrom {name} import {function}\nsys.exit({function}())")
     done = interrupted(module, *(["-m", "l2multi"] if way == "module" else ["l2multi"]), "versions")
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "l2multi: interrupted; nothing has changed\n"
+    assert done.stderr == "l2multi: interrupted; no file is left half written\n"
 
 
 def test_interrupted_import_of_the_library():
@@ -309,7 +309,7 @@ sys.exit(cli.main(["normalize", "in.npy", "out.npy", "--backend", "numpy"]))
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
-        (signal.SIGINT, 130, "l2multi: interrupted; nothing has changed\n"),
+        (signal.SIGINT, 130, "l2multi: interrupted; no file is left half written\n"),
         (signal.SIGTERM, 143, ""),
         (signal.SIGHUP, 129, ""),
     ],
@@ -331,3 +331,19 @@ def test_interrupted(number, code, message):
     assert (process.returncode, out, err) == (code, "", message)
     assert sorted(os.listdir()) == ["in.npy", "out.npy"]
     assert Path("out.npy").read_bytes() == BEFORE
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_report_that_cannot_be_printed(tmp_path):
+    """The line says that it is not OUT.npy that is missing."""
+    source, target = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(source, [[3.0, 4.0]])
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "l2multi", "normalize", source, target],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    wanted = "l2multi: error: OUT.npy is complete, but not the report: No space left on device\n"
+    assert done.stderr == wanted
+    np.testing.assert_allclose(np.load(target), [[0.6, 0.8]])

@@ -445,6 +445,17 @@ def test_split_vectors():
         l2multi.jax.norm(a, axis_name="nowhere")
 
 
+def test_numpy_arrays_are_not_narrowed():
+    """`l2multi.jax` refuses what JAX would turn into another dtype, as the backend does."""
+    for function in (l2multi.jax.normalize, l2multi.jax.norm):
+        for a in (np.array([3e200, 4e200]), np.array([3, 4]), np.ones(2, "c16"), np.ones(2, "g")):
+            with pytest.raises(TypeError, match=r"x64|longdouble"):
+                function(a)
+        with jax.enable_x64(True):
+            assert function(np.array([3e200, 4e200])).dtype == F64
+    close(l2multi.jax.normalize(np.array([3, 4], ">f4")), [0.6, 0.8])
+
+
 def test_raise_needs_values():
     """``"raise"`` works eagerly, also where only tiny values are, and is refused under tracing."""
     with pytest.raises(l2.ZeroVectorError, match="position 1"):
