@@ -105,7 +105,7 @@ def enter(
         def back(y: Any) -> Any:
             return _registry.carry(y, served, home, back_to=owner)
 
-    row, module, why = _registry.select(x, library, axes, norm if of_norm else result, name)
+    row, module, why = _registry.select(x, library, axes, norm if of_norm else result, name, look)
     if library != "numpy":
         widest = norm
     elif home == library and (not of_norm or dtype is None):
@@ -527,7 +527,7 @@ def norm(
 
 
 def _asks(function: Callable[P, R]) -> Callable[P, R]:
-    """Have calls of a function start nothing: no compilation for another time, no process."""
+    """Have calls of a function start nothing: no compilation, no thread."""
 
     @functools.wraps(function)
     def ask(*arguments: P.args, **keywords: P.kwargs) -> R:
@@ -757,7 +757,9 @@ def explain(
 def show_versions() -> None:
     """Print what is installed and which backends are usable, and why one is not.
 
-    Backends are loaded, and nothing is compiled: "usable" is what can be told without.
+    Backends are loaded, and nothing is compiled: "usable" is what can be told without. Of the Numba
+    backend it says how many kernels came with the package, for which level of CPU features, and how
+    many more are in the user's cache.
 
     Examples
     --------
@@ -782,6 +784,7 @@ def show_versions() -> None:
             lines[f"backend {name}"] = f"not usable: {error}"
         else:
             lines[f"backend {name}"] = "usable"
+            lines |= _registry.load(name).report()
     lines[f"${_registry.ENVIRONMENT}"] = _registry.named_in_environment() or "not set"
     width = max(map(len, lines))
     for name, value in lines.items():

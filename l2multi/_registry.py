@@ -1,15 +1,15 @@
 """The table of backends, and which of them serves a call. The only file that knows all names.
 
 A backend is one module with these names, on arrays of its own library (see `Backend`):
-`normalize`, `norm`, `finite`, `traced`, `unsupported`, `unready`, `short`, `check` and `kernel`.
+`normalize`, `norm`, `finite`, `traced`, `unsupported`, `unready`, `short`, `check`, `report` and
+`kernel`.
 One of a library other than NumPy has `to_numpy`, `from_numpy` and `default_float` too: by these
 its arrays reach the NumPy backends, and NumPy arrays reach it.
 """
 
 import contextlib
+import errno
 import importlib
-import itertools
-import logging  # noqa: F401  # for its fork hook; see `hold_over_fork`
 import os
 import sys
 import threading
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from l2multi import _contract
+from l2multi import _contract, _fork
 
 ENVIRONMENT = "L2MULTI_BACKEND"
 
@@ -86,8 +86,11 @@ class Backend(Protocol):
     def unsupported(self, x: Any, result: np.dtype[Any]) -> str | None:
         """Why this backend cannot turn `x` into `result`, or None if it can."""
 
-    def unready(self, x: Any, axes: tuple[int, ...], result: np.dtype[Any]) -> str | None:
-        """Why a call for which no backend is named should go to the next one, for now."""
+    def unready(
+        self, x: Any, axes: tuple[int, ...], result: np.dtype[Any], look: bool
+    ) -> str | None:
+        """Why a call for which no backend is named should go to the next one, this time; nothing is
+        made ready for who will only `look`."""
 
     def short(self, dtype: np.dtype[Any], result: np.dtype[Any]) -> Short | None:
         """For `usual`: the short way in for native arrays of `dtype` with results of `result`, if
@@ -95,6 +98,9 @@ class Backend(Protocol):
 
     def check(self) -> None:
         """For `show_versions`: an ImportError if the backend is not usable after all."""
+
+    def report(self) -> dict[str, str]:
+        """For `show_versions`: what else there is to say."""
 
     def traced(self, x: Any) -> bool:
         """Whether `x` stands for values not known yet."""
@@ -120,40 +126,8 @@ class Backend(Protocol):
 _loaded: dict[str, Backend] = {}
 _failed: dict[str, str] = {}
 
-# A fork waits for a backend that another thread is importing, and for what backends hand to
-# `hold_over_fork`: in the child a lock that such a thread holds would stay closed, and the first
-# call there hang. The hooks are in place before any backend: one registered by a backend while a
-# fork waits for its import would miss its first half. And they are younger than those of `logging`,
-# for hooks before a fork run from the youngest to the oldest: one that held logging's lock while it
-# waits for an import that logs would wait for ever.
-loading = threading.RLock()
-_waited_for: list[Any] = []
-_held: list[Any] = []
-
-
-def hold_over_fork(lock: Any) -> None:
-    """Have forks take this re-entrant lock first; for backends, while they are imported."""
-    _waited_for.append(lock)
-
-
-def _before_fork() -> None:
-    for lock in itertools.chain([loading], _waited_for):
-        lock.acquire()
-        _held.append(lock)
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )
-
 chosen: ContextVar[str | None] = ContextVar("l2multi_backend", default=None)
-# Whether the call at work only asks: it starts nothing, no compilation and no process.
+# Whether the call at work only asks: it starts nothing, no compilation and no thread.
 asking: ContextVar[bool] = ContextVar("l2multi_asking", default=False)
 
 # os.environ.get costs a microsecond (a KeyError and a decoding) where its dictionary costs 50 ns.
@@ -178,13 +152,29 @@ def load(name: str) -> Backend:
     one = row(name)
     if name not in _failed:
         try:
-            with loading:
+            with _fork.loading:
                 module = importlib.import_module(one.module)
         except Exception as error:  # a broken library fails in whatever way it likes
+            if passes(error):
+                raise unusable(name, error) from error
             _failed[name] = _told(error)
         else:
             return _loaded.setdefault(name, cast(Backend, module))
     raise unusable(name, _failed[name])
+
+
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EINTR}
+
+
+def passes(error: BaseException) -> bool:
+    """Whether a failure was for want of what may be there the next time: files, threads, memory.
+    A loader of libraries tells of it in words only."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno in _PASSING)
+        or any(os.strerror(number) in str(error) for number in _PASSING)
+        or (error.__cause__ is not None and passes(error.__cause__))
+    )
 
 
 def _told(error: object) -> str:
@@ -325,9 +315,15 @@ def carry(x: Any, source: str, target: str, *, back_to: Any = None, look: bool =
 
 
 def select(
-    x: Any, library: str, axes: tuple[int, ...], result: np.dtype[Any], name: str | None
+    x: Any,
+    library: str,
+    axes: tuple[int, ...],
+    result: np.dtype[Any],
+    name: str | None,
+    look: bool = False,
 ) -> tuple[Row, Backend, str]:
-    """The backend for `x`, and why: the one named, or the first that can."""
+    """The backend for `x`, and why: the one named, or the first that can. For who will only `look`,
+    the one that a call would get."""
     if name is not None:
         found = load(name)
         why = found.unsupported(x, result)
@@ -335,85 +331,21 @@ def select(
             raise TypeError(f"backend {name!r} cannot serve this input: {why}")
         return row(name), found, "asked for by name"
     passed: list[str] = []
-    waiting = False
     for one in ROWS:
         if one.library == library:
             try:
                 found = load(one.name)
             except ImportError:
-                why = f"it cannot be loaded: {_failed[one.name]}"
+                why = f"it cannot be loaded: {_failed.get(one.name, 'for now')}"
             else:
                 why = found.unsupported(x, result)
                 if why is None:
-                    why = found.unready(x, axes, result)
-                    waiting = waiting or why is not None
+                    why = found.unready(x, axes, result, look)
             if why is None:
-                if waiting and x.size >= 2 * PART:
-                    found = cast(Backend, _Gradual(found))
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
             passed.append(f"not {one.name}: {why}")
     raise TypeError(f"x: no backend can serve it ({'; '.join(passed)})")
-
-
-class _Gradual:
-    """The backend of a large array while a better one is being prepared: whoever is ready by then
-    serves each part. A call that comes just before would else take half a second longer."""
-
-    def __init__(self, ready: Backend) -> None:
-        self._ready = ready
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ready, name)
-
-    def _serve(self, work: str, x: Any, axes: tuple[int, ...], **keywords: Any) -> Any:
-        """What a backend's function of this name gives for a part."""
-        _, found, _ = select(x, "numpy", axes, keywords["dtype"], None)
-        if not isinstance(found, _Gradual):
-            with contextlib.suppress(ImportError):  # it will never be ready, as it turns out
-                return getattr(found, work)(x, axes, **keywords)
-        return getattr(self._ready, work)(x, axes, **keywords)
-
-    def normalize(
-        self, x: Any, axes: tuple[int, ...], *, out: Any, norm_dtype: Any, **keywords: Any
-    ) -> tuple[Any, Any]:
-        """As a backend has it."""
-        norms = None
-        y = np.empty_like(x, dtype=keywords["dtype"], subok=False) if out is None else out
-        if norm_dtype is not None:
-            norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
-        keywords["norm_dtype"] = norm_dtype
-        for part in _parts(x, axes):
-            _, some = self._serve("normalize", x[part], axes, out=y[part], **keywords)
-            if norms is not None:
-                norms[tuple(cut for d, cut in enumerate(part) if d not in axes)] = some
-        return y, None if norms is None else norms[()]
-
-    def norm(self, x: Any, axes: tuple[int, ...], *, out: Any, **keywords: Any) -> Any:
-        """As a backend has it."""
-        norms, keep = out, keywords["keepdims"]
-        if out is None:
-            norms = np.empty(_contract.batch_shape(x.shape, axes, keep), keywords["dtype"])
-        for part in _parts(x, axes):
-            held = tuple(cut for d, cut in enumerate(part) if keep or d not in axes)
-            norms[held] = self._serve("norm", x[part], axes, out=None, **keywords)
-        return norms[()] if out is None else out
-
-
-# Elements of a part, 15 ms of NumPy's time.
-PART = 2**21
-
-
-def _parts(x: Any, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Indices that cut an array of vectors into parts of some PART elements, of whole vectors."""
-    whole = (slice(None),) * x.ndim
-    cut = next((d for d in range(x.ndim) if d not in axes and x.shape[d] > 1), None)
-    if cut is None:
-        yield whole
-        return
-    step = max(1, PART * x.shape[cut] // x.size)
-    for first in range(0, x.shape[cut], step):
-        yield (*whole[:cut], slice(first, first + step), *whole[cut + 1 :])
 
 
 def find_short(

@@ -81,7 +81,7 @@ def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
     return None
 
 
-def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> None:
+def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) -> None:
     """NumPy is always ready."""
 
 
@@ -91,6 +91,11 @@ def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> None:
 
 def check() -> None:
     """NumPy is usable."""
+
+
+def report() -> dict[str, str]:
+    """Nothing else."""
+    return {}
 
 
 def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:

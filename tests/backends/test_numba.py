@@ -3,12 +3,9 @@
 import contextvars
 import itertools
 import os
-import platform
-import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ from l2multi.backends.numba import (
     build,
     entries,
     launch,
-    objects,
+    loader,
     records,
 )  # fmt: skip
 from tests import cases, modes
@@ -125,14 +122,16 @@ def test_fork_during_first_call() -> None:
 
 
 @pytest.mark.stress
-def test_fork_while_an_import_logs() -> None:
-    """A fork takes no lock of logging's before it waits for an import that needs it."""
+@pytest.mark.parametrize("first", ["", "import logging"])
+def test_fork_while_an_import_logs(first: str) -> None:
+    """A fork holds no lock of logging's while it waits for an import that needs it, whichever of
+    the two was imported first."""
     script = """
     import logging, time
-    from l2multi import _registry
+    from l2multi import _fork
     held = threading.Event()
     def imports():
-        with _registry.loading:
+        with _fork.loading:
             held.set()
             time.sleep(0.2)
             logging.getLogger("l2multi.test")
@@ -141,8 +140,11 @@ def test_fork_while_an_import_logs() -> None:
     held.wait()
     child()
     thread.join()
+    with logging._lock:  # who has it when it forks, has it still
+        child()
+        assert logging._lock._is_owned()
     """
-    run(after(FORK) + textwrap.dedent(script))
+    run(first + "\n" + after(FORK) + textwrap.dedent(script))
 
 
 @pytest.mark.stress
@@ -183,19 +185,16 @@ def test_process_pool() -> None:
 def test_thread_mask() -> None:
     """Numba's own limit on threads is honoured, and left as it was."""
     script = """
-    [objects.address((unit,)) for unit in ("team", "helper", "short")]
     import numba
     numba.set_num_threads(1)
     work()
     assert l2.explain(x, backend="numba").threads == 1
     assert numba.get_num_threads() == 1
     """
-    run(after("from l2multi.backends.numba import objects\n" + textwrap.dedent(script)))
+    run(after(script))
 
 
 SETTLED = """
-from l2multi.backends.numba import objects
-[objects.address((unit,)) for unit in ("team", "helper", "short")]
 print(l2.explain(x, backend='numba').threads)
 """
 
@@ -549,7 +548,7 @@ def test_large_slabs_and_runs_wherever_the_output_begins(
 def test_large_columns_wherever_the_output_begins(dtype: str) -> None:
     """What goes past the caches goes by whole lines, the rest of each row by others."""
     kind = np.dtype(dtype)
-    rows, columns = entries.STREAM_FROM // (320 * kind.itemsize) + 2, 320
+    rows, columns = 2**23 // (320 * kind.itemsize) + 2, 320
     x = np.random.default_rng(2).standard_normal((rows, columns)).astype(dtype)
     x[5, 70], x[:, 200], x[7, 319] = np.nan, 0, np.inf
     want = l2.normalize(x, 0, backend="numpy")
@@ -591,7 +590,7 @@ def test_columns_without_memory() -> None:
     import numpy as np, l2multi as l2
     from llvmlite import ir
     from numba import types
-    from l2multi.backends.numba import simd
+    from l2multi.backends.numba import shipped, simd
     external, asked = simd.external, []
     def none_left(name, *kinds):
         if name != "malloc":
@@ -600,6 +599,7 @@ def test_columns_without_memory() -> None:
         zero = ir.Constant(simd.I64, 0)
         return simd.primitive(types.intp, types.intp)(lambda builder, size: zero)
     simd.external = none_left
+    shipped.FOLDER = ""  # so that the kernel is made here
     x = np.random.default_rng(0).standard_normal((9000, 200)).astype("f4")
     want = l2.normalize(x, 0, backend="numpy")
     assert l2.normalize(x, 0, backend="numba").tobytes() == want.tobytes()
@@ -635,292 +635,6 @@ def test_columns_in_place_by_one_thread() -> None:
         assert l2.normalize(b, 0, out=b).tobytes() == want.tobytes()
 
 
-def test_nobody_waits_for_a_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a large call does for one that is about to begin."""
-
-    def refuse(self: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    unit = ("rows", "no such", "kind")
-    monkeypatch.setattr(objects, "_thread", None)
-    monkeypatch.setattr("threading.Thread.start", refuse)
-    monkeypatch.setattr(objects, "_PATIENCE", 60)
-    start = time.perf_counter()
-    objects.request(unit)
-    objects.hurry()
-    assert not objects.busy()
-    assert time.perf_counter() - start < 30
-
-
-def test_no_process_is_left_where_linking_is_impossible(tmp_path: Path) -> None:
-    """A library that will not import is a reason to use NumPy, without a warning."""
-    script = """
-    import sys, time, warnings
-    import numpy as np, l2multi as l2
-    sys.modules["llvmlite"] = sys.modules["llvmlite.binding"] = None
-    x = np.ones((10, 768), np.float32)
-    until = time.perf_counter() + 60
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        l2.normalize(x)
-        from l2multi.backends.numba import objects
-        while objects.busy():
-            assert time.perf_counter() < until
-            time.sleep(0.01)
-    assert objects.failure(("rows", "float32", "float32"))
-    assert objects._child is None
-    assert "NumPy" in l2.explain(x).kernel
-    """
-    run(script, L2MULTI_CACHE_DIR=str(tmp_path))
-
-
-COLD = """
-    import sys, threading, time
-    import numpy as np, l2multi as l2
-    x = np.random.default_rng(0).standard_normal((10, 768)).astype(np.float32)
-    want = l2.normalize(x, backend="numpy")
-    def settle():
-        from l2multi.backends.numba import objects
-        until = time.perf_counter() + 60
-        while not objects.linked(("short",), ("rows", "float32", "float32")):
-            assert (l2.normalize(x) == want).all()
-            assert time.perf_counter() < until, l2.explain(x)
-            time.sleep(0.01)
-        assert l2.explain(x).backend == "numba"
-        for _ in range(2):
-            assert (l2.normalize(x) == want).all()
-"""
-
-
-def cold(script: str, **environment: str) -> str:
-    """A script that runs after COLD."""
-    return run(textwrap.dedent(COLD) + textwrap.dedent(script), **environment)
-
-
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "c8"])
-def test_each_part_by_who_is_ready(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large call that NumPy begins, Numba may go on with: the same bits, in any layout."""
-    numba = _registry.load("numba")
-    busy, served = itertools.cycle(["busy", "busy", None]), []
-    normalize, norm = numba.normalize, numba.norm
-    monkeypatch.setattr(_registry, "PART", 64)
-    monkeypatch.setattr(numba, "unready", lambda *_: next(busy))
-    monkeypatch.setattr(numba, "normalize", lambda *a, **k: served.append(0) or normalize(*a, **k))
-    monkeypatch.setattr(numba, "norm", lambda *a, **k: served.append(0) or norm(*a, **k))
-    x = (np.random.default_rng(2).standard_normal((6, 1, 40, 9)) * 30).astype(dtype)
-    x[2, 0, 3] = 0
-    with _registry.no_short_way():
-        for view in (x, x.T, x[:, :, ::2], x[3:, :, :, 0], x[0, 0], x[:1]):
-            for axis in (-1, 0, 1, (0, -1), tuple(range(view.ndim))):
-                if isinstance(axis, tuple) or axis < view.ndim:
-                    got = l2.normalize(view, axis, zero="nan", return_norm=True)
-                    want = l2.normalize(view, axis, zero="nan", return_norm=True, backend="numpy")
-                    for a, b in zip(got, want, strict=True):
-                        assert a.tobytes() == b.tobytes()
-                        assert (type(a), a.strides) == (type(b), b.strides)
-                    for keep in (False, True):
-                        a = l2.norm(view, axis, keepdims=keep)
-                        b = l2.norm(view, axis, keepdims=keep, backend="numpy")
-                        assert (a.shape, a.tobytes()) == (b.shape, b.tobytes())
-        if dtype != "i2":
-            want = l2.normalize(x, 2, backend="numpy")
-            assert l2.normalize(x, 2, out=x) is x
-            assert x.tobytes() == want.tobytes()
-    assert len(served) > 50
-
-
-def test_parts_nobody_else_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No kernel comes, or none that works; and a vector that is large itself is no parts."""
-    numba = _registry.load("numba")
-    x = np.random.default_rng(2).standard_normal((3, 500)).astype(np.float32)
-
-    def broken(*_: Any, **__: Any) -> None:
-        raise ImportError
-
-    monkeypatch.setattr(_registry, "PART", 64)
-    monkeypatch.setattr(numba, "normalize", broken)
-    monkeypatch.setattr(numba, "norm", broken)
-    for later in ("busy", None):
-        with _registry.no_short_way():
-            for axis in (1, 0, None, (0, 1)):
-                for array in (x, x.astype(np.longdouble)):
-                    turns = itertools.chain(["busy"], itertools.repeat(later))
-                    monkeypatch.setattr(numba, "unready", lambda *_, turns=turns: next(turns))
-                    y = array.copy()
-                    assert l2.normalize(y, axis, out=y) is y
-                    assert (y == l2.normalize(array, axis, backend="numpy")).all()
-                    turns = itertools.chain(["busy"], itertools.repeat(later))
-                    monkeypatch.setattr(numba, "unready", lambda *_, turns=turns: next(turns))
-                    assert (l2.norm(array, axis) == l2.norm(array, axis, backend="numpy")).all()
-
-
-def test_one_long_vector_before_its_kernel(tmp_path: Path) -> None:
-    """It is one part."""
-    script = """
-    for x in (np.ones(2**22, np.float32), np.ones((2, 2**21)), np.ones(2**22, np.longdouble)):
-        assert l2.norm(x, None) == 2**11
-        assert not l2.is_normalized(x).any()
-        l2.normalize(x, zero="raise", nonfinite="raise")
-    """
-    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
-
-
-def test_nobody_waits_for_a_compiler(tmp_path: Path) -> None:
-    """NumPy serves until the kernel is there: from a process of its own, or later from disk."""
-    script = """
-    start = time.perf_counter()
-    assert (l2.normalize(x) == want).all()
-    first = time.perf_counter() - start
-    assert first < 0.2 and "numba" not in sys.modules, (first, "numba" in sys.modules)
-    assert l2.explain(x).backend == "numpy" and "prepared" in l2.explain(x).why
-    settle()
-    print(time.perf_counter() - start)
-    """
-    directory = str(tmp_path / "cache")
-    empty = float(cold(script + "assert 'numba' not in sys.modules", L2MULTI_CACHE_DIR=directory))
-    assert len(os.listdir(directory)) == 2
-    warm = float(cold(script, L2MULTI_CACHE_DIR=directory))
-    assert warm < empty
-
-
-def damage(path: Path, how: str) -> None:
-    """Spoil one file of the cache."""
-    content = path.read_bytes()
-    if how == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "garbled":
-        path.write_bytes(bytes(reversed(content)))
-    elif how == "one bit":
-        spoilt = bytearray(content)
-        spoilt[len(spoilt) // 2] ^= 1
-        path.write_bytes(spoilt)
-    elif how == "unreadable":
-        path.unlink()
-        path.mkdir()
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that a process has filled."""
-    directory = tmp_path_factory.mktemp("filled")
-    cold("settle()", L2MULTI_CACHE_DIR=str(directory))
-    return directory
-
-
-@pytest.mark.stress
-@pytest.mark.parametrize(
-    "how", ["truncated", "empty", "garbled", "one bit", "unreadable", "swapped", "open to others"]
-)
-def test_damaged_cache(filled: Path, tmp_path: Path, how: str) -> None:
-    """What is damaged is not used, and what can be mended is."""
-    directory = shutil.copytree(filled, tmp_path / "cache")
-    files = sorted(directory.iterdir())
-    sound = [file.read_bytes() for file in files]
-    if how == "swapped":
-        for file, content in zip(files, reversed(sound), strict=True):
-            file.write_bytes(content)
-    elif how == "open to others":
-        directory.chmod(0o777)
-        files[0].write_bytes(b"")
-    else:
-        for file in files:
-            damage(file, how)
-    cold("settle()", L2MULTI_CACHE_DIR=str(directory))
-    if how == "open to others":
-        assert files[0].read_bytes() == b""
-    elif how != "unreadable":
-        assert [file.read_bytes() for file in files] == sound
-
-
-@pytest.mark.stress
-@pytest.mark.parametrize("where", ["", "file/below", "/proc/nowhere"])
-def test_no_cache(tmp_path: Path, where: str) -> None:
-    """A cache that cannot be, or shall not, is no error."""
-    (tmp_path / "file").write_text("")
-    place = where and str(tmp_path / where)
-    cold("settle()", L2MULTI_CACHE_DIR=place)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
-
-
-@pytest.mark.stress
-def test_two_cold_processes(tmp_path: Path) -> None:
-    """Both write, neither reads half a file."""
-    environment = {**os.environ, "L2MULTI_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", textwrap.dedent(COLD) + "\nsettle()"]
-    both = [subprocess.Popen(command, env=environment) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.stress
-def test_nothing_outlives_a_process(tmp_path: Path) -> None:
-    """The end does not wait for a compilation, whose process ends too."""
-    script = """
-    l2.normalize(x)
-    from l2multi.backends.numba import objects
-    while objects._child is None:
-        time.sleep(0.001)
-    print(objects._child.pid, time.time())
-    """
-    pid, ended = cold(script, L2MULTI_CACHE_DIR=str(tmp_path)).split()
-    assert time.time() - float(ended) < 0.5
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid), 0)
-
-
-def test_the_compiling_process_loads_nothing_from_here(tmp_path: Path) -> None:
-    """A module of any name in the working directory is not taken for one of Python's."""
-    (tmp_path / "json.py").write_text("open('was_run', 'w').close()")
-    script = tmp_path / "elsewhere"
-    script.mkdir()
-    (script / "main.py").write_text(textwrap.dedent(COLD) + "\nsettle()")
-    environment = {**os.environ, "L2MULTI_CACHE_DIR": str(tmp_path / "cache")}
-    command = [sys.executable, str(script / "main.py")]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
-    assert not (tmp_path / "was_run").exists()
-
-
-@pytest.mark.stress
-def test_a_lost_process_is_replaced_once(tmp_path: Path) -> None:
-    """Who kills the process that compiles delays the kernel, and makes nobody wait for it."""
-    script = """
-    import os, signal
-    from l2multi.backends.numba import objects
-    l2.normalize(x)
-    while objects._child is None:
-        time.sleep(0.001)
-    os.kill(objects._child.pid, signal.SIGKILL)
-    settle()
-    assert "numba" not in sys.modules
-    """
-    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
-
-
-@pytest.mark.stress
-def test_the_process_ends_with_a_parent_that_dies(tmp_path: Path) -> None:
-    """Also where nothing is run at the end."""
-    script = """
-    import os
-    from l2multi.backends.numba import objects
-    l2.normalize(x)
-    while objects._child is None:
-        time.sleep(0.001)
-    time.sleep(0.5)
-    print(objects._child.pid, flush=True)
-    os._exit(0)
-    """
-    pid = int(cold(script, L2MULTI_CACHE_DIR=str(tmp_path)))
-    until = time.time() + 10
-    while os.path.exists(f"/proc/{pid}") and time.time() < until:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        if state == "Z":  # ended, and nobody here to be told
-            return
-        time.sleep(0.02)
-    assert not os.path.exists(f"/proc/{pid}")
-
-
 def test_unpickled_arrays_change_nothing() -> None:
     """Their dtype is an object of its own, which the short way must not take for NumPy's."""
     script = """
@@ -928,70 +642,16 @@ def test_unpickled_arrays_change_nothing() -> None:
     x = pickle.loads(pickle.dumps(np.ones((2, 3), np.float16)))
     from l2multi import _registry
     l2.normalize(x, backend="numba")
-    objects = __import__("l2multi.backends.numba.objects", fromlist=["address"])
-    objects.address(("short",))
-    l2.normalize(x, backend="numba")
     short = _registry._usual[np.dtype("f2")][0]
     assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
     """
-    cold(script)
-
-
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 machines")
-@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
-def test_older_machines(cpu: str) -> None:
-    """Without the widest registers, and without any but the narrowest, the bits are the same."""
-    script = """
-    import ml_dtypes
-    rng = np.random.default_rng(5)
-    for dtype in (ml_dtypes.bfloat16, np.float32, np.int8):
-        x = (rng.standard_normal((9, 777)) * 40).astype(dtype)
-        y = rng.integers(-99, 99, (9, 777)).astype(dtype)  # products near the middle of two
-        for x in (x, y, y[:, :80], y[:1]):
-            for axis in (0, 1):
-                for scale in (1, 2.0**-120, 2.0**110):
-                    v = x if dtype == np.int8 else x * np.array(scale, dtype)
-                    got = l2.normalize(v, axis, return_norm=True, backend="numba")
-                    want = l2.normalize(v, axis, return_norm=True, backend="numpy")
-                    for a, b in zip(got, want):
-                        assert a.tobytes() == b.tobytes(), (dtype, v.shape, axis, scale)
-    """
-    cold(script, NUMBA_CPU_NAME=cpu)
-
-
-@pytest.mark.stress
-def test_fork_while_a_kernel_is_prepared(tmp_path: Path) -> None:
-    """The child has neither the thread nor the process, and gets its own."""
-    script = """
-    import os, signal
-    l2.normalize(x)
-    for _ in range(3):
-        time.sleep(0.05)
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(60)
-            settle()
-            os._exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
-    settle()
-    """
-    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
-
-
-def test_linked_once() -> None:
-    """The same unit has one address, and a symbol that is not there is an error, not the end."""
-    unit = ("rows", "float32", "float32")
-    assert objects.address(unit) == objects.address(unit)
-    content = build.build(unit).replace(b'"needs": []', b'"needs": ["no_such_symbol"]')
-    with pytest.raises(LookupError, match="no_such_symbol"):
-        objects._link(("rows", "none", "none"), content)
-    assert objects._link(unit, content) == objects.address(unit)
+    run(after(script))
 
 
 def ready(x: np.dtype[Any], y: np.dtype[Any] | None = None) -> Any:
     """The short way, with all kernels of a pair of dtypes linked."""
     pair = _own(x) if y is None else _pair(x, y)
-    objects.address(("short",))
+    loader.address(("short",))
     for name in records.WAYS:
         pair.worker(name)
     return pair.short
@@ -1150,7 +810,7 @@ def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
         x[:2] *= 1e200
     y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
     pair = _Pair(x.dtype, x.dtype)
-    assert all(map(objects.address, (("short",), ("team",), ("helper",))))
+    assert all(map(loader.address, (("short",), ("team",), ("helper",))))
     assert not pair.short(x, y, norms, 0.0, -1, True, False)
     pair.worker("rows")
     parts = shape[1] * pair.source.parts

@@ -20,6 +20,7 @@ __all__ = [
     "kernel",
     "norm",
     "normalize",
+    "report",
     "short",
     "to_numpy",
     "traced",
@@ -49,9 +50,9 @@ def normalize(
 def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
     _learn(x)
-    # Who only asks must not have a kernel made that is not there.
-    absent = _registry.asking.get() and not native.would_run(x, axes, x.dtype)
-    kernels = native.OFF if absent else native.allowed()
+    # Who only asks must not have a kernel compiled that is not there.
+    absent = _registry.asking.get() and not native.would_run(x, axes, x.dtype, ready=True)
+    kernels = not absent and native.allowed()
     norms: jax.Array = functions.norm(x, axes, keepdims, dtype.name, (), kernels)
     return norms
 
@@ -63,7 +64,7 @@ def _learn(x: jax.Array) -> None:
 
 
 # One function for each usual call: JAX finds it faster than one with as many static arguments.
-def _normalizer(dtype: Any, axis: int, alone: bool, eps: float, kernels: int) -> Any:
+def _normalizer(dtype: Any, axis: int, alone: bool, eps: float, kernels: bool) -> Any:
     norm_dtype = _norm_of_float(dtype)
     wanted = "" if alone else norm_dtype
 
@@ -75,7 +76,7 @@ def _normalizer(dtype: Any, axis: int, alone: bool, eps: float, kernels: int) ->
     return jax.jit(normalize) if norm_dtype else None
 
 
-def _measurer(dtype: Any, axis: int, dropped: bool, kernels: int) -> Any:
+def _measurer(dtype: Any, axis: int, dropped: bool, kernels: bool) -> Any:
     norm_dtype = _norm_of_float(dtype)
 
     def norm(x: jax.Array) -> Any:
@@ -108,7 +109,7 @@ def unsupported(x: jax.Array, result: np.dtype[Any]) -> str | None:
     return _unfit(result)
 
 
-def unready(x: jax.Array, axes: Axes, result: np.dtype[Any]) -> None:
+def unready(x: jax.Array, axes: Axes, result: np.dtype[Any], look: bool) -> None:
     """XLA compiles when it is called, as its users know it."""
 
 
@@ -118,6 +119,11 @@ def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> None:
 
 def check() -> None:
     """JAX has been imported."""
+
+
+def report() -> dict[str, str]:
+    """Nothing else."""
+    return {}
 
 
 def kernel(

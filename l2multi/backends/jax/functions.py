@@ -49,7 +49,7 @@ class Along(NamedTuple):
     axes: Axes
     dtype: np.dtype[Any]
     mesh: tuple[str, ...] = ()
-    kernels: int = 0  # as `normalize` has it
+    kernels: bool = False  # as `normalize` has it
     tree: bool | None = None  # as `sums.total` has it
 
     def total(self, sums: Any) -> Any:
@@ -81,7 +81,7 @@ def normalize(
     dtype: str,
     norm_dtype: str,
     mesh: tuple[str, ...] = (),
-    kernels: int = 0,
+    kernels: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """The unit vectors of `dtype` and, where `norm_dtype` is given, the norms before `eps`.
 
@@ -105,7 +105,7 @@ def norm(
     keepdims: bool,
     dtype: str,
     mesh: tuple[str, ...] = (),
-    kernels: int = 0,
+    kernels: bool = False,
 ) -> jax.Array:
     """The norms of `dtype`."""
     norms: jax.Array
@@ -118,14 +118,14 @@ def norm(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _rows(x: jax.Array, wanted: native.Wanted, kernels: int) -> tuple[jax.Array, ...]:
+def _rows(x: jax.Array, wanted: native.Wanted, kernels: bool) -> tuple[jax.Array, ...]:
     """The unit vectors, if wanted; then the norms, axes kept, if wanted."""
     results = native.rows(x, wanted, kernels, _formula)
     return results[:-2] if wanted.norm else results
 
 
 @_rows.defjvp
-def _rows_jvp(wanted: native.Wanted, kernels: int, primals: Any, tangents: Any) -> Any:
+def _rows_jvp(wanted: native.Wanted, kernels: bool, primals: Any, tangents: Any) -> Any:
     """The derivatives are those of the traced functions. The values are not: where only derivatives
     are wanted, nobody has to write unit vectors."""
     (x,), (dx,) = primals, tangents
@@ -144,12 +144,12 @@ def _rows_jvp(wanted: native.Wanted, kernels: int, primals: Any, tangents: Any) 
     return _rows(x, wanted, kernels), tuple(derivatives)
 
 
-def _traced_unit(x: jax.Array, wanted: native.Wanted, kernels: int) -> jax.Array:
+def _traced_unit(x: jax.Array, wanted: native.Wanted, kernels: bool) -> jax.Array:
     along = Along(wanted.axes, _width(x, wanted.unit), kernels=kernels)
     return _traced_normalize(x, along, wanted.eps, wanted.zero_nan, wanted.unit, "")[0]
 
 
-def _traced_length(x: jax.Array, wanted: native.Wanted, kernels: int) -> jax.Array:
+def _traced_length(x: jax.Array, wanted: native.Wanted, kernels: bool) -> jax.Array:
     width = _width(x, x.dtype.name)
     return _traced_norm(x, Along(wanted.axes, width, kernels=kernels), width.name)
 

@@ -6,7 +6,8 @@ and devices known: on one CPU a custom call runs the kernel for vectors along th
 others and elsewhere, and in what `jax.export` writes down for other processes, XLA compiles the
 functions of `functions`. Those are given to the primitives, which know no formula.
 
-Nobody waits for a compiler other than XLA: a program made before its kernel is there goes without.
+Which of the two a program gets follows from the program and from what is installed alone: a kernel
+that did not come with the package is compiled when the program is.
 
 ``L2MULTI_JAX_KERNELS=0`` in the environment, read when this module is imported, switches custom
 calls off.
@@ -29,7 +30,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from l2multi import _registry
+from l2multi import _fork, _registry
 
 ENVIRONMENT = "L2MULTI_JAX_KERNELS"
 _ON = os.environ.get(ENVIRONMENT) != "0"
@@ -63,65 +64,48 @@ class Turn(NamedTuple):
     wide: Callable[..., jax.Array]  # ``(x, d, wanted, target)`` to what `turn` returns
 
 
-_forced: ContextVar[int | None] = ContextVar("l2multi_jax_native", default=None)
-
-# What `allowed` gives; WAIT has programs wait for a kernel's compilation.
-OFF, WAIT = 0, -1
-_era = 1
-_later: set[tuple[np.dtype[Any], np.dtype[Any], str]] = set()
-# Load-once caches.
-_kept: list["Programs"] = []
+_forced: ContextVar[bool | None] = ContextVar("l2multi_jax_native", default=None)
 
 
-def allowed() -> int:
-    """Whether custom calls are switched on: 0 for no, else a number that is another once kernels
-    are there that were not when programs asked for them. (As a part of the key by which JAX finds
-    what it has compiled, it has these programs compiled again.)"""
-    global _era
+def allowed() -> bool:
+    """Whether custom calls are switched on."""
     wish = _forced.get()
-    if wish is not None:
-        return wish
-    if _later:
-        for work in tuple(_later):
-            if not _registry.load("numba").pending_for_xla(*work):  # type: ignore[attr-defined]
-                _later.discard(work)
-                _era += 1
-    return _era if _ON else OFF
+    return _ON if wish is None else wish
 
 
 class Programs(dict[tuple[Any, ...], Any]):
-    """Programs by the arguments of ``make(*arguments, kernels)``; kept while no kernel is on its
-    way with which one of them would be another."""
+    """Programs by the arguments of ``make(*arguments, kernels)``."""
 
     # Who passes ever new numbers has them made again.
     _MOST = 256
 
     def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = functools.lru_cache(self._MOST)(make)
+        self._make = make
         _kept.append(self)
 
     def __missing__(self, key: tuple[Any, ...]) -> Any:
-        self[key] = made = self._make(*key, allowed())
-        if _later or _forced.get() is not None or len(self) > self._MOST:
+        if len(self) >= self._MOST:
             self.clear()
+        self[key] = made = self._make(*key, allowed())
         return made
 
 
-def _forget() -> None:
-    for programs in _kept:
-        programs.clear()
+# Load-once caches.
+_kept: list[Programs] = []
 
 
 @contextlib.contextmanager
 def use(wish: bool) -> Iterator[None]:
-    """Within this block and thread, switch custom calls on, with programs that wait for kernels, or
-    off. For tests and benchmarks."""
-    token = _forced.set(WAIT if wish else OFF)
-    _forget()
+    """Within this block and thread, switch custom calls on or off. For tests and benchmarks."""
+    token = _forced.set(wish)
     try:
+        for programs in _kept:
+            programs.clear()
         yield
     finally:
         _forced.reset(token)
+        for programs in _kept:
+            programs.clear()
 
 
 def serves(x: Any, unit: str = "") -> bool:
@@ -136,8 +120,8 @@ def serves(x: Any, unit: str = "") -> bool:
     )
 
 
-def would_run(x: Any, axes: Axes, dtype: np.dtype[Any]) -> bool:
-    """Whether a program for one CPU would call a kernel now."""
+def would_run(x: Any, axes: Axes, dtype: np.dtype[Any], ready: bool = False) -> bool:
+    """Whether a program for one CPU would call a kernel; and one that is `ready`, if asked for."""
     if not allowed() or not serves(x, dtype.name) or not _interface():
         return False
     if not _trailing(axes, x.ndim):
@@ -146,7 +130,9 @@ def would_run(x: Any, axes: Axes, dtype: np.dtype[Any]) -> bool:
         numba: Any = _registry.load("numba")
     except ImportError:
         return False
-    return bool(numba.ready_for_xla(x.dtype, dtype, "rows"))
+    if ready:
+        return bool(numba.ready_for_xla(x.dtype, dtype, "rows"))
+    return bool(numba.known_to_xla(x.dtype, dtype))
 
 
 def _trailing(axes: Axes, ndim: int) -> bool:
@@ -168,14 +154,14 @@ class Wanted(NamedTuple):
         return tuple(1 if d in self.axes else n for d, n in enumerate(shape))
 
 
-def rows(x: jax.Array, wanted: Wanted, kernels: int, formula: Formula) -> tuple[jax.Array, ...]:
+def rows(x: jax.Array, wanted: Wanted, kernels: bool, formula: Formula) -> tuple[jax.Array, ...]:
     """The unit vectors, if wanted; then, if wanted, the norms and their inverses as two factors
     (see `functions.Polar`), with axes kept and of at least float32."""
     results: list[jax.Array] = _rows.bind(x, wanted=wanted, kernels=kernels, formula=formula)
     return tuple(results)
 
 
-def turn(x: jax.Array, d: jax.Array, wanted: Wanted, kernels: int, formula: Turn) -> jax.Array:
+def turn(x: jax.Array, d: jax.Array, wanted: Wanted, kernels: bool, formula: Turn) -> jax.Array:
     """How the unit vectors move as `x` moves by `d`, all of one dtype: linear in `d`, and its own
     transpose."""
     moved: jax.Array = _turn.bind(x, d, wanted=wanted, kernels=kernels, formula=formula)
@@ -271,7 +257,7 @@ def _rows_formula(
 
 
 def _turn_formula(
-    target: Target, x: jax.Array, d: jax.Array, *, wanted: Wanted, kernels: int, formula: Turn
+    target: Target, x: jax.Array, d: jax.Array, *, wanted: Wanted, kernels: bool, formula: Turn
 ) -> jax.Array:
     if target.wide:
         return formula.wide(x, d, wanted, target)
@@ -331,7 +317,7 @@ def _lower(work: str, by_kernel: Any, by_formula: Any, platform: str) -> Callabl
             and _trailing(wanted.axes, x.ndim)
         ):
             unit = np.dtype(wanted.unit) if wanted.unit else x.dtype
-            kernel = _kernel(x.dtype, unit, work, parameters["kernels"] == WAIT)
+            kernel = _kernel(x.dtype, unit, work)
         if kernel is None:
             function = functools.partial(by_formula, Target(platform in WIDE, on_cpu))
             return mlir.lower_fun(function, several)(context, *arrays, **parameters)
@@ -352,19 +338,16 @@ for _one, _work, _by_kernel, _by_formula in (
         mlir.register_lowering(_one, lower, platform=_platform)
 
 
-def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str, wait: bool) -> int | None:
-    """The number of the kernel, compiled and known to XLA, or None where there is none (yet)."""
+def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str) -> int | None:
+    """The number of the kernel, linked and known to XLA, or None where there is none."""
     if not _interface():
         return None
     try:
         numba: Any = _registry.load("numba")
     except ImportError:
         return None
-    found = numba.for_xla(x, y, work, wait)
-    if found == "later":
-        _later.add((x, y, work))
-        _forget()
-    if found is None or found == "later":
+    found = numba.for_xla(x, y, work)
+    if found is None:
         return None
     handler, kernel = found
     _register(handler)
@@ -388,7 +371,7 @@ _registered = False
 def _register(handler: int) -> None:
     """Tell XLA of the handler, once."""
     global _registered
-    with _registry.loading:
+    with _fork.loading:
         if _registered:
             return
         new: Any = ctypes.pythonapi.PyCapsule_New

@@ -1,5 +1,5 @@
-"""The Numba backend: which kernel serves a call, and what it is given. Loads neither Numba nor
-LLVM before a kernel is asked for."""
+"""The Numba backend: which kernel serves a call, and what it is given. Loads LLVM to link a kernel,
+and Numba only to compile one that did not come with the package."""
 
 import array
 import ctypes
@@ -8,19 +8,18 @@ import importlib.util
 import itertools
 import math
 import struct
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2multi import _contract
+from l2multi import _contract, _registry
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
-from l2multi.backends.numba import launch, objects, records
+from l2multi.backends.numba import fast_call, launch, loader, records, shipped
 
-if importlib.util.find_spec("numba") is None:
-    raise ModuleNotFoundError("No module named 'numba'")
+if importlib.util.find_spec("llvmlite") is None:  # which comes with Numba
+    raise ModuleNotFoundError("No module named 'llvmlite'")
 
 Array = np.ndarray[Any, Any]
 
@@ -29,12 +28,10 @@ traced = readable.traced
 
 _Table = list[tuple[int, ...]]
 
-# Elements from which auto waits for a kernel that lies on disk, 50 ms at the first call, or for one
-# to be begun, 15 ms; NumPy takes as long for so many.
+# Elements from which auto waits for LLVM, 40 ms at the first call; NumPy takes as long for so many.
 WAIT = 2**22
 
 _NO_TABLE = np.empty(0, np.uint8)
-_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class _Side(NamedTuple):
@@ -91,27 +88,24 @@ class _Pair:
         self.table_y = self.target.encode.ctypes.data
         self.bound = np.zeros(records.SHORT, np.int64)  # what `short` is bound to
 
-    def unit(self, name: str) -> objects.Unit:
+    def unit(self, name: str) -> shipped.Unit:
         """The worker of this name, for these dtypes."""
         return (name, self.source.kind, self.target.kind)
 
     def worker(self, name: str) -> int:
         """The address of a worker, whatever it takes to get it; the short way knows it from now."""
-        found = objects.address(self.unit(name))
+        found = loader.address(self.unit(name))
         self.bound[records.WAYS.index(name)] = found
         return found
 
     @functools.cached_property
     def short(self) -> Callable[..., bool | None]:
         """The short way in; see `entries.short`. Asks for "short", linked."""
-        bound = self.bound
         for slot, value in (
             (records.TYPE_X, id(self.x)),
             (records.TYPE_Y, id(self.y)),
             (records.SIZE_X, self.x.itemsize),
             (records.SIZE_Y, self.y.itemsize),
-            (records.TYPE_SINGLE, id(_SINGLE)),
-            (records.TYPE_DOUBLE, id(_DOUBLE)),
             (records.SHORT_PARTS, self.source.parts),
             (records.SHORT_TABLE_X, self.table_x),
             (records.SHORT_TABLE_Y, self.table_y),
@@ -119,41 +113,14 @@ class _Pair:
             (records.SEVERAL, launch.PARALLEL),
             (records.SHORT_THREADS, id(_threads)),
             (records.SHORT_POOL, launch.pool()),
-            (records.NONE, id(None)),
-            (records.TRUE, id(True)),
-            (records.FALSE, id(False)),
-            (records.INT, id(int)),
-            (records.TUPLE, id(tuple)),
-            (records.FLOAT, id(float)),
         ):
-            bound[slot] = value
-        definition = _MethodDef(b"short", objects.address(_SHORT), _METH_FASTCALL, None)
-        # For ever: `bound` has addresses in this pair, and at exit Python may read the definition
-        # of a function after all that modules hold is gone.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, self, _threads)))
-        method: Callable[..., bool | None] = _new_method(ctypes.byref(definition), bound, None)
-        return method
+            self.bound[slot] = value
+        return fast_call.function(loader.address(_SHORT), self.bound, (self, _threads))
 
-
-class _MethodDef(ctypes.Structure):
-    """CPython's PyMethodDef."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("function", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("doc", ctypes.c_char_p),
-    )
-
-
-_METH_FASTCALL = 0x80
-_new_method: Any = ctypes.pythonapi["PyCFunction_NewEx"]
-_new_method.restype = ctypes.py_object
-_new_method.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
 
 # Load-once caches.
 _pairs: dict[tuple[Any, Any], _Pair] = {}
-_functions: dict[objects.Unit, Any] = {}
+_functions: dict[shipped.Unit, Any] = {}
 
 # A call's record, without what only `split` asks for, and the length of that.
 _RECORD = struct.Struct(f"={records.EPS}q2d{records.PART_SUM - records.TOTAL}q")
@@ -162,12 +129,12 @@ _SHORT, _TEAM, _HELPER, _SPLIT = ("short",), ("team",), ("helper",), ("split",)
 _FOREIGN = ("foreign",)
 
 
-def _function(unit: objects.Unit, arguments: int) -> Any:
+def _function(unit: shipped.Unit, arguments: int) -> Any:
     """A compiled function of so many addresses or numbers, which lets go of Python's lock."""
     found = _functions.get(unit)
     if found is None:
         prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * arguments)
-        found = _functions[unit] = prototype(objects.address(unit))
+        found = _functions[unit] = prototype(loader.address(unit))
     return found
 
 
@@ -191,40 +158,50 @@ def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
     return None
 
 
-def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any]) -> str | None:
-    """Why a call that may go elsewhere should, for now; and see to it that the next need not."""
+def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) -> str | None:
+    """Why a call that may go elsewhere should, this time: LLVM is being imported, or there is no
+    kernel and nothing that could make it."""
     # Policies and float32 norms of a float64 result are measured by the input's own pair.
     pairs = {pair.unit("rows"): pair for pair in (_pair(x.dtype, result), _own(x.dtype))}
     units = [pair.unit(_way(x, axes, pair)) for pair in pairs.values()]
-    if objects.linked(*units):
+    if loader.linked(*units):
         return None
-    if (why := objects.failure(*units)) is not None:
+    if (why := loader.failure(*units)) is not None or look:
         return why
-    if x.size >= WAIT and objects.cached(*units):
-        return None
-    objects.request(*units)  # in order of what a call like this one waits for longest
-    if x.size >= launch.PARALLEL and launch.threads(lambda: True) > 1:
-        objects.request(_TEAM, _HELPER)
-    objects.request(_SHORT)
-    if x.size >= WAIT:
-        objects.hurry()
-    return f"its kernel is {'being prepared' if objects.requested(*units) else 'not there yet'}"
+    if _registry.asking.get():
+        found = (x.size >= WAIT or loader.started()) and loader.available(*units)
+        return None if found else "no kernel is made ready for who only asks"
+    if x.size < WAIT and loader.link_soon(*units, _SHORT):
+        return "its kernel is being linked"
+    try:
+        for unit in units:
+            loader.address(unit)
+    except ImportError as error:
+        return loader.failure(*units) or str(error)
+    return None
 
 
 def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | None] | None:
     """The short way in for native arrays of `dtype` with results of `result`, or None for now."""
     pair = _pair(dtype, result)
-    if pair.source.swap or sys.byteorder != "little":  # as it reads the fields of arrays
+    if pair.source.swap or not fast_call.usable():
         return None
-    if not objects.linked(_SHORT):
-        objects.request(_SHORT)
+    if _registry.asking.get() and not loader.linked(_SHORT):
         return None
-    return pair.short
+    try:
+        return pair.short
+    except ImportError:
+        return None
 
 
 def check() -> None:
     """Raise an ImportError if there is no kernel, and nothing to compile one with."""
-    objects.check(_SHORT)
+    loader.check(_SHORT)
+
+
+def report() -> dict[str, str]:
+    """For `show_versions`."""
+    return loader.report()
 
 
 # For XLA: workers by what is to be done, and their slots in the table.
@@ -234,41 +211,36 @@ _FOR_XLA = {
 }
 
 
-def _for_xla(pair: _Pair, work: str) -> tuple[objects.Unit, ...]:
+def _for_xla(pair: _Pair, work: str) -> tuple[shipped.Unit, ...]:
     return (_FOREIGN, _TEAM, _HELPER, *map(pair.unit, _FOR_XLA[work]))
 
 
 def ready_for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> bool:
-    """Whether `for_xla` has a kernel now, if it is only to look."""
+    """Whether `for_xla` need not compile anything."""
+    return _known_to_xla(_pair(x, y)) and loader.available(*_for_xla(_pair(x, y), work))
+
+
+def known_to_xla(x: np.dtype[Any], y: np.dtype[Any]) -> bool:
+    """Whether there are kernels for `for_xla`, as far as can be told without making any."""
     pair = _pair(x, y)
-    kinds = {pair.source.kind, pair.target.kind}
-    return kinds <= set(records.FOREIGN_KINDS) and objects.cached(*_for_xla(pair, work))
+    return _known_to_xla(pair) and loader.failure(*_for_xla(pair, "rows")) is None
 
 
-def pending_for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> bool:
-    """Whether what `for_xla` said would be there later is not there yet; asks for no lock."""
-    units = _for_xla(_pair(x, y), work)
-    return not objects.linked(*units) and objects.failure(*units) is None
+def _known_to_xla(pair: _Pair) -> bool:
+    return {pair.source.kind, pair.target.kind} <= set(records.FOREIGN_KINDS)
 
 
-def for_xla(
-    x: np.dtype[Any], y: np.dtype[Any], work: str, wait: bool
-) -> tuple[int, int] | str | None:
+def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | None:
     """For programs that XLA compiles for the CPU: the address of the handler, and the number of the
-    kernels that take `x` to `y`; `work` is "rows" or, for their derivative, "turn". None if there
-    will never be any; "later" if they are being prepared, and nobody is to `wait`."""
+    kernels that take `x` to `y`; `work` is "rows" or, for their derivative, "turn". None where
+    there is no such kernel."""
     pair = _pair(x, y)
-    kinds = pair.source.kind, pair.target.kind
-    if any(kind not in records.FOREIGN_KINDS for kind in kinds):
+    if not _known_to_xla(pair):
         return None
-    units = _for_xla(pair, work)
-    if not wait and not objects.cached(*units):
-        objects.request(*units)
-        return "later" if objects.failure(*units) is None else None
-    first, second = map(records.FOREIGN_KINDS.index, kinds)
+    first, second = map(records.FOREIGN_KINDS.index, (pair.source.kind, pair.target.kind))
     number = first * len(records.FOREIGN_KINDS) + second
     try:
-        handler, team, helper, *workers = map(objects.address, units)
+        handler, team, helper, *workers = map(loader.address, _for_xla(pair, work))
     except ImportError:
         return None
     launch.open_pool(team, helper)
@@ -278,16 +250,11 @@ def for_xla(
     return handler, number
 
 
-def busy() -> bool:
-    """Whether something is being prepared, for who measures."""
-    return objects.busy()
-
-
 def machine_code() -> dict[str, str]:
     """The assembly of the kernels linked by now, for who watches it; compiles each again."""
     from l2multi.backends.numba import build
 
-    return {" ".join(unit): build.assembly(unit) for unit in objects.workers()}
+    return {" ".join(unit): build.assembly(unit) for unit in loader.workers()}
 
 
 def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:
@@ -315,23 +282,23 @@ def _threads_for(name: str, x: Array, y: Array | None) -> int:
 
 
 def _ready_team() -> bool:
-    """Whether threads can be launched; nobody waits for that who has not asked for it."""
-    if not objects.linked(_TEAM, _HELPER) and not launch.forced():
-        objects.request(_TEAM, _HELPER)
+    """Whether threads can be launched."""
+    if _registry.asking.get() and not loader.available(_TEAM, _HELPER):
         return False
     try:
-        launch.open_pool(objects.address(_TEAM), objects.address(_HELPER))
+        launch.open_pool(loader.address(_TEAM), loader.address(_HELPER))
     except ImportError:  # no POSIX threads here
         return False
     return True
 
 
 def _ready_split(pair: _Pair) -> bool:
-    units = (_SPLIT, pair.unit("part_sum"), pair.unit("part_scale"))
-    if launch.forced():
-        return all(map(objects.address, units))
-    objects.request(*units)
-    return objects.linked(*units)
+    try:
+        for unit in (_SPLIT, pair.unit("part_sum"), pair.unit("part_scale")):
+            loader.address(unit)
+    except ImportError:
+        return False
+    return True
 
 
 def normalize(
@@ -420,7 +387,7 @@ def _run(
         )  # fmt: skip
         record.extend((*told, *[0] * (records.CALL - records.PART_SUM - len(told))))
         _function(_SPLIT, 2)(count, record.buffer_info()[0])
-        pair.bound[records.SHORT_SPLIT] = objects.address(_SPLIT)
+        pair.bound[records.SHORT_SPLIT] = loader.address(_SPLIT)
     else:
         _function(_TEAM, 3)(worker, count, record.buffer_info()[0])
 

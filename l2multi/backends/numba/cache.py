@@ -15,6 +15,9 @@ import threading
 
 DIRECTORY = "L2MULTI_CACHE_DIR"
 
+# Bytes of all files, from which those not used for longest are removed until half is left.
+MOST = 2**26
+
 
 def directory() -> str | None:
     """Where the files are, or None if there shall be none (``L2MULTI_CACHE_DIR`` is empty)."""
@@ -31,7 +34,7 @@ def directory() -> str | None:
 
 
 def _hash(content: bytes) -> bytes:
-    import hashlib  # a tenth of the first call, where the thread has time
+    import hashlib  # milliseconds that the first small call need not take
 
     return hashlib.sha256(content).digest()
 
@@ -52,13 +55,34 @@ def _ours(place: str) -> bool:
     return about.st_uid == os.geteuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def empty() -> bool:
-    """Whether there is surely nothing to read; keys take longer."""
+def files() -> list[str]:
+    """The paths of all files."""
     place = directory()
     try:
-        return place is None or not os.listdir(place)
+        names = os.listdir(place) if place is not None else []
     except OSError:
-        return not os.path.isdir(place or "")
+        return []
+    return [os.path.join(place or "", name) for name in names if name.endswith(".o")]
+
+
+def empty() -> bool:
+    """Whether there is nothing to read; keys take longer."""
+    return not files()
+
+
+def trouble() -> str:
+    """What keeps files from being used or written, for `show_versions`."""
+    place = directory()
+    if place is None:
+        return ""
+    while not os.path.exists(place) and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+    try:
+        if place == directory() and not _ours(place):
+            return f"; not used, for others than this user may write to {place}"
+    except OSError as error:
+        return f"; not used: {error}"
+    return "" if os.access(place, os.W_OK) else f"; none are added, for {place} is not writable"
 
 
 def read(key: bytes) -> bytes | None:
@@ -66,9 +90,12 @@ def read(key: bytes) -> bytes | None:
     place = directory()
     with contextlib.suppress(OSError):
         if place is not None and _ours(place):
-            with open(_path(place, key), "rb") as file:
+            path = _path(place, key)
+            with open(path, "rb") as file:
                 whole = file.read()
             if whole[:32] == _digest(key, whole[32:]):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
                 return whole[32:]
     return None
 
@@ -92,3 +119,22 @@ def write(key: bytes, content: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
+        _evict()
+
+
+def _evict() -> None:
+    """Remove the files not used for longest, where all take too much room."""
+    known = []
+    for path in files():
+        with contextlib.suppress(OSError):  # another process was faster
+            about = os.stat(path)
+            known.append((about.st_mtime, about.st_size, path))
+    total = sum(size for _, size, _ in known)
+    if total <= MOST:
+        return
+    for _, size, path in sorted(known):
+        if total <= MOST // 2:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            total -= size

@@ -35,6 +35,8 @@ from l2multi.backends.numba.team import launch as share_out
 # Elements from which `short` lets go of Python's lock, which costs 50 ns, so that threads can work.
 LET_GO = 2**12
 
+ARGUMENTS = 7  # of `short`
+
 _INT = types.intp
 
 # self, arguments, their number; as METH_FASTCALL of CPython has it
@@ -45,7 +47,8 @@ METHOD = _INT(_INT, _INT, _INT)
 # up to so far while it is summed too. Bytes of a row, and of y, from which y is streamed, and how
 # far ahead rows are asked for that are read once.
 FETCH_FROM, FETCH_MOST, FETCH_LONG, FETCH_TWICE = 2**20, 2**15, 2**12, 2**14
-STREAM_ROW, STREAM_FROM, ONCE = 2**11, simd.HABITS.stream, simd.HABITS.once
+STREAM_ROW = 2**11
+habits = simd.symbol(records.MACHINE)
 EVEN = 8  # rows from which on it is worth while to know where the ones after the next lie
 
 
@@ -84,17 +87,18 @@ def memory(call, n, axes, read, write):
     x, y = get_int(call, records.X), get_int(call, records.Y)
     if not far(call, read):
         return 0, 0, 0
+    once = get_int(habits(), records.ONCE)
     if y == 0:
-        return ONCE, 0, 0
+        return once, 0, 0
     stream = 0
-    if y != x and total * write >= STREAM_FROM and n * write >= STREAM_ROW:
+    if y != x and total * write >= get_int(habits(), records.STREAM) and n * write >= STREAM_ROW:
         places, batch = y, get_int(call, records.BATCH)
         for axis in range(get_int(call, records.BATCH_AXES)):
             places |= get_int(batch, axis * BATCH + 2)
         stream = 1 if places % write == 0 else 0
     ahead = further(call, n, axes, read, 1)
     if ahead == 0:
-        return ONCE, FETCH_LONG, stream
+        return once, FETCH_LONG, stream
     return ahead if stream and 4 * n * read <= FETCH_TWICE else 0, ahead, stream
 
 
@@ -428,8 +432,7 @@ WORKERS = {
 }
 
 
-# Bytes of an object before its own fields, of which its class is the last; and NumPy's flags.
-HEAD = object.__basicsize__
+# NumPy's flags.
 _CONTIGUOUS, _FORTRAN, _WRITEABLE = 0x1, 0x2, 0x400
 
 
@@ -456,7 +459,7 @@ def short() -> Any:
     @device
     def array(a):
         """Address, number of axes, tables of sizes and strides, dtype and flags."""
-        a += HEAD
+        a += records.HEAD
         return (
             get_int(a, 0), get_int(a, 1) & 0xFFFFFFFF, get_int(a, 2), get_int(a, 3),
             get_int(a, 5), get_int(a, 6) & 0xFFFFFFFF,
@@ -465,7 +468,8 @@ def short() -> Any:
     @device
     def bit(own, axis, axes):
         """An axis as a bit; 0 if it is none. A number too large comes as the largest."""
-        one = number(axis, 0) if get_int(axis + HEAD - 8, 0) == get_int(own, records.INT) else axes
+        kind = get_int(axis + records.HEAD - 8, 0)
+        one = number(axis, 0) if kind == get_int(own, records.INT) else axes
         one += axes if one < 0 else 0
         return 1 << one if 0 <= one < axes else 0
 
@@ -476,7 +480,7 @@ def short() -> Any:
             return -1
         if axis == get_int(own, records.NONE):
             return (1 << axes) - 1
-        if get_int(axis + HEAD - 8, 0) != get_int(own, records.TUPLE):
+        if get_int(axis + records.HEAD - 8, 0) != get_int(own, records.TUPLE):
             return bit(own, axis, axes) or -1
         mask = 0
         for k in range(length(axis)):
@@ -534,14 +538,16 @@ def short() -> Any:
 
     @function(METHOD)
     def method(bound, arguments, count):
-        own = get_int(bound + HEAD, 0)  # the data of an array
+        own = get_int(bound + records.HEAD, 0)  # the data of an array
         no, none = get_int(own, records.FALSE), get_int(own, records.NONE)
+        if count != ARGUMENTS:
+            return simd.new_reference(no)
         x, axes, sizes, strides, dtype, plain = array(get_int(arguments, 0))
         mask = mask_of(own, get_int(arguments, 4), axes)
         total = 1
         for axis in range(axes):
             total *= get_int(sizes, axis)
-        at_eps = get_int(arguments, 3) + HEAD
+        at_eps = get_int(arguments, 3) + records.HEAD
         if (
             mask < 0 or total == 0 or dtype != get_int(own, records.TYPE_X)
             or get_int(at_eps - 8, 0) != get_int(own, records.FLOAT)

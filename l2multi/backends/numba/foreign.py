@@ -40,7 +40,7 @@ _report = simd.calling(types.intp(types.intp))
 def handler() -> Any:
     """Rows of x, of `n` elements, to unit vectors and to norms with inverses (see `records`),
     whichever is wanted; or x and what it moves by to how unit vectors turn."""
-    table_at = simd.symbol(records.FOREIGN, launch.foreign_table())
+    table_at = simd.symbol(records.FOREIGN)
     new_record, new_batch, new_error = map(simd.room, (records.CALL, 4, 4))
     message = simd.text("l2multi: this process has not prepared the kernel")
 

@@ -88,6 +88,14 @@ def foreign_table() -> int:
     return _room(records.FOREIGN_SIZE)
 
 
+@functools.cache
+def machine_table(habits: tuple[int, ...]) -> int:
+    """The address of what kernels know of this machine."""
+    address = _room(records.MACHINE_SIZE)
+    _slots(address, records.MACHINE_SIZE)[:] = habits
+    return address
+
+
 def open_pool(team: int, helper: int) -> None:
     """Tell the pool the addresses of the compiled functions, and how many threads there may be."""
     slots = _slots(pool(), records.POOL_SIZE)

@@ -78,6 +78,13 @@ FOREIGN_READ, FOREIGN_WRITE, FOREIGN_ROWS, FOREIGN_BUNDLES, FOREIGN_TURN, FOREIG
 FOREIGN_POOL = FOREIGN_PAIR * len(FOREIGN_KINDS) ** 2
 FOREIGN_SIZE = FOREIGN_POOL + 1
 
+# How this machine likes its memory asked for, by a symbol of this name; see `machine.Habits`.
+MACHINE = "l2multi_machine"
+NEAR, ONCE, STREAM, MACHINE_SIZE = range(4)
+
+# Bytes of a Python object before its own fields, of which its class is the last.
+HEAD = 16
+
 # What `short` is bound to, for one pair of dtypes: the workers that are linked by now, and more.
 WAYS = ("rows", "columns", "slabs", "bundles", "runs", "packed", "part_sum", "part_scale")
 (

@@ -9,12 +9,13 @@ Loads and stores ask for no alignment, which costs nothing on machines of this c
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import models, register_model
 
 from l2multi._summation import LANES
-from l2multi.backends.numba.frontend import primitive, target
+from l2multi.backends.numba import machine, records
+from l2multi.backends.numba.frontend import primitive
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -118,8 +119,51 @@ def _shift(builder: Any, bits: Value, by: int) -> Value:
     return builder.lshr(bits, _constant(I32, [by] * LANES))
 
 
+def _without_half() -> bool:
+    """Whether the machine cannot convert float16: LLVM would call functions that no process has."""
+    return _machine_has("sse3") and not _machine_has("f16c")
+
+
 def _single_half(builder: Any, v: Value) -> Value:
-    return builder.fpext(builder.bitcast(v, _vector(HALF)), _vector(FLOAT))
+    if not _without_half():
+        return builder.fpext(builder.bitcast(v, _vector(HALF)), _vector(FLOAT))
+    # The bits at their place in float32 are the value times 2**-112, exactly.
+    wide = builder.zext(v, _vector(I32))
+    sign = builder.shl(
+        builder.and_(wide, _constant(I32, [0x8000] * LANES)), _constant(I32, [16] * LANES)
+    )
+    bits = builder.shl(
+        builder.and_(wide, _constant(I32, [0x7FFF] * LANES)), _constant(I32, [13] * LANES)
+    )
+    scale = _constant(FLOAT, [2.0**112] * LANES)
+    finite = builder.bitcast(builder.fmul(builder.bitcast(bits, scale.type), scale), bits.type)
+    other = builder.or_(bits, _constant(I32, [0x7F800000] * LANES))
+    beyond = builder.icmp_unsigned(">=", bits, _constant(I32, [0x7C00 << 13] * LANES))
+    return builder.bitcast(builder.or_(builder.select(beyond, other, finite), sign), scale.type)
+
+
+def _half_single(builder: Any, v: Value) -> Value:
+    """float32 to the bits of float16."""
+    if not _without_half():
+        return builder.bitcast(builder.fptrunc(v, _vector(HALF)), _vector(I16))
+    bits = builder.bitcast(v, _vector(I32))
+    size = builder.and_(bits, _constant(I32, [0x7FFFFFFF] * LANES))
+    sign = builder.and_(_shift(builder, bits, 16), _constant(I32, [0x8000] * LANES))
+    # Ties go to even: half of the last place, less one where the last bit is not set.
+    even = builder.and_(_shift(builder, size, 13), _constant(I32, [1] * LANES))
+    rounded = builder.add(size, builder.add(even, _constant(I32, [0xFFF - (112 << 23)] * LANES)))
+    # Of a sum with 1/2 the last place is that of subnormal numbers.
+    half = _constant(FLOAT, [0.5] * LANES)
+    small = builder.bitcast(builder.fadd(builder.bitcast(size, half.type), half), size.type)
+    small = builder.sub(small, _constant(I32, [0x3F000000] * LANES))
+
+    def below(bound: int) -> Value:
+        return builder.icmp_unsigned("<", size, _constant(I32, [bound] * LANES))
+
+    found = builder.select(below(0x38800000), small, _shift(builder, rounded, 13))
+    found = builder.select(below(0x477FF000), found, _constant(I32, [0x7C00] * LANES))
+    found = builder.select(below(0x7F800001), found, _constant(I32, [0x7E00] * LANES))
+    return builder.trunc(builder.or_(found, sign), _vector(I16))
 
 
 def _single_bfloat(builder: Any, v: Value) -> Value:
@@ -140,8 +184,7 @@ def _decode_half(builder: Any, v: Value, table: Value) -> Value:
 
 
 def _encode_half(builder: Any, v: Value, table: Value) -> Value:
-    single = builder.fptrunc(_odd(builder, v, 22), _vector(FLOAT))
-    return builder.bitcast(builder.fptrunc(single, _vector(HALF)), _vector(I16))
+    return _half_single(builder, builder.fptrunc(_odd(builder, v, 22), _vector(FLOAT)))
 
 
 def _decode_bfloat(builder: Any, v: Value, table: Value) -> Value:
@@ -192,7 +235,7 @@ def _beyond(builder: Any, single: Value) -> Value:
 def _nearest_half(builder: Any, p: Value) -> tuple[Value, Value]:
     """float32 rounded to float16, and where another float32 within two units would not be."""
     ends = (builder.fmul(p, _constant(FLOAT, [1 + e] * LANES)) for e in (-(2.0**-22), 2.0**-22))
-    low, high = (builder.bitcast(builder.fptrunc(e, _vector(HALF)), _vector(I16)) for e in ends)
+    low, high = (_half_single(builder, e) for e in ends)
     return low, builder.icmp_unsigned("!=", low, high)
 
 
@@ -558,55 +601,44 @@ def claim(builder: Any, address: Value) -> None:
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
 
 
-class Habits(NamedTuple):
-    """How a machine likes its memory asked for."""
-
-    near: int  # how near to bring what is asked for ahead, from 3, the nearest cache, to 1
-    once: int  # how many bytes ahead to ask for x where it is read once, in the order it lies in
-    stream: int  # bytes of y from which it is written past the caches
-
-
-# Of the time of the fastest copy, 100000x768 float32 into a warm output took 1.07 by the nearest
-# cache and 1.17 by the next on Zen 5; on Zen 4 by the next 0.93 of the time by the nearest. On a
-# Xeon the stores need the few pending lines that the nearest cache has.
-# The norms of 100000x768 float32 took 0.76 of the time when asked for on a Xeon, and 1.5 on Zen 4,
-# which looks ahead itself (as Zen 5 does, it is assumed). On Zen 3 those of 1x4000000 float32 took
-# 0.7 to 0.9, those of 20000x768 float64 1.16.
-# On Zen 4 5208x768 float32, 16 MB and as many to write, took 1.7 of the time past the caches, on
-# Zen 3 0.8.
-HABITS = {
-    "znver4": Habits(1, 0, 2**24),
-    "znver5": Habits(3, 0, 2**23),
-}.get(binding.get_host_cpu_name(), Habits(1, 2**12, 2**23))
-
-
 def fetch(count: int, rows: int = 1) -> Any:
     """A primitive: ask memory for so many bytes from an address, which need not exist; or for as
     many of each of `rows` rows, ``(address, stride)``."""
 
-    def lines(builder: Any, address: Value) -> None:
+    def lines(builder: Any, address: Value, near: int) -> None:
         for offset in range(0, count, LINE):
             where = builder.add(address, ir.Constant(I64, offset))
             pointer = builder.inttoptr(where, I8.as_pointer())
-            flags = (ir.Constant(I32, k) for k in (0, HABITS.near, 1))  # to read, data
+            flags = (ir.Constant(I32, k) for k in (0, near, 1))  # to read, data
             _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+
+    def every(builder: Any, places: list[Value]) -> None:
+        near = builder.load(
+            _slot(
+                builder, _symbol(builder, records.MACHINE), ir.Constant(I64, records.NEAR), I64, 8
+            )
+        )
+        with builder.if_else(builder.icmp_signed("!=", near, ir.Constant(I64, 0))) as (yes, no):
+            for branch, level in ((yes, 3), (no, 1)):
+                with branch:
+                    for place in places:
+                        lines(builder, place, level)
 
     @primitive(types.void, types.intp)
     def one(builder: Any, address: Value) -> None:
-        lines(builder, address)
+        every(builder, [address])
 
     @primitive(types.void, types.intp, types.intp)
     def many(builder: Any, address: Value, stride: Value) -> None:
-        for row in range(rows):
-            lines(builder, builder.add(address, builder.mul(stride, ir.Constant(I64, row))))
+        steps = (builder.mul(stride, ir.Constant(I64, row)) for row in range(rows))
+        every(builder, [builder.add(address, step) for step in steps])
 
     return one if rows == 1 else many
 
 
 def _machine_has(feature: str) -> bool:
-    """Whether what Numba compiles for has a feature, by LLVM's name."""
-    features: str = target()._tm_features
-    return f"+{feature}" in features.split(",")
+    """Whether what is compiled for has a feature, by LLVM's name."""
+    return machine.aimed().has(feature)
 
 
 def _sum_of_squares(builder: Any, kind: Kind, values: list[Value]) -> Value:
@@ -897,15 +929,17 @@ def calling(signature: Any) -> Any:
     return call
 
 
-def symbol(name: str, address: int) -> Any:
-    """A primitive: the address of data that the process knows by a name, here and now `address`
-    (Numba links what it compiles)."""
-    binding.add_symbol(name, address)
+def _symbol(builder: Any, name: str) -> Value:
+    found = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, I64, name)
+    return builder.ptrtoint(found, I64)
+
+
+def symbol(name: str) -> Any:
+    """A primitive: the address of data that the process knows by a name."""
 
     @primitive(types.intp)
     def read(builder: Any) -> Value:
-        found = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, I64, name)
-        return builder.ptrtoint(found, I64)
+        return _symbol(builder, name)
 
     return read
 

@@ -1,0 +1,93 @@
+"""The fast path's function for Python, and a check of what its compiled code takes for granted.
+
+`entries.short` reads the fields of arrays, tuples and numbers where CPython and NumPy have them in
+memory. It is the only code that does, and this the only place that trusts it: where a known array
+does not look as expected, there is no fast path, and calls take the general one to the same bits.
+"""
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from l2multi.backends.numba import records
+
+FastCall = Callable[..., bool | None]
+
+
+class _MethodDef(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_METH_FASTCALL = 0x80
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def function(address: int, bound: Any, owners: Any) -> FastCall:
+    """The compiled function at an address, bound to the int64 array that it reads (see `records`),
+    which holds addresses in `owners`."""
+    for slot, value in (
+        (records.TYPE_SINGLE, _SINGLE),
+        (records.TYPE_DOUBLE, _DOUBLE),
+        (records.NONE, None),
+        (records.TRUE, True),
+        (records.FALSE, False),
+        (records.INT, int),
+        (records.TUPLE, tuple),
+        (records.FLOAT, float),
+    ):
+        bound[slot] = id(value)
+    definition = _MethodDef(b"short", address, _METH_FASTCALL, None)
+    # For ever: at exit Python may read the definition of a function after all that modules hold is
+    # gone.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, owners)))
+    new: Any = ctypes.pythonapi["PyCFunction_NewEx"]
+    new.restype = ctypes.py_object
+    new.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
+    made: FastCall = new(ctypes.byref(definition), bound, None)
+    return made
+
+
+@functools.cache
+def usable() -> bool:
+    """Whether objects lie in memory as the compiled code reads them."""
+    try:
+        return (
+            sys.implementation.name == "cpython"
+            and sys.byteorder == "little"
+            and object.__basicsize__ == records.HEAD
+            and _as_expected(np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2])
+            and all(_slot(id(v), -1) == id(type(v)) for v in (2.5, 3, (1, 2)))
+            and ctypes.c_double.from_address(id(half := 0.5) + records.HEAD).value == half
+        )
+    except Exception:  # whatever else is not as expected
+        return False
+
+
+def _slot(address: int, index: int) -> int:
+    """An int64 of an object, counted from where the fields of its own begin."""
+    return ctypes.c_int64.from_address(address + records.HEAD + 8 * index).value
+
+
+def _as_expected(a: np.ndarray[Any, Any]) -> bool:
+    """Whether the fields of an array of two axes are where they should be."""
+    at = id(a)
+    sizes, strides = (tuple((ctypes.c_int64 * a.ndim).from_address(_slot(at, k))) for k in (2, 3))
+    return (
+        _slot(at, -1) == id(type(a))
+        and _slot(at, 0) == a.__array_interface__["data"][0]
+        and _slot(at, 1) & 0xFFFFFFFF == a.ndim
+        and (sizes, strides) == (a.shape, a.strides)
+        and _slot(at, 5) == id(a.dtype)
+        and _slot(at, 6) & 0xFFFFFFFF == a.flags.num
+    )

@@ -1,0 +1,238 @@
+"""Compiled functions, linked: what came with the package, else what the user's cache holds, else
+compiled here and now, and then kept in the cache.
+
+A unit is the name of a function in `entries` and the kinds it is for. Its object code needs only
+llvmlite to be linked, most of whose 40 ms are its import. So a small call need not wait for that:
+`link_soon` has a thread do it. Nothing else is done at another time, or in another process.
+"""
+
+import atexit
+import ctypes
+import functools
+import importlib
+import os
+import sys
+import threading
+from typing import Any
+
+from l2multi import _fork, _registry
+from l2multi.backends.numba import cache, launch, machine, records, shipped
+from l2multi.backends.numba.shipped import Unit
+
+# Seconds after which the thread begins: its imports would hold up the call that asked.
+_PAUSE = 0.01
+
+# Load-once caches: addresses of what is linked, and why the rest cannot be. LLVM owns the code.
+_addresses: dict[Unit, int] = {}
+_failed: dict[Unit, str] = {}
+_engines: list[Any] = []
+
+_thread: threading.Thread | None = None
+_over = threading.Event()
+
+
+def linked(*units: Unit) -> bool:
+    """Whether all of these can be called at once."""
+    return all(unit in _addresses for unit in units)
+
+
+def started() -> bool:
+    """Whether LLVM has been imported, so that linking takes a millisecond."""
+    return bool(_engines)
+
+
+def workers() -> list[Unit]:
+    """The units linked by now that are for kinds, so not the launchers."""
+    return [unit for unit in _addresses if len(unit) > 1]
+
+
+def failure(*units: Unit) -> str | None:
+    """Why one of these will never be there, or None."""
+    return next((_failed[unit] for unit in units if unit in _failed), None)
+
+
+def address(unit: Unit) -> int:
+    """The address of a function, whatever it takes to get it; an ImportError where nothing does."""
+    found = _addresses.get(unit)
+    if found is None:
+        with _fork.loading:
+            if (why := failure(unit)) is not None:
+                raise _registry.unusable("numba", why)
+            try:
+                found = _addresses.get(unit) or _ready_made(unit) or _compile(unit)
+            except Exception as error:  # a broken library fails in whatever way it likes
+                told = _registry.unusable("numba", error)
+                if not _registry.passes(error):
+                    _failed[unit] = f"{type(error).__name__}: {error}"
+                raise told from error
+    return found
+
+
+def available(*units: Unit) -> bool:
+    """Whether all of these can be called without a compilation; they are linked, then."""
+    with _fork.loading:
+        return all(unit in _addresses or _ready_made(unit) is not None for unit in units)
+
+
+def check(unit: Unit) -> None:
+    """Raise an ImportError if this cannot be called and never will be, as far as can be told
+    without a compilation."""
+    if available(unit):
+        return
+    if (why := failure(unit)) is not None:
+        raise _registry.unusable("numba", why)
+    with _fork.loading:
+        try:
+            machine.here()
+            importlib.import_module("numba")
+        except Exception as error:  # a broken library fails in whatever way it likes
+            raise _registry.unusable("numba", error) from error
+
+
+def link_soon(*units: Unit) -> bool:
+    """Have units that came with the package linked by a thread, once in a process: whether that is
+    under way. What is linked later takes a millisecond each."""
+    global _thread
+    if _thread is None and not _engines and set(units) <= set(shipped.UNITS) and shipped.present():
+        new = threading.Thread(target=_link_all, args=(units,), name="l2multi-link", daemon=True)
+        try:
+            new.start()
+        except RuntimeError:  # no more threads here, for now
+            return False
+        _thread = new
+    return _thread is not None and _thread.is_alive()
+
+
+def _link_all(units: tuple[Unit, ...]) -> None:
+    _over.wait(_PAUSE)
+    for unit in units:
+        with _fork.loading:
+            if not _over.is_set():
+                _ready_made(unit)
+
+
+def _ready_made(unit: Unit) -> int | None:
+    """The address of what need not be compiled, or None."""
+    try:
+        code = shipped.read(unit, machine.here().name)
+        if code is not None:
+            return _link(unit, code)
+        if cache.empty():
+            return None
+        key = _key(unit)
+        content = None if key is None else cache.read(key)
+        return None if content is None else _link(unit, shipped.unpacked(content))
+    except Exception:  # LLVM, or a file, is not what it should be: there is another way
+        return None
+
+
+def _compile(unit: Unit) -> int:
+    """Compile a unit, here and now."""
+    if not shipped.unchanged():
+        raise ImportError("the files of l2multi have changed since it was imported: start anew")
+    from l2multi.backends.numba.build import build
+
+    code = build(unit)
+    if (key := _key(unit)) is not None:
+        cache.write(key, code.packed())
+    return _link(unit, code)
+
+
+def _link(unit: Unit, code: shipped.Code) -> int:
+    """Make object code callable, once: who has its address may keep it for ever."""
+    if unit in _addresses:
+        return _addresses[unit]
+    import llvmlite.binding as llvm
+
+    if not _engines:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple().create_target_machine()
+    module = llvm.parse_assembly("")
+    module.triple = target.triple
+    engine = llvm.create_mcjit_compiler(module, target)  # the first finds the process's symbols
+    llvm.add_symbol(records.FOREIGN, launch.foreign_table())
+    llvm.add_symbol(records.MACHINE, launch.machine_table(machine.habits()))
+    # LLVM ends the process where it misses a symbol.
+    missing = [name for name in code.needs if not llvm.address_of_symbol(name)]
+    if missing:
+        raise LookupError(f"no symbol {', '.join(missing)}")
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code.code))
+    engine.finalize_object()
+    found = int(engine.get_function_address(code.name))
+    if not found:
+        raise LookupError(f"no function {code.name}")
+    _engines.append(engine)
+    # For ever: helpers may be at work when Python, at its end, lets go of what modules hold.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+    _addresses[unit] = found
+    return found
+
+
+# Of `numba.config`, what might shape code, and what it is when nobody has changed it.
+_SETTINGS = {"OPT": 3, "DEBUGINFO_DEFAULT": 0, "BOUNDSCHECK": None}
+
+
+def _settings() -> list[str]:
+    """How Numba is set up, beside its defaults: by the environment, a file and the program."""
+    told = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+    try:
+        with open(".numba_config.yaml", encoding="utf-8", errors="replace") as file:
+            told.append(file.read())
+    except OSError:
+        pass
+    config = sys.modules.get("numba.core.config")
+    now = {name: getattr(config, name, usual) for name, usual in _SETTINGS.items()}
+    return told + [f"{name}={v}" for name, v in now.items() if v != _SETTINGS[name]]
+
+
+@functools.cache
+def _versions() -> list[str] | None:
+    from importlib import metadata
+
+    try:
+        return [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _key(unit: Unit) -> bytes | None:
+    """All that object code depends on, its unit first; None where that cannot be told."""
+    versions, digest = _versions(), shipped.digest()
+    if versions is None or digest is None:
+        return None
+    told = (machine.here(), sys.platform, sys.version, versions, _settings(), digest)
+    return ",".join(unit).encode() + b"\n" + repr(told).encode()
+
+
+def report() -> dict[str, str]:
+    """For `show_versions`: what came with the package, and where the rest is kept."""
+    level = machine.here().name
+    found = shipped.file_for(level)
+    place, files = cache.directory(), cache.files()
+    if isinstance(found, str):
+        came = found
+    else:
+        by = ", ".join(f"{name} {version}" for name, version in found.head["versions"].items())
+        came = f"{len(found.places)} for {level}, built with {by}"
+    kept = f"{len(files)} in {place}" if place else f"none (${cache.DIRECTORY} is empty)"
+    return {"kernels shipped": came, "kernels cached": kept + cache.trouble()}
+
+
+@atexit.register
+def _end() -> None:
+    """LLVM must not be at work when its library is unloaded; nobody waits for an import, though,
+    that some other thread may never finish."""
+    _over.set()
+    if _thread is not None:
+        _thread.join(10)
+
+
+def _in_child() -> None:
+    """A forked child does not have the thread."""
+    global _thread, _over
+    _thread, _over = None, threading.Event()  # whose lock another thread may have had
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
