@@ -171,7 +171,7 @@ def test_usage(capsys, arguments, message):
         ("in.npy out.npy --dtype int8", "--dtype: expected a real floating dtype"),
         ("in.npy out.npy --dtype bfloat16", "--dtype: bfloat16 has no name in a .npy file"),
         ("in.npy out.npy --zero raise", "IN.npy: zero norm in 1 of 3 vectors, the first at posi"),
-        ("nan.npy out.npy --nonfinite raise", "IN.npy: inf or NaN in 1 of 1 vectors, the first"),
+        ("nan.npy out.npy --nonfinite raise", "IN.npy: inf or NaN in the only vector"),
     ],
 )
 def test_refusal(capsys, arguments, message):
