@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -799,7 +800,14 @@ def show_versions() -> None:
             lines[f"backend {name}"] = f"not usable: {error}"
         else:
             lines[f"backend {name}"] = "usable"
-    lines[f"${_registry.ENVIRONMENT}"] = _registry.named_in_environment() or "not set"
+    asked = _registry.named_in_environment()
+    if asked is not None and asked not in _registry.NAMES:
+        asked = f"{asked}: unknown, so calls fail; known are {', '.join(_registry.NAMES)}"
+    lines[f"${_registry.ENVIRONMENT}"] = asked or "not set"
+    kernels = os.environ.get("L2MULTI_JAX_KERNELS") or "not set"
+    if kernels not in ("not set", "0", "1"):
+        kernels += ": unknown, so it counts as 1; known are 0, 1"
+    lines["$L2MULTI_JAX_KERNELS"] = kernels
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")
