@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -35,7 +36,17 @@ class _Call(NamedTuple):
     why: str
 
 
-def _adopt(x: Any) -> tuple[Any, str]:
+def rule_of(x: Any) -> _contract.Rule:
+    """The row of the dtype table for an array; of objects the refusal says what to do."""
+    try:
+        return _contract.rule(x.dtype)
+    except TypeError as error:
+        if x.dtype != np.object_:
+            raise
+        raise TypeError(f"{error}; {_inputs.of_objects(x)}") from None
+
+
+def adopt(x: Any) -> tuple[Any, str]:
     """`x` as an array, and the library that owns it."""
     if isinstance(x, np.ndarray):
         return x if type(x) is np.ndarray else _inputs.base("x", x), "numpy"
@@ -80,8 +91,8 @@ def enter(
     only `look` at the call, no values are moved."""
     library = "numpy"
     if type(x) is not np.ndarray:
-        x, library = _adopt(x)
-    rule = _contract.rule(x.dtype)
+        x, library = adopt(x)
+    rule = rule_of(x)
     result, norm, widest = rule.result, rule.norm, rule.wide
     axes = (
         (x.ndim - 1,)
@@ -90,6 +101,7 @@ def enter(
     )
     if library != "numpy" and result != rule.native:
         result = norm = _registry.home(library).default_float()
+    own = norm if of_norm else result
     if dtype is not None:
         complex_ = not of_norm and _contract.is_complex(result)
         asked = _contract.floating(dtype, complex_=complex_)
@@ -105,7 +117,9 @@ def enter(
         def back(y: Any) -> Any:
             return _registry.carry(y, served, home, back_to=owner)
 
-    row, module, why = _registry.select(x, library, axes, norm if of_norm else result, name, look)
+    row, module, why = _registry.select(
+        x, library, axes, norm if of_norm else result, name, own, look
+    )
     if library != "numpy":
         widest = norm
     elif home == library and (not of_norm or dtype is None):
@@ -116,9 +130,11 @@ def enter(
 def _refuse(call: _Call, zero: str, nonfinite: str) -> None:
     """Raise where a policy says so, before anything is written."""
     if call.backend.traced(call.x):
+        given, use = 'zero="raise"', 'zero="keep" or "nan"'
+        if zero != "raise":
+            given, use = 'nonfinite="raise"', 'nonfinite="propagate"'
         raise TypeError(
-            'zero="raise" and nonfinite="raise" need values; under tracing (jit, grad, vmap) '
-            'there are none: use zero="keep" or "nan" and nonfinite="propagate"'
+            f"{given} needs values; under tracing (jit, grad, vmap) there are none: use {use}"
         )
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
     _contract.refuse(
@@ -243,12 +259,13 @@ def normalize(
     ----------
     x : array_like, shape (..., n)
         The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Or a
-        BCOO or BCSR matrix of `jax.experimental.sparse`, along its rows: the result is of its
-        class, only stored entries change, entries for one place are added first (in more than
-        their own width), and those out of range do not count. Any strides; read-only arrays and
-        memory maps too. It is not modified unless it is `out`. Inside `jax.shard_map` each
-        device's part is taken for whole vectors, for no type tells whether a vector is split or
-        the batch: for split vectors there is ``l2multi.jax.normalize(..., axis_name=)``.
+        BCOO or BCSR matrix of `jax.experimental.sparse`, along its rows, with ``axis=-1``,
+        ``zero="keep"`` and ``nonfinite="propagate"`` (`jax.vmap` serves batch dimensions): the
+        result is of its class, only stored entries change, entries for one place are added first
+        (in more than their own width), and those out of range do not count. Any strides; read-only
+        arrays and memory maps too. It is not modified unless it is `out`. Inside `jax.shard_map`
+        each device's part is taken for whole vectors, for no type tells whether a vector is split
+        or the batch: for split vectors there is ``l2multi.jax.normalize(..., axis_name=)``.
         Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked. An instance of
         another subclass of `numpy.ndarray` comes back as a base array, and is refused where it has
         a unit or arithmetic of its own.
@@ -258,7 +275,8 @@ def normalize(
         A lower bound of the divisor, as PyTorch's ``eps``, in the unit of `x`.
     zero : {"keep", "nan", "raise"}, default "keep"
         What becomes of a zero vector: it stays as it is, becomes NaN, or raises. An empty vector
-        is not a zero vector, and `eps` does not matter here.
+        is not a zero vector, and `eps` does not matter here. "raise" needs values, which there are
+        none of under JAX tracing (jit, grad, vmap): a TypeError says so. Likewise for `nonfinite`.
     nonfinite : {"propagate", "raise"}, default "propagate"
         What becomes of a vector with an inf or a NaN. Under "propagate" a NaN makes its whole
         vector NaN; in a vector with an inf and no NaN, infs become NaN and the rest 0 with its
@@ -379,7 +397,7 @@ def normalize(
         return (y, norms) if return_norm else y
     elif isinstance(x, _PLAIN):
         return normalize(
-            _adopt(x)[0], axis, eps=eps, zero=zero, nonfinite=nonfinite,
+            adopt(x)[0], axis, eps=eps, zero=zero, nonfinite=nonfinite,
             out=out, dtype=dtype, return_norm=return_norm, backend=backend,
         )  # fmt: skip
     return_norm = _known("return_norm", return_norm, bool)
@@ -502,7 +520,7 @@ def norm(
         return sparse.norm(x, keepdims, call.norm.name)
     elif isinstance(x, _PLAIN):
         return norm(
-            _adopt(x)[0], axis,
+            adopt(x)[0], axis,
             keepdims=keepdims, nonfinite=nonfinite, out=out, dtype=dtype, backend=backend,
         )  # fmt: skip
     if nonfinite != "propagate":
@@ -563,8 +581,9 @@ def is_normalized(
     Returns
     -------
     bool array, shape (...)
-        One bool per vector; False for a vector with a NaN or an inf, and for a zero or an empty
-        one.
+        One bool per vector, of the library of `x`: a `numpy.bool` for a single vector of NumPy, a
+        dense `jax.Array` for BCOO and BCSR. False for a vector with a NaN or an inf, and for a
+        zero or an empty one.
 
     Raises
     ------
@@ -585,7 +604,7 @@ def is_normalized(
         return np.ma.MaskedArray(is_normalized(data, axis, tol=tol, backend=backend), full)[()]
     norms: Any = None
     if isinstance(x, _PLAIN):
-        x, _ = _adopt(x)
+        x, _ = adopt(x)
         if (found := _registry.usual(x.dtype, backend)) is not None:
             norms = _measure(found, x, axis, False, np.float64, None)
     elif _registry.sparse(x) is not None:
@@ -611,7 +630,7 @@ def _fill(x: Any, axis: Axis) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
 
     A vector masked in full is filled with ones: it is not a zero vector, nothing of it shows.
     """
-    _contract.rule(x.dtype)
+    rule_of(x)
     mask = np.ma.getmaskarray(_inputs.base("x", x))
     data = np.array(x.data)
     np.copyto(data, np.zeros((), data.dtype), where=mask)
@@ -740,6 +759,7 @@ def explain(
     _contract.check_choice("zero", zero, _contract.ZERO)
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     if isinstance(x, np.ma.MaskedArray):  # a call works on a copy, which has this layout
+        rule_of(x)
         x, out = np.empty_like(_inputs.base("x", x).data, subok=False), None
     if (sparse := _registry.sparse(x)) is not None:
         call = _enter_sparse(
@@ -785,7 +805,14 @@ def show_versions() -> None:
         else:
             lines[f"backend {name}"] = "usable"
             lines |= _registry.load(name).report()
-    lines[f"${_registry.ENVIRONMENT}"] = _registry.named_in_environment() or "not set"
+    asked = _registry.named_in_environment()
+    if asked is not None and asked not in _registry.NAMES:
+        asked = f"{asked}: unknown, so calls fail; known are {', '.join(_registry.NAMES)}"
+    lines[f"${_registry.ENVIRONMENT}"] = asked or "not set"
+    kernels = os.environ.get("L2MULTI_JAX_KERNELS") or "not set"
+    if kernels not in ("not set", "0", "1"):
+        kernels += ": unknown, so it counts as 1; known are 0, 1"
+    lines["$L2MULTI_JAX_KERNELS"] = kernels
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")

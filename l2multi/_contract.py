@@ -1,7 +1,6 @@
 """What every backend shares: dtype rules, axes, policies and errors. Imports no backend."""
 
 import importlib
-import math
 import operator
 import sys
 from collections.abc import Callable, Sequence
@@ -30,18 +29,22 @@ ML_FLOATS = (
 )
 ML_INTEGERS = ("int2", "uint2", "int4", "uint4")
 
-ACCEPTED_DTYPES = (
-    "float16, float32, float64, longdouble, complex64, complex128, clongdouble, "
-    "integers, bool, and bfloat16 and float8 from ml_dtypes"
-)
+_REAL = "float16, float32, float64, longdouble"
+_COMPLEX = "complex64, complex128, clongdouble"
+_ML = f"from ml_dtypes {', '.join(ML_FLOATS)}"
+ACCEPTED_DTYPES = f"{_REAL}, {_COMPLEX}, integers, bool, and {_ML}"
 
 
 class ZeroVectorError(ValueError):
     """A zero vector was met under ``zero="raise"``; nothing has been written."""
 
+    __module__ = "l2multi"  # where users find it
+
 
 class NonFiniteError(ValueError):
     """A vector with inf or NaN was met under ``nonfinite="raise"``; nothing has been written."""
+
+    __module__ = "l2multi"
 
 
 class Rule(NamedTuple):
@@ -102,14 +105,15 @@ def rule(dtype: np.dtype[Any]) -> Rule:
         # JAX has dtypes, such as that of PRNG keys, that are not NumPy's.
         made = _make_rule(dtype) if isinstance(dtype, np.dtype) else None
         if made is None:
-            cure = ""
-            if dtype == np.object_:
-                cure = "; try x.astype(float) for numbers, np.stack(x) for an array of arrays"
-            raise TypeError(
-                f"x: dtype {dtype} is not supported; accepted are {ACCEPTED_DTYPES}{cure}"
-            )
+            raise TypeError(f"x: dtype {dtype} is not supported; accepted are {ACCEPTED_DTYPES}")
         found = _rules[dtype] = made
     return found
+
+
+def name(dtype: np.dtype[Any]) -> str:
+    """What messages call a dtype: NumPy's name for longdouble tells the bytes it takes."""
+    own = {_LONG: "longdouble", _CLONG: "clongdouble"}.get(dtype)
+    return f"{dtype}" if own is None or _LONG == _F64 else f"{own} ({dtype})"
 
 
 def is_complex(dtype: np.dtype[Any]) -> bool:
@@ -126,14 +130,16 @@ def floating(dtype: Any, *, complex_: bool) -> np.dtype[Any]:
             raise ImportError(
                 f"dtype: {dtype!r} comes from ml_dtypes; try: pip install 'ml_dtypes>=0.5'"
             ) from None
+    wanted = f"a complex floating dtype, as x is complex ({_COMPLEX})"
+    if not complex_:
+        wanted = f"a real floating dtype, as x or the norm is real ({_REAL}, and {_ML})"
     try:
         asked = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError) as error:
-        raise TypeError(f"dtype: {dtype!r} is not a dtype ({error})") from None
+        raise TypeError(f"dtype: expected {wanted}, got {dtype!r} ({error})") from None
     found = _rules.get(asked) or _make_rule(asked)
-    wanted = "a complex" if complex_ else "a real"
     if found is None or found.result != found.native or is_complex(asked) != complex_:
-        raise TypeError(f"dtype: expected {wanted} floating dtype here, got {asked}")
+        raise TypeError(f"dtype: expected {wanted}, got {name(asked)}")
     return found.native
 
 
@@ -154,7 +160,7 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
             raise TypeError(f"axis: expected an int, a tuple of ints or None, got {axis!r}")
         index = operator.index(one)
         if not -ndim <= index < ndim:
-            alone = "axis (of a number axis=None is the vector)"
+            alone = "axis: a number has no axes, try axis=None"
             raise AxisError(index, ndim, "axis" if ndim else alone)
         axes.append(index % ndim)
     if len(set(axes)) != len(axes):
@@ -205,7 +211,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], masked: bo
         expected = "numpy.ma.MaskedArray" if masked else "numpy.ndarray"
         raise TypeError(f"out: expected a {expected}, got {type(out).__name__}")
     if out.dtype not in (dtype, dtype.newbyteorder()):
-        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+        raise TypeError(f"out: expected dtype {name(dtype)}, got {name(out.dtype)}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if not out.flags.writeable:
@@ -266,11 +272,11 @@ def refuse(
         if bad.any():
             bad = bad & ~finite()
         if bad.any():
-            raise NonFiniteError(_where("x: inf or NaN in", bad))
+            raise NonFiniteError(_where("x: inf or NaN", bad))
     if zero == "raise" and not empty:
         bad = are_zero(norms)
         if bad.any():
-            raise ZeroVectorError(_where("x: zero norm in", bad))
+            raise ZeroVectorError(_where("x: zero norm", bad))
 
 
 def are_zero(norms: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -282,8 +288,13 @@ def are_zero(norms: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _where(what: str, bad: np.ndarray[Any, Any]) -> str:
-    count = int(np.count_nonzero(bad))
     first = tuple(map(int, np.unravel_index(int(np.argmax(bad)), bad.shape)))
-    total = math.prod(bad.shape)
+    return met(what, int(np.count_nonzero(bad)), bad.size, first)
+
+
+def met(what: str, count: int, total: int, first: tuple[int, ...]) -> str:
+    """What a policy met in so many vectors, the first of them at this position in the batch."""
+    if not first:
+        return f"{what} in the only vector"
     position = first[0] if len(first) == 1 else first
-    return f"{what} {count} of {total} vectors, the first at position {position} of the batch"
+    return f"{what} in {count} of {total} vectors, the first at position {position} of the batch"

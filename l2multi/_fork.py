@@ -23,7 +23,7 @@ def hold(lock: Any) -> None:
 def _before() -> None:
     """Take the locks, and let go of that of `logging` meanwhile: its own hook has taken it before
     this one, if `logging` was imported later, and what holds `loading` may want to log."""
-    lock = getattr(sys.modules.get("logging"), "_lock", None)
+    lock: Any = getattr(sys.modules.get("logging"), "_lock", None)
     owned = lock is not None and lock._is_owned()
     state = lock._release_save() if owned else None
     for one in _waited_for:

@@ -1,7 +1,8 @@
 """What is no array yet, or more than one: lists, subclasses of ndarray, and what to do about the
 rest. Knows no library: what an object offers decides."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,10 @@ def cure(x: Any, name: str = "x") -> str | None:
         for number in ("magnitude", "value"):
             if hasattr(kind, number):
                 return f"{name}.{number}"
-    if hasattr(kind, "numpy"):  # a tensor
-        detached = ".detach()" if _get(x, "requires_grad") else ""
-        moved = "" if "cpu" in str(_get(x, "device") or "cpu").lower() else ".cpu()"
-        return f"{name}{detached}{moved}.numpy()"
+    if hasattr(kind, "resolve_conj"):
+        return _of_tensor(x, name)
+    if hasattr(kind, "numpy"):
+        return f"{name}.numpy()"
     for offer, how in _OFFERS:
         if hasattr(kind, offer):
             return how.format(name)
@@ -56,6 +57,22 @@ def cure(x: Any, name: str = "x") -> str | None:
     if isinstance(x, Iterable):
         return f"list({name})"
     return f"float({name})" if hasattr(kind, "__float__") else None
+
+
+def _of_tensor(x: Any, name: str) -> str | None:
+    """`cure` for a tensor that says of itself what keeps it from being a NumPy array."""
+    layout, dtype = str(_get(x, "layout")), str(_get(x, "dtype")).rpartition(".")[2]
+    if _get(x, "is_meta") or _get(x, "is_nested"):  # it has no values, or no shape
+        return None
+    dense = "" if "strided" in layout else ".to_dense()"
+    if hasattr(np, dtype):
+        known = ""
+    elif "complex" in dtype:
+        known = ".cfloat()"
+    else:
+        known = ".dequantize()" if _get(x, "is_quantized") else ".float()"
+    # By force: also where it needs a gradient, lies on a device or is conjugate.
+    return f"{name}{dense}{known}.numpy(force=True)"
 
 
 def base(name: str, x: Array) -> Array:
@@ -100,42 +117,79 @@ def _means_more(x: Array) -> bool:
     )
 
 
-def stacked(x: Sequence[Any]) -> Array:
-    """A list or tuple of numbers, NumPy arrays and others like it, as an array."""
-    _check_items(x, x, _MOST_AXES)
+def stacked(x: Sequence[Any], own: Any = (), make: Callable[[Any], Any] = np.asarray) -> Any:
+    """A list or tuple of numbers, NumPy arrays and others like it, as an array. Where it holds
+    instances of `own`, by `make`."""
+    make = make if _check_items(x, x, own, _MOST_AXES) else np.asarray
     try:
-        found = np.asarray(x)
-    except ValueError as error:
-        told = _ragged(x) or f"is not an array ({error})"
-        raise ValueError(f"x: this {type(x).__name__} {told}") from None
-    if found.dtype == np.object_:
-        for item in found.flat:
-            if type(item) not in _NUMBERS and not isinstance(item, np.generic):
-                raise _no_number(x, item)
+        found = make(x)
+    except (TypeError, ValueError) as error:
+        told = _ragged(x)
+        kind = TypeError if told is None and isinstance(error, TypeError) else ValueError
+        told = told or f"is not an array ({error})"
+        raise kind(f"x: this {type(x).__name__} {told}") from None
+    if found.dtype.kind in "OSU":
+        for item in np.asarray(x, object).flat:
+            if not _is_number(item):
+                raise TypeError(f"x: this {type(x).__name__} {_no_number(item)}")
     return found  # integers beyond 64 bits are objects to NumPy, and refused as such
 
 
-def _check_items(x: Sequence[Any], items: Sequence[Any], depth: int) -> None:
-    """Refuse what `numpy.asarray` would strip of a mask or a unit, or fetch from a device."""
+def of_objects(x: Any) -> str:
+    """What to say about an array of objects."""
+    masked = isinstance(x, np.ma.MaskedArray)
+    kind = "float"
+    for item in x.compressed() if masked else x.flat:
+        if isinstance(item, (list, tuple, np.ndarray)):
+            return "try x.tolist()"
+        if not _is_number(item):
+            return f"it {_no_number(item)}"
+        if isinstance(item, (complex, np.complexfloating)):
+            kind = "complex"
+    return f"try x.astype({kind})" if masked else f"try np.asarray(x, {kind})"
+
+
+def _is_number(item: Any) -> bool:
+    return type(item) in _NUMBERS or (
+        isinstance(item, np.generic) and not isinstance(item, (str, bytes))
+    )
+
+
+def _check_items(x: Sequence[Any], items: Sequence[Any], own: Any, depth: int) -> bool:
+    """Refuse what `numpy.asarray` would strip of a mask or a unit, or fetch from a device. Given
+    `own`, whether there are instances of it, and all else that is no number is refused."""
+    found = False
     for kind in set(map(type, items)) - _NUMBERS:
         if issubclass(kind, (list, tuple)):
             for item in items if depth else ():
-                if type(item) is kind:
-                    _check_items(x, item, depth - 1)
-        elif not issubclass(kind, np.generic) and any(hasattr(kind, name) for name in _ARRAYS):
+                if type(item) is kind and _check_items(x, item, own, depth - 1):
+                    found = True
+        elif not issubclass(kind, np.generic) and (own or any(hasattr(kind, n) for n in _ARRAYS)):
             item = next(item for item in items if type(item) is kind)
+            if isinstance(item, own):
+                found = True
+                continue
             masked = isinstance(item, np.ma.MaskedArray)
             if not isinstance(item, np.ndarray) or masked or _means_more(item):
-                raise _no_number(x, item)
+                raise TypeError(f"x: this {type(x).__name__} {_no_number(item)}")
+    return found
 
 
-def _no_number(x: Sequence[Any], item: Any) -> TypeError:
-    told = f"x: this {type(x).__name__} holds items of type {type_name(item)}, which are no numbers"
+def _no_number(item: Any) -> str:
+    """What to say about a list or an array that holds this item."""
+    told = f"holds items of type {type_name(item)}, which are no numbers"
+    if isinstance(item, (str, bytes)):
+        return f"{told}: {reprlib.repr(item)}"
     how = cure(item, "v")
-    if how is not None:
-        how = "np.ma.stack(x)" if isinstance(item, np.ma.MaskedArray) else f"[{how} for v in x]"
-        told += f"; make one array of them first, by their own library, or try {how}"
-    return TypeError(told)
+    if how is None:
+        return told
+    if isinstance(item, np.ma.MaskedArray):
+        how = "np.ma.stack(v) in place of each list v of them"
+    elif how == "jax.numpy.asarray(v)":  # JAX makes an array of a list of these as well
+        how = "jax.numpy.asarray(x)"
+    else:
+        how = f"{how} in place of each item v"
+    return f"{told}; make one array of them first, by their own library, or try {how}"
 
 
 def _ragged(x: Sequence[Any]) -> str | None:
@@ -158,9 +212,7 @@ def _ragged(x: Sequence[Any]) -> str | None:
 
 
 def _length(row: Any) -> int | None:
-    if isinstance(row, (list, tuple)) or (isinstance(row, np.ndarray) and row.ndim):
-        return len(row)
-    return None
+    return len(row) if isinstance(row, (list, tuple)) or getattr(row, "ndim", False) else None
 
 
 def _told(row: Any) -> str:

@@ -46,7 +46,9 @@ NAMES = tuple(row.name for row in ROWS)
 
 # The class whose instances belong to a library, by its name in the library's module.
 ARRAYS = {"jax": "Array"}
-ACCEPTED_ARRAYS = ", ".join(["numpy.ndarray", *(f"{k}.{v}" for k, v in ARRAYS.items())])
+ACCEPTED_ARRAYS = ", ".join(
+    ["numpy.ndarray", *(f"{k}.{v}" for k, v in ARRAYS.items()), "BCOO and BCSR"]
+)
 
 
 # ``(x, y, norms, eps, axis, ordered, nan)``: unit vectors into `y`, NaN for zero vectors if `nan`,
@@ -310,7 +312,7 @@ def carry(x: Any, source: str, target: str, *, back_to: Any = None, look: bool =
     if target == "numpy":
         return host
     if (why := home(target).unsupported(host, host.dtype)) is not None:
-        raise TypeError(f"x: {target} cannot hold dtype {host.dtype}: {why}")
+        raise TypeError(f"x: {target} cannot hold {_contract.name(host.dtype)}: {why}")
     return host if look else home(target).from_numpy(host, back_to)
 
 
@@ -320,15 +322,16 @@ def select(
     axes: tuple[int, ...],
     result: np.dtype[Any],
     name: str | None,
+    own: np.dtype[Any] | None = None,
     look: bool = False,
 ) -> tuple[Row, Backend, str]:
-    """The backend for `x`, and why: the one named, or the first that can. For who will only `look`,
-    the one that a call would get."""
+    """The backend for `x`, and why: the one named, or the first that can. `own` is what the result
+    would be without ``dtype=``. For who will only `look`, the one that a call would get."""
     if name is not None:
         found = load(name)
         why = found.unsupported(x, result)
         if why is not None:
-            raise TypeError(f"backend {name!r} cannot serve this input: {why}")
+            raise TypeError(_unserved(f"backend {name!r} cannot", found, x, result, own) + why)
         return row(name), found, "asked for by name"
     passed: list[str] = []
     for one in ROWS:
@@ -345,7 +348,16 @@ def select(
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
             passed.append(f"not {one.name}: {why}")
-    raise TypeError(f"x: no backend can serve it ({'; '.join(passed)})")
+    raise TypeError(_unserved("no backend can", found, x, result, own) + "; ".join(passed))
+
+
+def _unserved(
+    who: str, found: Backend, x: Any, result: np.dtype[Any], own: np.dtype[Any] | None
+) -> str:
+    """How a refusal begins: by the argument that it is about."""
+    if own is not None and own != result and found.unsupported(x, own) is None:
+        return f"dtype: {who} give {_contract.name(result)}: "
+    return f"x: {who} serve this input: "
 
 
 def find_short(

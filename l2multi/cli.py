@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["normalize", "missing.npy", "unit.npy"])
     1
     """
-    arguments = _parser().parse_args(_join_axis(sys.argv[1:] if argv is None else argv))
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(_join_axis(sys.argv[1:] if argv is None else argv))
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         with _terminable():
             return int(arguments.run(arguments) or 0)
@@ -65,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         "OUT.npy is replaced only when the result is complete.",
         allow_abbrev=False,
     )
-    normalize.add_argument("source", metavar="IN.npy")
-    normalize.add_argument("target", metavar="OUT.npy")
+    normalize.add_argument("source", metavar="IN.npy", type=_path)
+    normalize.add_argument("target", metavar="OUT.npy", type=_path)
     normalize.add_argument(
         "--axis",
         type=_axis,
@@ -80,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype-in",
         choices=tuple(NAMELESS),
         metavar="DTYPE",
-        help="what the bytes of IN.npy are, such as bfloat16: numpy.save calls them V2, V1 or f1",
+        help="what the bytes of IN.npy are, such as bfloat16, float8_e5m2 or int4 (one in each "
+        "byte): numpy.save calls them V2, V1 or f1",
     )
     normalize.add_argument(
         "--eps", type=float, default=0.0, help="the least number that vectors are divided by: 0"
@@ -101,11 +105,21 @@ def _parser() -> argparse.ArgumentParser:
         "--backend", choices=_registry.NAMES, help="by default $L2MULTI_BACKEND, or the best"
     )
     normalize.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    normalize.set_defaults(run=_normalize)
+    normalize.set_defaults(run=_normalize, parser=normalize)
 
     versions = commands.add_parser("versions", help="print what is installed and usable")
-    versions.set_defaults(run=lambda arguments: l2multi.show_versions())
+    versions.set_defaults(run=lambda arguments: l2multi.show_versions(), parser=versions)
     return parser
+
+
+def _path(text: str) -> str:
+    """The value of ``IN.npy`` and ``OUT.npy``."""
+    if text == "-":
+        raise argparse.ArgumentTypeError(
+            "expected the path of a file, which is memory-mapped: standard input and output cannot "
+            "be; a file called - is ./-"
+        )
+    return text
 
 
 def _axis(text: str) -> int | tuple[int, ...] | None:
@@ -122,11 +136,15 @@ def _axis(text: str) -> int | tuple[int, ...] | None:
 
 
 def _join_axis(argv: Sequence[str]) -> list[str]:
-    """``--axis -2,-1`` as ``--axis=-2,-1``: argparse takes the former for an unknown option."""
+    """``--axis -2,-1`` as ``--axis=-2,-1``: argparse takes the former for an unknown option. And
+    ``--axis 0 1`` as ``--axis=0 1``, which is refused: argparse takes the 1 for a file."""
     joined = list(argv)
     if "--axis" in joined[:-1]:
         at = joined.index("--axis")
-        joined[at : at + 2] = [f"--axis={joined[at + 1]}"]
+        end = at + 2
+        while end < len(joined) and re.fullmatch(r"-?\d[\d,]*", joined[end]):
+            end += 1
+        joined[at:end] = [f"--axis={' '.join(joined[at + 1 : end])}"]
     return joined
 
 
@@ -226,6 +244,7 @@ def _one_line(error: BaseException) -> str:
         named = "" if error.filename is None else f": {error.filename!r}"
         message = f"{error.strerror}{named}"
     message = " ".join(message.split()) or type(error).__name__
+    message = message.replace("axis=None", "axis=all")
     message = re.sub(rf"^({'|'.join(_FILES)})(?=: )", lambda found: _FILES[found[1]], message)
     return re.sub(
         rf"^({_OPTIONS})(?=: )|(?<= )({_OPTIONS})=",

@@ -125,7 +125,8 @@ def normalize_npy(
     dtype_in : dtype, optional
         The dtype of ml_dtypes, such as "bfloat16", that the bytes of `source` are. ``numpy.save``
         does not name those (it writes ``V2``, ``V1`` or ``f1``); integers of the same size are
-        taken for their bytes too. The result of bfloat16 and float8 needs a `dtype`.
+        taken for their bytes too. Of int2 and int4 there is one in each byte, whose low bits count.
+        The result of bfloat16 and float8 needs a `dtype`.
     eps : float, default 0.0
         As for `normalize`.
     zero : {"keep", "nan", "raise"}, default "keep"
@@ -213,7 +214,10 @@ def _told(what: str, path: str) -> Iterator[None]:
 def _open(path: str, dtype_in: np.dtype[Any] | None) -> Array:
     """The array of a ``.npy`` file, mapped, its bytes taken for `dtype_in` if given."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: a pipe would wait for data
-        raise ValueError(f"source: expected a .npy file, got {path!r}, which is not a file")
+        raise ValueError(
+            f"source: expected a .npy file, got {path!r}, which is not a file (what "
+            "comes through a pipe has to be saved to one first, for files are memory-mapped)"
+        )
     with open(path, "rb") as file:
         return _map(file, path, dtype_in)
 
@@ -339,7 +343,9 @@ def _check_target(source: str, target: str) -> str:
         raise ValueError(f"target: expected another file than the one to read, got {target!r}")
     # What /dev/stdout leads to may be a pipe, or have no name any more.
     if not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
-        raise ValueError(f"target: expected a file, got {target!r}, which is not one")
+        raise ValueError(
+            f"target: expected a file, got {target!r}, which is not one; files are memory-mapped"
+        )
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", target)
     return path
@@ -470,11 +476,7 @@ class _Met:
     def refuse(self, error: type[ValueError], what: str, vectors: int) -> None:
         """Raise if there are any."""
         if self.count:
-            position = self.first[0] if len(self.first) == 1 else self.first
-            raise error(
-                f"source: {what} in {self.count} of {vectors} vectors, the first at position "
-                f"{position} of the batch"
-            )
+            raise error(_contract.met(f"source: {what}", self.count, vectors, self.first))
 
 
 def _scale(

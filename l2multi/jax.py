@@ -48,7 +48,10 @@ def normalize(
     Parameters
     ----------
     x : array_like, shape (..., n)
-        The vectors or, with `axis_name`, this device's part of them; not None along `axis`.
+        The vectors or, with `axis_name`, this device's part of them. Lists may hold JAX arrays,
+        and lists and numbers get JAX's default dtype. NumPy arrays keep theirs or are refused:
+        float64 needs x64, and masked arrays are for `l2multi.normalize`. BCOO and BCSR are served
+        as by `l2multi.normalize`, and cannot have an `axis_name`.
     axis : int, tuple of ints or None, default -1
         The axis or axes of `x` over which a vector extends; None means all.
     axis_name : str or sequence of str, optional
@@ -61,7 +64,8 @@ def normalize(
     eps : float, default 0.0
         A lower bound of the divisor.
     zero : {"keep", "nan", "raise"}, default "keep"
-        What becomes of a zero vector. "raise" needs values, and no `axis_name`.
+        What becomes of a zero vector. "raise" needs values, so it is refused under tracing and
+        with an `axis_name`.
     dtype : dtype, optional
         The floating dtype of the result, complex for complex input.
     return_norm : bool, default False
@@ -69,7 +73,7 @@ def normalize(
 
     Returns
     -------
-    jax.Array, shape (..., n)
+    jax.Array, BCOO or BCSR, shape (..., n)
         The unit vectors, or this device's part of them, in the dtype of `x` if it is a floating
         one, else JAX's default float.
     jax.Array, shape (...)
@@ -110,7 +114,9 @@ def normalize(
     eps = _api.size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     if zero == "raise":
-        raise TypeError('zero="raise" needs values; with axis_name= there are none: use "keep"')
+        raise TypeError(
+            'zero="raise" needs values; with axis_name= there are none: use zero="keep" or "nan"'
+        )
     call = _api.enter(x, axis, dtype, "jax", False)
     norm_dtype = call.norm.name if return_norm else ""
     y, norms = functions.normalize(
@@ -171,27 +177,42 @@ def norm(
     return norms
 
 
-def _array(x: Any) -> jax.Array:
-    if isinstance(x, np.ndarray):
-        x = _inputs.base("x", x)
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError("x: JAX has no masked arrays; l2multi.normalize and norm take them")
-        x = _registry.carry(x, "numpy", "jax")  # float64 does not become float32 in silence
-    return jnp.asarray(x)
+def _array(x: Any) -> Any:
+    """`x` as a JAX array, or a sparse one. NumPy arrays keep their dtype or are refused; lists and
+    numbers get JAX's default, as from its own functions."""
+    if isinstance(x, jax.Array) or hasattr(type(x), "__jax_array__"):
+        return jnp.asarray(x)
+    keeps = isinstance(x, (np.ndarray, np.generic))
+    if isinstance(x, (list, tuple)):
+        x = _inputs.stacked(x, jax.Array, jnp.asarray)
+    x, library = _api.adopt(x)
+    if library == "jax":
+        return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError("x: JAX has no masked arrays; l2multi.normalize and norm take them")
+    result = _api.rule_of(x).result
+    if not keeps and result in (np.float64, np.complex128):
+        x = x.astype(functions.canonical(result))
+    return _registry.carry(x, "numpy", "jax")
 
 
 def _names(axis_name: AxisName, x: jax.Array) -> tuple[str, ...]:
     """The axes of the mesh over which `x` is split."""
     if axis_name is None:
         return ()
+    if _registry.sparse(x) is not None:
+        raise TypeError(f"axis_name: sparse arrays can have None only, got {axis_name!r}")
     names = (axis_name,) if isinstance(axis_name, str) else axis_name
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"axis_name: expected a str or a sequence of str, got {axis_name!r}")
     for name in names:
         try:
             index = jax.lax.axis_index(name)
-        except NameError as error:
-            raise NameError(f"axis_name: {error}") from None
+        except NameError:
+            raise NameError(
+                f"axis_name: {name!r} is not bound here: the call is not inside a jax.shard_map "
+                f"over a mesh with that axis, nor inside jax.vmap(..., axis_name={name!r})"
+            ) from None
         # Where JAX keeps account of what varies, the index along an axis varies over it.
         if name in _varying(index) and name not in _varying(x):
             raise ValueError(

@@ -5,6 +5,7 @@ import contextvars
 import importlib
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -447,6 +448,101 @@ def test_jax_functions_refuse_masks(backend):
             function(x)
 
 
+@pytest.mark.only("traced")
+@pytest.mark.parametrize(
+    "x",
+    [
+        *(None, "34", b"34", object(), {3: 4}, range(3), 2**70, slice(3)),
+        *([2**70], [[1, 2], [3]], [[1, "a"]], [None, 1], [X, X[:1]], np.array(["a"])),
+        *(np.array([1, "a"], object), np.array([[3], None], object), np.array(["2020"], "M8[D]")),
+        *(memoryview(X), {3, 4}),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_jax_functions_refuse_what_normalize_refuses(backend, x):
+    """In the same words: not as JAX does, and not by taking what may live elsewhere."""
+    own = importlib.import_module("l2multi.jax")
+    with pytest.raises((TypeError, ValueError), match=r"^x: ") as info:
+        l2.normalize(x)
+    for function in (own.normalize, own.norm):
+        with pytest.raises(type(info.value)) as told:
+            function(x)
+        assert str(told.value) == str(info.value)
+
+
+@pytest.mark.only("traced")
+def test_jax_functions_take_lists(backend):
+    """Of numbers, as JAX has their dtypes, and of JAX arrays and numbers; tensors are refused."""
+    jax, own = backend.jax, importlib.import_module("l2multi.jax")
+    three = jax.numpy.float32(3)
+    for x in ([3, 4], [3.0, 4], [three, 4.0], [2**63, 0], [3 * 2**40, 2**42], [True, False]):
+        assert own.norm([x, x]).shape == (2,)
+        y = own.normalize(x)
+        assert isinstance(y, jax.Array)
+        assert y.dtype == np.float32
+        np.testing.assert_allclose(y, l2.normalize(np.array(x, "f4")), rtol=1e-6)
+    assert own.norm([3j, 4]) == own.norm(5, None) == 5
+    assert own.normalize([np.float16(3), np.float16(4)]).dtype == np.float16
+    y = jax.jit(lambda a: own.normalize([[a, 4.0], (a, a)]))(3.0)
+    np.testing.assert_allclose(y, l2.normalize([[3, 4], [3, 3]]), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^x: .*ragged: row x\[1\] has length 3, row x\[0\] has"):
+        own.norm([jax.numpy.ones(2), jax.numpy.ones(3)])
+    with pytest.raises(TypeError, match=r"^x: this list .*'a'"):
+        own.norm([three, "a"])
+    with pytest.raises(TypeError, match=r"^x: .*float64 needs x64"):
+        own.norm(np.float64(3), None)
+    tensor = type("Tensor", (), dict.fromkeys(("numpy", "__array__", "__dlpack__")))()
+    for x in (tensor, [tensor], [three, tensor]):
+        with pytest.raises(TypeError, match=r"^x: .*Tensor.*try .\.numpy\(\)"):
+            own.normalize(x)
+
+
+@pytest.mark.only("traced")
+def test_jax_functions_take_sparse_arrays(backend):
+    """As `normalize` does; but these cannot be split."""
+    own = importlib.import_module("l2multi.jax")
+    sparse = importlib.import_module("jax.experimental.sparse")
+    for kind in (sparse.BCOO, sparse.BCSR):
+        dense = backend.jax.numpy.array([[3.0, 4.0], [0.0, 0.0]])
+        x, many = kind.fromdense(dense), kind.fromdense(dense[None], n_batch=1)
+        with pytest.raises(TypeError, match=r"^x: .* batch .*\(jax\.vmap takes them off\)"):
+            own.norm(many)
+        assert backend.jax.vmap(own.norm)(many).tolist() == [[5, 0]]
+        assert own.norm(x).tolist() == [5, 0]
+        assert type(own.normalize(x)) is kind
+        for function in (own.normalize, own.norm):
+            with pytest.raises(TypeError, match=r"^axis_name: sparse arrays .* got 'i'"):
+                function(x, axis_name="i")
+
+
+@pytest.mark.only("traced")
+def test_a_dtype_that_jax_has_not(backend):
+    """It is `dtype` that is refused, not `x`; and what is said works."""
+    jax, own = backend.jax, importlib.import_module("l2multi.jax")
+    x = jax.numpy.ones(3)
+    for function, keywords in ((l2.norm, {}), (l2.normalize, {}), (l2.norm, {"backend": "jax"})):
+        told = "^dtype: .* give float64: .*float64 needs x64: JAX_ENABLE_X64=1 .*enable_x64"
+        with pytest.raises(TypeError, match=told):
+            function(x, dtype="float64", **keywords)
+        with pytest.raises(TypeError, match=r"^dtype: .* give longdouble .*JAX has no longdouble"):
+            function(x, dtype=np.longdouble, **keywords)
+    with pytest.raises(TypeError, match=r"^dtype: "):
+        own.norm(x, dtype="float64")
+    with jax.enable_x64(True):
+        assert l2.norm(x, dtype="float64").dtype == np.float64
+
+
+def test_a_single_vector_has_no_position():
+    """Nor has its error, whose class is the one that users import."""
+    with pytest.raises(l2.ZeroVectorError, match=r"^x: zero norm in the only vector$") as info:
+        l2.normalize(np.zeros((2, 3)), None, zero="raise")
+    assert str(info.type) == "<class 'l2multi.ZeroVectorError'>"
+    with pytest.raises(l2.NonFiniteError, match=r"^x: inf or NaN in the only vector$") as info:
+        l2.norm([np.nan, 1.0], nonfinite="raise")
+    assert str(info.type) == "<class 'l2multi.NonFiniteError'>"
+    assert pickle.loads(pickle.dumps(info.value)).args == info.value.args
+
+
 def test_axis_name():
     """It is for `l2multi.jax`, and that is said."""
     for name in ("normalize", "norm"):
@@ -498,6 +594,7 @@ def test_names_of_dtypes_of_ml_dtypes():
 def test_refusals_under_tracing(backend):
     """Policies that need values are refused when the function is traced."""
     x = backend.array(X.astype("f4"))
-    for keywords in ({"zero": "raise"}, {"nonfinite": "raise"}):
-        with pytest.raises(TypeError, match="trac"):
-            backend.jax.jit(lambda a, k=keywords: l2.normalize(a, **k))(x)
+    for given, other in (("zero", "nonfinite"), ("nonfinite", "zero")):
+        with pytest.raises(TypeError, match=f'^{given}="raise".* trac.*: use {given}=') as info:
+            backend.jax.jit(lambda a, k=given: l2.normalize(a, **{k: "raise"}))(x)
+        assert other not in str(info.value)

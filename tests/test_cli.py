@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, how it ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,42 @@ def test_dtype_in_eps_and_nonfinite(capsys):
     np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x, dtype="float32", eps=1))
 
 
+@pytest.mark.parametrize("name", ["int2", "uint2", "int4", "uint4"])
+def test_integers_of_a_few_bits(name, capsys):
+    """One in each byte, whose low bits count, whatever numpy.save calls it."""
+    x = np.array([[1, -2], [-1, 0]]).astype(name)
+    np.save("in.npy", x)
+    assert "such as --dtype-in float8_e4m3fn" in refused(capsys, "normalize", "in.npy", "out.npy")
+    for wide in (x, x.view("i1") ^ -64):
+        np.save("in.npy", wide)
+        assert main(["normalize", "in.npy", "out.npy", "--dtype-in", name, "--quiet"]) == 0
+        np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x))
+
+
+def test_what_refusals_say_works():
+    """The file of a number, and one called as standard output is."""
+    np.save("in.npy", -3.0)
+    assert main(["normalize", "in.npy", "./-", "--axis", "all", "--quiet"]) == 0
+    assert np.load("-") == -1
+
+
+@pytest.mark.only("immutable")
+def test_jax_without_x64(backend, capsys, monkeypatch):
+    """What is said works on the command line."""
+    np.save("in.npy", np.ones((3, 4)))
+    command = ("normalize", "in.npy", "out.npy", "--backend", "jax")
+    for more, about in (((), "IN.npy"), (("--dtype", "longdouble"), "IN.npy")):
+        message = refused(capsys, *command, *more)
+        assert message.startswith(f"{about}: jax cannot hold float64: ")
+        assert "JAX_ENABLE_X64=1 in the environment" in message
+    np.save("in.npy", np.ones((3, 4), "f4"))
+    message = refused(capsys, *command, "--dtype", "float64")
+    assert message.startswith("--dtype: backend 'jax' cannot give float64: float64 needs x64: JAX_")
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    assert run(*command, "--dtype", "float64", "--quiet").returncode == 0
+    assert np.load("out.npy").dtype == np.float64
+
+
 def test_no_vectors(capsys):
     np.save("in.npy", np.ones((0, 3)))
     assert main(["normalize", "in.npy", "out.npy"]) == 0
@@ -120,12 +157,18 @@ def test_no_vectors(capsys):
     assert (lines["vectors"], lines["smallest norm"], lines["largest norm"]) == ("0", "-", "-")
 
 
-def test_versions(capsys):
+def test_versions(capsys, monkeypatch):
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["--version"])
     assert capsys.readouterr().out == f"l2multi {l2.__version__}\n"
+    monkeypatch.setenv("L2MULTI_BACKEND", "abacus")
+    monkeypatch.setenv("L2MULTI_JAX_KERNELS", "off")
     assert main(["versions"]) == 0
-    assert capsys.readouterr().out.startswith("l2multi ")
+    out = capsys.readouterr().out
+    assert out.startswith("l2multi ")
+    known = ", ".join(l2._registry.NAMES)
+    assert re.search(rf"^\$L2MULTI_BACKEND +abacus: unknown, .*; known are {known}$", out, re.M)
+    assert re.search(r"^\$L2MULTI_JAX_KERNELS +off: unknown, .*counts as 1", out, re.M)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +181,14 @@ def test_versions(capsys):
         ("normalize in.npy out.npy --axis", "argument --axis: expected one argument"),
         ("normalize in.npy out.npy --axis x", "argument --axis: expected an int, ints with commas"),
         ("normalize in.npy out.npy --axis 0,", "argument --axis: expected an int, ints with"),
+        ("normalize in.npy out.npy --axis 0 1", "ints with commas, or all, got '0 1' (try: "),
+        ("normalize --axis -2 -1 in.npy out.npy", "ints with commas, or all, got '-2 -1' (try: "),
+        ("normalize in.npy out.npy --axes 0", "--axes 0 (try: l2multi normalize --help)"),
+        ("normalize in.npy out.npy more", "arguments: more (try: l2multi normalize --help)"),
+        ("versions more", "arguments: more (try: l2multi versions --help)"),
+        ("normalize - out.npy", "argument IN.npy: expected the path of a file, which is memory"),
+        ("normalize in.npy -", "argument OUT.npy: expected the path of a file, which is memory"),
+        ("normalize in.npy -", "a file called - is ./- (try: l2multi normalize --help)"),
         ("normalize in.npy out.npy --zero no", "argument --zero: invalid choice: 'no'"),
         ("normalize in.npy out.npy --backend no", "argument --backend: invalid choice: 'no'"),
         ("normalize in.npy out.npy --nonfinite no", "argument --nonfinite: invalid choice: 'no'"),
@@ -155,6 +206,7 @@ def test_usage(capsys, arguments, message):
     [
         ("none.npy out.npy", "IN.npy: No such file or directory: 'none.npy'"),
         (". out.npy", "IN.npy: expected a .npy file, got '.', which is not a file"),
+        (". out.npy", "a pipe has to be saved to one first"),
         ("text.npy out.npy", "IN.npy: expected a .npy file, got 'text.npy'"),
         ("short.npy out.npy", "IN.npy: expected a complete .npy file of numbers"),
         ("archive.npz out.npy", "which is an archive (.npz)"),
@@ -167,11 +219,13 @@ def test_usage(capsys, arguments, message):
         ("in.npy .", "OUT.npy: expected a file, got '.'"),
         ("in.npy none/out.npy", "OUT.npy: its directory does not exist: 'none/out.npy'"),
         ("in.npy out.npy --axis 7", "--axis: axis 7 is out of bounds"),
+        ("number.npy out.npy", "--axis: a number has no axes, try --axis all: axis -1 is out of"),
         ("in.npy out.npy --eps -1", "--eps: expected a non-negative number"),
         ("in.npy out.npy --dtype int8", "--dtype: expected a real floating dtype"),
         ("in.npy out.npy --dtype bfloat16", "--dtype: bfloat16 has no name in a .npy file"),
         ("in.npy out.npy --zero raise", "IN.npy: zero norm in 1 of 3 vectors, the first at posi"),
-        ("nan.npy out.npy --nonfinite raise", "IN.npy: inf or NaN in 1 of 1 vectors, the first"),
+        ("nan.npy out.npy --nonfinite raise", "IN.npy: inf or NaN in the only vector"),
+        ("nan.npy out.npy --eps 1 --nonfinite raise --axis all", "IN.npy: inf or NaN in the only"),
     ],
 )
 def test_refusal(capsys, arguments, message):
@@ -182,6 +236,7 @@ def test_refusal(capsys, arguments, message):
     Path("short.npy").write_bytes(Path("in.npy").read_bytes()[:-1])
     Path("out.npy").write_bytes(BEFORE)
     np.save("nan.npy", [np.nan])
+    np.save("number.npy", 3.0)
     before = {path.name: path.read_bytes() for path in Path().iterdir()}
     assert message in refused(capsys, "normalize", *arguments.split())
     assert {path.name: path.read_bytes() for path in Path().iterdir()} == before

@@ -60,7 +60,9 @@ def test_dtype_argument(backend, dtype):
 def test_wrong_dtype_argument(backend, x, asked):
     """Complex for real, real for complex, or no floating dtype at all."""
     for function, wrong in ((l2.normalize, asked), (l2.norm, "c8")):
-        with backend.scope(), pytest.raises(TypeError, match=r"^dtype: "):
+        complex_ = x.dtype.kind == "c" and function is l2.normalize
+        told = "a complex .*, as x is" if complex_ else "a real .*, as x or the norm is"
+        with backend.scope(), pytest.raises(TypeError, match=rf"^dtype: expected {told}.*, got "):
             function(x, dtype=wrong, backend=backend.name)
 
 
@@ -86,6 +88,7 @@ def test_unsupported_dtypes(backend, dtype_):
         with backend.scope(), pytest.raises(TypeError, match=r"^x: dtype .*accepted") as info:
             function(x, backend=backend.name)
         assert str(x.dtype) in str(info.value)
+        assert "float8_e4m3fn, " in str(info.value)  # not all there are
 
 
 @direct
@@ -99,8 +102,12 @@ def test_longdouble(backend, dtype_):
             if backend.why_not(dtype_) is None:
                 assert l2.normalize(**keywords, backend=backend.name).dtype == dtype_
                 continue
-            with pytest.raises(TypeError, match=f"{backend.name}.*long|{dtype_}"):
+            argument = "x" if keywords["x"] is x else "dtype"
+            with pytest.raises(TypeError, match=f"^{argument}: .*{backend.name}.*(long|{dtype_})"):
                 l2.normalize(**keywords, backend=backend.name)
+    if dtype_ != double.dtype:
+        with pytest.raises(TypeError, match=r"^out: expected dtype .*, got c?longdouble"):
+            l2.normalize(double, out=x)
 
 
 @direct
@@ -157,12 +164,23 @@ def offering(*names, **attributes):
     return type("Foreign", (), {**methods, **attributes})()
 
 
+def tensor(dtype="float32", layout="strided", **attributes):
+    """One that says of itself what PyTorch's say."""
+    attributes = {"dtype": f"torch.{dtype}", "layout": f"torch.{layout}", **attributes}
+    return offering("numpy", "__array__", "resolve_conj", **attributes)
+
+
 @pytest.mark.parametrize(
     ("x", "cure"),
     [
         (offering("to_numpy", "__array__"), "x.to_numpy()"),
         (offering("numpy", "__array__", device="cpu"), "x.numpy()"),
-        (offering("numpy", requires_grad=True, device="cuda:0"), "x.detach().cpu().numpy()"),
+        (tensor(requires_grad=True, device="cuda:0"), "x.numpy(force=True)"),
+        (tensor("bfloat16"), "x.float().numpy(force=True)"),
+        (tensor("float8_e5m2", "sparse_coo"), "x.to_dense().float().numpy(force=True)"),
+        (tensor("complex32"), "x.cfloat().numpy(force=True)"),
+        (tensor("qint8", is_quantized=True), "x.dequantize().numpy(force=True)"),
+        (tensor("uint16", "_mkldnn"), "x.to_dense().numpy(force=True)"),
         (offering("toarray"), "x.toarray()"),
         (offering("__array__", magnitude=3, units="m"), "x.magnitude"),
         (offering("__array__", "__jax_array__"), "jax.numpy.asarray(x)"),
@@ -177,18 +195,34 @@ def offering(*names, **attributes):
         ({3, 4}, "list(x)"),
         (iter([3]), "list(x)"),
         (fractions.Fraction(3), "float(x)"),
-        (np.array([[3, 4], None], object)[:1], "np.stack(x) for an array of arrays"),
+        (np.array([[3, 4], None], object)[:1], "x.tolist()"),
+        (np.array([[3, 2.5], [3, 2**70]], object), "np.asarray(x, float)"),
+        (np.ma.MaskedArray([3, None], [0, 1], object), "x.astype(float)"),
+        (np.array([3j, 2**70]), "np.asarray(x, complex)"),
+        ([2**70, 1], "np.asarray(x, float)"),
+        (((2**70,), (1j,)), "np.asarray(x, complex)"),
+        (2**70, "np.asarray(x, float)"),
     ],
     ids=lambda v: v if isinstance(v, str) else type(v).__name__,
 )
 def test_cures(x, cure):
-    """A type that is not supported is told what to do, by what it offers."""
+    """A type that is not supported is told what to do, by what it offers; and that works."""
     for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
-        with pytest.raises(TypeError, match=rf"^x: .*accepted.*; try .*{re.escape(cure)}$"):
+        with pytest.raises(TypeError, match=rf"^x: .*accepted.*; try {re.escape(cure)}$"):
             function(x)
+    if type(x).__name__ != "Foreign":
+        assert l2.norm(eval(cure, {"np": np, "x": x}), None) > 0
 
 
-@pytest.mark.parametrize("x", [None, "34", b"34", object()])
+def test_a_number_has_no_axes():
+    """What is said then works too."""
+    told = r"^axis: a number has no axes, try axis=None: axis -1"
+    with pytest.raises(np.exceptions.AxisError, match=told):
+        l2.norm(-3.0)
+    assert l2.norm(-3.0, axis=None) == 3
+
+
+@pytest.mark.parametrize("x", [None, "34", b"34", object(), tensor(is_meta=True)])
 def test_nothing_is_told_that_does_not_help(x):
     with pytest.raises(TypeError, match=r"numbers$"):
         l2.normalize(x)
@@ -221,13 +255,17 @@ def test_ragged(x, told):
 @pytest.mark.parametrize(
     ("item", "how"),
     [
-        (np.ma.MaskedArray([3.0, 4.0], [0, 1]), "np.ma.stack(x)"),
-        (offering("__array__", "to_numpy"), "[v.to_numpy() for v in x]"),
-        (offering("__array__", magnitude=3, units="m"), "[v.magnitude for v in x]"),
-        (offering("__jax_array__"), "[jax.numpy.asarray(v) for v in x]"),
-        (offering("todense"), "[v.todense() for v in x]"),
-        (fractions.Fraction(3), "[float(v) for v in x]"),
+        (np.ma.MaskedArray([3.0, 4.0], [0, 1]), "np.ma.stack(v) in place of each list v of them"),
+        (offering("__array__", "to_numpy"), "v.to_numpy() in place of each item v"),
+        (offering("__array__", magnitude=3, units="m"), "v.magnitude in place of each item v"),
+        (tensor("bfloat16"), "v.float().numpy(force=True) in place of each item v"),
+        (offering("__jax_array__"), "jax.numpy.asarray(x)"),
+        (offering("todense"), "v.todense() in place of each item v"),
+        (fractions.Fraction(3), "float(v) in place of each item v"),
         (None, "are no numbers"),
+        ("a", "are no numbers: 'a'"),
+        (b"a", "are no numbers: b'a'"),
+        (np.str_("a"), "are no numbers: np.str_('a')"),
     ],
 )
 def test_lists_of_arrays_that_are_not_base_arrays(nest, item, how):
@@ -237,13 +275,46 @@ def test_lists_of_arrays_that_are_not_base_arrays(nest, item, how):
         l2.normalize(nest(item))
 
 
+def test_what_is_told_of_lists_works():
+    """At any depth."""
+    half, m = fractions.Fraction(1, 2), np.ma.MaskedArray([3.0, 4.0], [0, 1])
+    assert l2.norm([[float(half)], [float(half)]]).tolist() == [0.5, 0.5]
+    rows = [np.ma.stack(v) for v in ([m], [m])]
+    with pytest.raises(TypeError, match=r"np\.ma\.stack\(v\)"):
+        l2.norm(rows)
+    assert l2.norm(np.ma.stack(rows)).tolist() == [[3], [3]]
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (np.array(["3", "a"], object), "it holds items of type builtins.str, which .*: '3'"),
+        (np.array([3, "a"], object), "it holds items of type builtins.str, which .*: 'a'"),
+        (np.array([3, None]), "it holds items of type builtins.NoneType, which are no numbers"),
+        (np.array(None), "it holds items of type builtins.NoneType, which are no numbers"),
+        (
+            np.array([3, fractions.Fraction(3)]),
+            r"it holds items of type fractions.Fraction, .* float\(v\) in place of each item v",
+        ),
+    ],
+    ids=str,
+)
+def test_objects_that_are_no_numbers(x, told):
+    """An array of them names the first."""
+    for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
+        with pytest.raises(TypeError, match=f"^x: dtype object is .*accepted are .*; {told}$"):
+            function(x)
+
+
 @pytest.mark.only("immutable")
 def test_lists_of_jax_arrays(backend):
     """They are not moved to the host in silence; nor are traced ones JAX's to refuse."""
-    x = backend.array(np.ones(2, "f4"))
-    for function in (l2.normalize, backend.jax.jit(l2.normalize)):
+    jax, x = backend.jax, backend.array(np.ones(2, "f4"))
+    for function in (l2.normalize, jax.jit(l2.normalize)):
         with pytest.raises(TypeError, match=r"^x: this list holds items of type jax"):
             function([x, x])
+    assert l2.norm([np.asarray(v) for v in [x, x]]).shape == (2,)
+    assert jax.jit(lambda x: l2.norm(jax.numpy.asarray(x)))([x, x]).shape == (2,)
 
 
 @direct

@@ -185,5 +185,6 @@ def _unfit(dtype: np.dtype[Any]) -> str | None:
     if _contract.rule(native).norm == np.longdouble != np.float64:
         return "JAX has no longdouble"
     if functions.canonical(native) != native:
-        return f"{native} needs x64, e.g. inside `with jax.enable_x64(True)`"
+        how = "JAX_ENABLE_X64=1 in the environment, or `with jax.enable_x64(True)`"
+        return f"{native} needs x64: {how}"
     return None

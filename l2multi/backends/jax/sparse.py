@@ -38,8 +38,8 @@ def check(x: BCOO | BCSR, axis: Any) -> None:
     """Refuse what cannot be served."""
     if x.ndim != 2 or x.n_batch or x.n_dense:
         raise TypeError(
-            f"x: expected a sparse matrix without batch or dense dimensions, got shape {x.shape} "
-            f"with n_batch={x.n_batch}, n_dense={x.n_dense}"
+            "x: expected a sparse matrix without batch dimensions (jax.vmap takes them off) or "
+            f"dense ones, got shape {x.shape} with n_batch={x.n_batch}, n_dense={x.n_dense}"
         )
     if _contract.normalize_axes(axis, 2) != (1,):
         raise ValueError(f"axis: sparse arrays have vectors along axis -1 only, got {axis!r}")

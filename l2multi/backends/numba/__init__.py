@@ -154,7 +154,7 @@ def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
     """Why Numba cannot turn `x` into `result`, or None if it can."""
     for dtype in (x.dtype, result):
         if _contract.rule(dtype).wide != np.float64:
-            return f"Numba has no {dtype}"
+            return f"Numba has no {_contract.name(dtype)}"
     return None
 
 
@@ -261,7 +261,7 @@ def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> 
     """The name of the kernel and its number of threads."""
     fits = isinstance(out, np.ndarray) and out.shape == x.shape
     name = _way(x, axes, _pair(x.dtype, result), out if fits else None)
-    return f"compiled {name}", _threads_for(name, x, out if fits else None)
+    return f"compiled {name}", _threads_for(name, x, out if fits else None, lambda: True)
 
 
 def _way(x: Array, axes: tuple[int, ...], pair: _Pair, y: Array | None = None) -> str:
@@ -273,12 +273,16 @@ def _threads() -> int:
     return launch.threads(_ready_team)
 
 
-def _threads_for(name: str, x: Array, y: Array | None) -> int:
+def _threads_for(
+    name: str, x: Array, y: Array | None, ready: Callable[[], bool] | None = None
+) -> int:
     """How many threads this call uses at most."""
     alone = x.size < launch.PARALLEL
     if name == "columns" and y is not None and x.size <= launch.IN_PLACE:
         alone = alone or _address(x) == _address(y)
-    return 1 if alone and not launch.forced() else _threads()
+    if alone and not launch.forced():
+        return 1
+    return launch.threads(ready or _ready_team)
 
 
 def _ready_team() -> bool:
