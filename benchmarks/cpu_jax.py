@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=3.0, help="seconds a shape [3]")
     options = parser.parse_args(arguments)
     for work in ("rows", "turn"):  # nothing here shall wait for a compiler, nor do without
-        _registry.load("numba").for_xla(np.dtype("f4"), np.dtype("f4"), work, True)
+        _registry.load("numba").for_xla(np.dtype("f4"), np.dtype("f4"), work)
     common.keep_memory()
     lines = list(table(options.budget))
     options.directory.mkdir(parents=True, exist_ok=True)

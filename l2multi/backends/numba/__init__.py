@@ -250,6 +250,11 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | 
     return handler, number
 
 
+def busy() -> bool:
+    """Whether LLVM is being imported, for who measures."""
+    return loader.busy()
+
+
 def machine_code() -> dict[str, str]:
     """The assembly of the kernels linked by now, for who watches it; compiles each again."""
     from l2multi.backends.numba import build

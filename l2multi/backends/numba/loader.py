@@ -41,6 +41,11 @@ def started() -> bool:
     return bool(_engines)
 
 
+def busy() -> bool:
+    """Whether the thread is at work."""
+    return _thread is not None and _thread.is_alive()
+
+
 def workers() -> list[Unit]:
     """The units linked by now that are for kinds, so not the launchers."""
     return [unit for unit in _addresses if len(unit) > 1]
@@ -100,7 +105,7 @@ def link_soon(*units: Unit) -> bool:
         except RuntimeError:  # no more threads here, for now
             return False
         _thread = new
-    return _thread is not None and _thread.is_alive()
+    return busy()
 
 
 def _link_all(units: tuple[Unit, ...]) -> None:
