@@ -2,16 +2,19 @@
 
 import argparse
 import contextlib
+import importlib.util
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
+import numpy as np
+
 import l2multi
 from l2multi import _contract, _registry
 from l2multi.__main__ import interrupted
-from l2multi.files import NAMELESS, Report, normalize_npy
+from l2multi.files import NAMELESS, Report, ml_dtype, normalize_npy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,6 +110,22 @@ def _parser() -> argparse.ArgumentParser:
     normalize.add_argument("--quiet", action="store_true", help="print nothing but errors")
     normalize.set_defaults(run=_normalize, parser=normalize)
 
+    about = "compile and keep the kernels that did not come with the package"
+    warm = commands.add_parser(
+        "warm",
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}, so that no call has to.",
+        allow_abbrev=False,
+    )
+    warm.add_argument(
+        "--dtype",
+        action="append",
+        metavar="DTYPE",
+        help="of the input, such as float8_e4m3fn; may be given again; by default all",
+    )
+    warm.add_argument("--to", metavar="DTYPE", help="of the result; by default that of the input")
+    warm.set_defaults(run=_warm, parser=warm)
+
     versions = commands.add_parser("versions", help="print what is installed and usable")
     versions.set_defaults(run=lambda arguments: l2multi.show_versions(), parser=versions)
     return parser
@@ -146,6 +165,35 @@ def _join_axis(argv: Sequence[str]) -> list[str]:
             end += 1
         joined[at:end] = [f"--axis={' '.join(joined[at + 1 : end])}"]
     return joined
+
+
+# Complex numbers are pairs of floats to a kernel.
+_NUMPY_DTYPES = ("float16", "float32", "float64", "bool", *(f"int{b}" for b in (8, 16, 32, 64)))
+_NUMPY_DTYPES += tuple(f"uint{b}" for b in (8, 16, 32, 64))
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """A dtype by its name."""
+    if name in NAMELESS:
+        return ml_dtype("dtype", name)
+    try:
+        rule = _contract.rule(np.dtype(name))
+        if rule.wide != np.float64:
+            raise TypeError
+        return rule.native
+    except TypeError:
+        known = ", ".join((*_NUMPY_DTYPES, *NAMELESS))
+        raise TypeError(f"dtype: {name} is not supported; accepted are {known}") from None
+
+
+def _warm(arguments: argparse.Namespace) -> None:
+    """``l2multi warm``."""
+    numba: Any = _registry.load("numba")
+    every = (*_NUMPY_DTYPES, *(NAMELESS if importlib.util.find_spec("ml_dtypes") else ()))
+    dtypes = [_dtype(name) for name in arguments.dtype or every]
+    result = None if arguments.to is None else _contract.floating(arguments.to, complex_=False)
+    kernels, compiled = numba.warm(dtypes, result)
+    print(f"{kernels} kernels are ready, {compiled} of which were compiled now")
 
 
 def _normalize(arguments: argparse.Namespace) -> None:

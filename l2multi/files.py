@@ -178,7 +178,7 @@ def normalize_npy(
     start = time.perf_counter()
     source, target = os.fsdecode(source), os.fsdecode(target)
     with _told("source", source):
-        x = _open(source, None if dtype_in is None else _ml_dtype(dtype_in))
+        x = _open(source, None if dtype_in is None else ml_dtype("dtype_in", dtype_in))
     with _told("target", target):
         path = _check_target(source, target)
     axes = _contract.normalize_axes(axis, x.ndim)
@@ -314,16 +314,16 @@ def _dtype_of(descr: Any, dtype_in: np.dtype[Any] | None) -> np.dtype[Any]:
     return dtype
 
 
-def _ml_dtype(dtype: Any) -> np.dtype[Any]:
+def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:
     """A dtype of ml_dtypes, by itself or by its name."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", f"{dtype}")
     if name not in NAMELESS:
-        raise TypeError(f"dtype_in: expected one of {', '.join(NAMELESS)}, got {dtype!r}")
+        raise TypeError(f"{argument}: expected one of {', '.join(NAMELESS)}, got {dtype!r}")
     try:
         found: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            f"dtype_in: {name} needs ml_dtypes ({error}); try: pip install -U ml_dtypes"
+            f"{argument}: {name} needs ml_dtypes ({error}); try: pip install -U ml_dtypes"
         ) from None
     return found
 

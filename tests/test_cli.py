@@ -402,3 +402,19 @@ def test_report_that_cannot_be_printed(tmp_path):
     wanted = "l2multi: error: OUT.npy is complete, but not the report: No space left on device\n"
     assert done.stderr == wanted
     np.testing.assert_allclose(np.load(target), [[0.6, 0.8]])
+
+
+def test_warm(tmp_path, monkeypatch, capsys):
+    """It compiles what does not ship, and a later process finds it."""
+    command = [sys.executable, "-m", "l2multi", "warm", "--dtype", "float16", "--to", "float8_e5m2"]
+    environment = {**os.environ, "L2MULTI_CACHE_DIR": str(tmp_path)}
+    told = [
+        subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+        for _ in range(2)
+    ]
+    assert told == [f"8 kernels are ready, {n} of which were compiled now\n" for n in (8, 0)]
+    for wrong in ("longdouble", "str", "nothing"):
+        assert main(["warm", "--dtype", wrong]) == 1
+        assert f"--dtype: {wrong} is not supported; accepted are" in capsys.readouterr().err

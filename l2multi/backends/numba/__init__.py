@@ -8,7 +8,7 @@ import importlib.util
 import itertools
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,6 +248,19 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | 
     slots = dict(zip(_FOR_XLA[work].values(), workers, strict=True))
     launch.open_foreign(number, slots | sizes)
     return handler, number
+
+
+def warm(dtypes: Iterable[np.dtype[Any]], result: np.dtype[Any] | None) -> tuple[int, int]:
+    """Link all kernels for inputs of these dtypes, with results of `result` or of their own dtypes,
+    and compile and keep those that are not there: how many there are, and how many were compiled.
+    """
+    pairs = [_own(dtype) if result is None else _pair(dtype, result) for dtype in dtypes]
+    units = {pair.unit(name): None for pair in pairs for name in records.WAYS}
+    compiled = 0
+    for unit in units:
+        compiled += not loader.available(unit)
+        loader.address(unit)
+    return len(units), compiled
 
 
 def busy() -> bool:
