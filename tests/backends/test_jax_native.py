@@ -441,3 +441,64 @@ def test_helpers_hired_by_a_thread_of_xla():
         assert (l2.normalize(x, backend="numba") == want).all()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+
+
+GUARDED = """
+    import importlib, sys
+    import numpy as np, jax, jax.numpy as jnp
+    for name in {names!r}.split():
+        owner, _, attribute = name.rpartition(".")
+        def raises(*_, **__):
+            raise RuntimeError(f"{{name}} is not what it was")
+        importlib.import_module(owner)
+        if {gone}:
+            delattr(sys.modules[owner], attribute)
+        else:
+            setattr(sys.modules[owner], attribute, raises)
+    import l2multi as l2
+    x = np.random.default_rng(0).standard_normal((30, 50)).astype(np.float32)
+    a = jnp.asarray(x)
+    want, norms = l2.normalize(x, return_norm=True, backend="numpy")
+    for dtype in ("f4", "f2"):
+        for f in (l2.normalize, jax.jit(l2.normalize), jax.vmap(l2.normalize)):
+            got = f(a.astype(dtype)).astype("f4")
+            np.testing.assert_allclose(got, want, rtol=1e-6 if dtype == "f4" else 2e-3)
+        np.testing.assert_allclose(l2.norm(a.astype(dtype)), norms, rtol=1e-3)
+    np.testing.assert_allclose(jax.grad(lambda v: l2.norm(v).sum())(a), want, rtol=1e-5)
+    turn = jax.grad(lambda v: l2.normalize(v)[0, 0])(a)[0]
+    eye = np.eye(1, 50)[0]
+    np.testing.assert_allclose(turn, (eye - want[0] * want[0, 0]) / norms[0], atol=1e-6)
+    print("custom_call @l2multi_rows" in jax.jit(l2.normalize).lower(a).as_text())
+    l2.explain(a), l2.show_versions()
+    from l2multi.backends.numba import loader
+    for backend in ("numba", None):
+        y = l2.normalize(np.ones((400, 300), np.float32), backend=backend)
+        assert (y == np.float32(300**-0.5)).all()
+"""
+
+# What leans on private parts of JAX, XLA, LLVM and Numba; and whether programs call kernels all the
+# same.
+PRIVATE = {
+    "jax.extend.core.Primitive": False,
+    "jax.interpreters.mlir.register_lowering": False,
+    "jax.interpreters.ad.primitive_jvps": False,
+    "jax.ffi.include_dir": False,
+    "jax.ffi.register_ffi_target": False,
+    "jax.ffi.ffi_call": False,
+}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_is_not_what_it_was(name, gone, tmp_path):
+    """Where a library's inner parts are gone, or raise, calls are served all the same."""
+    if name.endswith("primitive_jvps") and not gone:
+        pytest.skip("no function")
+    script = textwrap.dedent(GUARDED).format(names=name, gone=gone)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, "L2MULTI_CACHE_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[0] == str(PRIVATE[name])

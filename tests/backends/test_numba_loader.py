@@ -465,13 +465,14 @@ def test_the_fast_path_checks_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> 
     script = """
     from l2multi import _registry
     from l2multi.backends.numba import fast_call
-    fast_call._as_expected = lambda a: False
+    %s
     for _ in range(3):
         assert (l2.normalize(x, backend="numba") == want).all()
     settle()
     assert not _registry._usual
     """
-    cold(script)
+    cold(script % "fast_call._as_expected = lambda a: False")
+    cold(script % "fast_call.function = None")  # which cannot be called
 
 
 def test_the_fast_path_counts_its_arguments() -> None:
@@ -517,3 +518,53 @@ def test_levels_in_order() -> None:
     for lower, higher in itertools.pairwise(names):
         assert set(machine.LEVELS[lower].features) < set(machine.LEVELS[higher].features)
     assert [level.name for level in machine.levels()] == names[: len(LEVELS)]
+
+
+# What leans on inner parts of Numba, LLVM and Python, by who would miss them: all, or who compiles.
+PRIVATE = {
+    "llvmlite.binding.create_mcjit_compiler": "link",
+    "llvmlite.binding.add_symbol": "link",
+    "llvmlite.binding.get_host_cpu_features": "link",
+    "llvmlite.binding.ObjectFileRef": "link",
+    "llvmlite.binding.get_host_cpu_name": "link",
+    "numba.core.codegen.AOTCPUCodegen": "compile",
+    "numba.core.typed_passes.NativeLowering": "compile",
+    "numba._dynfunc.make_function": "compile",
+    "numba.core.typing.templates.ConcreteTemplate": "compile",
+}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_is_not_what_it_was(name: str, tmp_path: Path) -> None:
+    """Where a library's inner parts are gone, a call costs more, and fails only if Numba is named
+    and cannot serve."""
+    script = f"""
+    import importlib
+    owner, _, attribute = {name!r}.rpartition(".")
+    need = {PRIVATE[name]!r}
+    delattr(importlib.import_module(owner), attribute)
+    for a, want_a, ships in ((x, want.tobytes(), True), (z, want_z, False)):
+        for _ in range(3):
+            assert l2.normalize(a).tobytes() == want_a
+            time.sleep(0.1)
+        served = need == "compile" and ships
+        assert l2.explain(a).backend == ("numba" if served else "numpy"), l2.explain(a)
+        try:
+            assert l2.normalize(a, backend="numba").tobytes() == want_a
+            assert served
+        except ImportError as error:
+            assert not served
+    l2.show_versions()
+    """
+    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
+
+
+def test_numba_s_threads_are_private_too(tmp_path: Path) -> None:
+    """Whether they have been started, nobody promises to tell."""
+    script = """
+    import numba.np.ufunc.parallel as parallel
+    del parallel._is_initialized
+    big = np.ones((400, 300), np.float32)
+    assert (l2.normalize(big, backend="numba") == np.float32(300**-0.5)).all()
+    """
+    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))

@@ -27,10 +27,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from l2multi import _fork, _registry
+
+with contextlib.suppress(Exception):  # JAX promises none of these to anyone; see `_install`
+    from jax.extend.core import Primitive
+    from jax.interpreters import ad, batching, mlir
 
 ENVIRONMENT = "L2MULTI_JAX_KERNELS"
 _ON = os.environ.get(ENVIRONMENT) != "0"
@@ -112,7 +114,8 @@ def serves(x: Any, unit: str = "") -> bool:
     """Whether `rows` can take `x`, to unit vectors of this dtype: real vectors outside any mesh
     (within one, the compiler has to see how an array is spread)."""
     return (
-        all(isinstance(d, int) and d > 0 for d in x.shape)
+        _installed
+        and all(isinstance(d, int) and d > 0 for d in x.shape)
         and x.dtype.name in _KINDS
         and (not unit or unit in _KINDS)
         and jax.sharding.get_abstract_mesh().empty
@@ -178,9 +181,9 @@ def turns(x: jax.Array, wanted: Wanted) -> bool:
     )
 
 
-_rows: Any = Primitive("l2multi_rows")
-_rows.multiple_results = True
-_turn: Any = Primitive("l2multi_turn")
+# Load-once caches: the primitives.
+_rows: Any = None
+_turn: Any = None
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -193,10 +196,6 @@ def _shapes(x: Any, *, wanted: Wanted, **_: Any) -> list[Any]:
         few = x.update(shape=wanted.few(x.shape), dtype=_wide(x.dtype), weak_type=False)
         shapes += [few] * 3
     return shapes
-
-
-_rows.def_abstract_eval(_shapes)
-_turn.def_abstract_eval(lambda x, d, **_: d.update(weak_type=False))
 
 
 @functools.lru_cache(256)
@@ -227,11 +226,6 @@ def _batch(
     return results, [0] * len(results) if primitive.multiple_results else 0
 
 
-for _primitive in (_rows, _turn):
-    _primitive.def_impl(functools.partial(evaluate, _primitive))
-    batching.primitive_batchers[_primitive] = functools.partial(_batch, _primitive)
-
-
 def _turn_jvp(primals: Any, tangents: Any, *, wanted: Wanted, **parameters: Any) -> Any:
     (x, d), (dx, dd) = primals, tangents
     value = turn(x, d, wanted, **parameters)
@@ -244,10 +238,6 @@ def _turn_jvp(primals: Any, tangents: Any, *, wanted: Wanted, **parameters: Any)
 
 def _turn_transpose(moved: Any, x: Any, d: Any, **parameters: Any) -> tuple[None, Any]:
     return None, moved if type(moved) is ad.Zero else turn(x, moved, **parameters)
-
-
-ad.primitive_jvps[_turn] = _turn_jvp
-ad.primitive_transposes[_turn] = _turn_transpose
 
 
 def _rows_formula(
@@ -300,42 +290,59 @@ def _call(
     return list(found)
 
 
+def _alone(context: Any) -> str:
+    """Whether one device runs the program that is lowered, "here" or "elsewhere"; empty if not."""
+    module = context.module_context
+    if getattr(module.axis_context, "num_devices", 0) not in (None, 1):
+        return ""
+    exported = getattr(getattr(module, "lowering_parameters", None), "for_export", True)
+    return "elsewhere" if exported else "here"
+
+
 def _lower(work: str, by_kernel: Any, by_formula: Any, platform: str) -> Callable[..., Any]:
     """For a CPU: the kernel where one device runs the program of this very process."""
     several = work == "rows"
 
     def lower(context: Any, *arrays: Any, **parameters: Any) -> Any:
-        module = context.module_context
-        alone = getattr(module.axis_context, "num_devices", 0) in (None, 1)
-        on_cpu = alone and platform == "cpu"
         wanted, x = parameters["wanted"], context.avals_in[0]
-        kernel = None
-        if (
-            on_cpu
-            and parameters["kernels"]
-            and not module.lowering_parameters.for_export
-            and _trailing(wanted.axes, x.ndim)
-        ):
+        alone = _alone(context)
+        on_cpu = bool(alone) and platform == "cpu"
+        if on_cpu and alone == "here" and parameters["kernels"] and _trailing(wanted.axes, x.ndim):
             unit = np.dtype(wanted.unit) if wanted.unit else x.dtype
-            kernel = _kernel(x.dtype, unit, work)
-        if kernel is None:
-            function = functools.partial(by_formula, Target(platform in WIDE, on_cpu))
-            return mlir.lower_fun(function, several)(context, *arrays, **parameters)
-        with jax.enable_x64(True):
-            function = functools.partial(by_kernel, kernel)
-            return mlir.lower_fun(function, several)(context, *arrays, **parameters)
+            if (kernel := _kernel(x.dtype, unit, work)) is not None:
+                function = functools.partial(by_kernel, kernel)
+                # Where JAX or XLA takes such a call no longer, the formula serves.
+                with contextlib.suppress(Exception), jax.enable_x64(True):
+                    return mlir.lower_fun(function, several)(context, *arrays, **parameters)
+        function = functools.partial(by_formula, Target(platform in WIDE, on_cpu))
+        return mlir.lower_fun(function, several)(context, *arrays, **parameters)
 
     return lower
 
 
-for _one, _work, _by_kernel, _by_formula in (
-    (_rows, "rows", _rows_kernel, _rows_formula),
-    (_turn, "turn", _turn_kernel, _turn_formula),
-):
-    mlir.register_lowering(_one, _lower(_work, _by_kernel, _by_formula, "other"))
-    for _platform in WIDE:
-        lower = _lower(_work, _by_kernel, _by_formula, _platform)
-        mlir.register_lowering(_one, lower, platform=_platform)
+def _install() -> bool:
+    """Make the primitives; whether that is possible with this JAX."""
+    global _rows, _turn
+    try:
+        _rows, _turn = Primitive("l2multi_rows"), Primitive("l2multi_turn")
+        _rows.multiple_results = True
+        _rows.def_abstract_eval(_shapes)
+        _turn.def_abstract_eval(lambda x, d, **_: d.update(weak_type=False))
+        for one, work, by_kernel, by_formula in (
+            (_rows, "rows", _rows_kernel, _rows_formula),
+            (_turn, "turn", _turn_kernel, _turn_formula),
+        ):
+            one.def_impl(functools.partial(evaluate, one))
+            batching.primitive_batchers[one] = functools.partial(_batch, one)
+            mlir.register_lowering(one, _lower(work, by_kernel, by_formula, "other"))
+            for platform in WIDE:
+                lower = _lower(work, by_kernel, by_formula, platform)
+                mlir.register_lowering(one, lower, platform=platform)
+        ad.primitive_jvps[_turn] = _turn_jvp
+        ad.primitive_transposes[_turn] = _turn_transpose
+    except Exception:  # whatever else has changed there
+        return False
+    return True
 
 
 def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str) -> int | None:
@@ -350,8 +357,8 @@ def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str) -> int | None:
     if found is None:
         return None
     handler, kernel = found
-    _register(handler)
-    return int(kernel)
+    with _fork.loading:
+        return int(kernel) if _registered(handler) else None
 
 
 @functools.cache
@@ -359,24 +366,24 @@ def _interface() -> bool:
     """Whether XLA's interface is one that the handler is written for, or a later one like it."""
     try:
         header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
-    except OSError:
+    except Exception:  # no such folder, or nobody who tells it
         return False
     version = re.findall(r"^#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)$", header, flags=re.M)
     return len(version) == 2 and int(version[0]) == 0 and int(version[1]) >= 3
 
 
-_registered = False
-
-
-def _register(handler: int) -> None:
-    """Tell XLA of the handler, once."""
-    global _registered
-    with _fork.loading:
-        if _registered:
-            return
-        new: Any = ctypes.pythonapi.PyCapsule_New
-        new.restype = ctypes.py_object
-        new.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+@functools.cache
+def _registered(handler: int) -> bool:
+    """Tell XLA of the handler, once; whether it knows it now."""
+    new: Any = ctypes.pythonapi.PyCapsule_New
+    new.restype = ctypes.py_object
+    new.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    try:
         capsule = new(handler, b"xla._CUSTOM_CALL_TARGET", None)
         jax.ffi.register_ffi_target(_TARGET, capsule, platform="cpu", api_version=1)
-        _registered = True
+    except Exception:  # a broken library fails in whatever way it likes
+        return False
+    return True
+
+
+_installed = _install()

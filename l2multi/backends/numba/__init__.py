@@ -190,7 +190,7 @@ def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | N
         return None
     try:
         return pair.short
-    except ImportError:
+    except Exception:  # CPython is not what it was, or there is no kernel
         return None
 
 

@@ -118,7 +118,7 @@ def threads(prepare: Callable[[], bool]) -> int:
         return 1
     numba: Any = sys.modules.get("numba.np.ufunc.parallel")
     # Numba has no mask before it has threads; asked for it, it would start them.
-    started = numba is not None and numba._is_initialized
+    started = getattr(numba, "_is_initialized", False)
     most = int(numba.get_num_threads()) if started else _cores()
     return most if most > 1 and prepare() else 1
 
