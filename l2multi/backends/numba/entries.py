@@ -591,13 +591,13 @@ def short() -> Any:
         worker = get_int(own, way)
         if worker == 0 or (norms != 0 and held * n != total):
             return simd.new_reference(no)
-        threads = 1
         alone = way == records.COLUMNS and y == x and total <= launch.IN_PLACE
-        if total >= get_int(own, records.SEVERAL) and not alone:
+        threads = 1 if alone else team.paid(total)
+        if threads > 1:
             told = ask(get_int(own, records.SHORT_THREADS))
             if told == 0:  # an interrupt, most likely; nothing has been written
                 return 0
-            threads = number(told, 0)
+            threads = lesser(threads, number(told, 0))
             simd.disown(told)
         set_int(call, records.THREADS, threads)
         split = (
