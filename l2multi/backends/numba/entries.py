@@ -99,8 +99,12 @@ def memory(call, n, axes, read, write):
 
 
 def worker(python: Any) -> Any:
-    """Mark a worker. All that computes is one, and so does it in the same modes, whoever calls."""
-    compute = device(python)
+    """Mark a worker. All that computes is one, and so does it in the same modes, whoever calls.
+
+    What computes is called, not inlined: between a read and a write of modes LLVM keeps constants
+    of loops in memory, and rows of 3 took 1.15 times as long (Zen 5).
+    """
+    compute = device(python, inline=False)
 
     @function(WORKER)
     def exactly(first, last, call):
