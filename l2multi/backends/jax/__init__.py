@@ -138,8 +138,7 @@ def kernel(
     platform = _platform(placed)
     if platform == "cpu" and len(placed.devices()) == 1 and native.would_run(x, axes, result):
         numba: Any = _registry.load("numba")
-        several = x.size >= numba.launch.PARALLEL
-        return "compiled rows, called by XLA on cpu", _cpus() if several else 1
+        return "compiled rows, called by XLA on cpu", numba.launch.threads_in_xla(x.size)
     return f"XLA on {platform}", _cpus() if platform == "cpu" else 1
 
 

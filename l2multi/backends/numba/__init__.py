@@ -110,7 +110,6 @@ class _Pair:
             (records.SHORT_TABLE_X, self.table_x),
             (records.SHORT_TABLE_Y, self.table_y),
             (records.SHORT_RISKY, self.source.kind == "float64"),
-            (records.SEVERAL, launch.PARALLEL),
             (records.SHORT_THREADS, id(_threads)),
             (records.SHORT_POOL, launch.pool()),
         ):
@@ -287,7 +286,7 @@ def _way(x: Array, axes: tuple[int, ...], pair: _Pair, y: Array | None = None) -
 
 
 def _threads() -> int:
-    """How many threads a large call may use."""
+    """How many threads a call of any size may use."""
     return launch.threads(_ready_team)
 
 
@@ -295,16 +294,18 @@ def _threads_for(
     name: str, x: Array, y: Array | None, ready: Callable[[], bool] | None = None
 ) -> int:
     """How many threads this call uses at most."""
-    alone = x.size < launch.PARALLEL
+    if launch.forced():
+        return _threads()
+    paid = launch.paid(x.size)
     if name == "columns" and y is not None and x.size <= launch.IN_PLACE:
-        alone = alone or _address(x) == _address(y)
-    if alone and not launch.forced():
-        return 1
-    return launch.threads(ready or _ready_team)
+        paid = 1 if _address(x) == _address(y) else paid
+    return min(paid, launch.threads(ready or _ready_team)) if paid > 1 else 1
 
 
 def _ready_team() -> bool:
     """Whether threads can be launched."""
+    if launch.is_open():
+        return True
     if _registry.asking.get() and not loader.available(_TEAM, _HELPER):
         return False
     try:

@@ -103,8 +103,12 @@ def memory(call, n, axes, read, write):
 
 
 def worker(python: Any) -> Any:
-    """Mark a worker. All that computes is one, and so does it in the same modes, whoever calls."""
-    compute = device(python)
+    """Mark a worker. All that computes is one, and so does it in the same modes, whoever calls.
+
+    What computes is called, not inlined: between a read and a write of modes LLVM keeps constants
+    of loops in memory, and rows of 3 took 1.15 times as long (Zen 5).
+    """
+    compute = device(python, inline=False)
 
     @function(WORKER)
     def exactly(first, last, call):
@@ -597,13 +601,13 @@ def short() -> Any:
         worker = get_int(own, way)
         if worker == 0 or (norms != 0 and held * n != total):
             return simd.new_reference(no)
-        threads = 1
         alone = way == records.COLUMNS and y == x and total <= launch.IN_PLACE
-        if total >= get_int(own, records.SEVERAL) and not alone:
+        threads = 1 if alone else team.paid(total)
+        if threads > 1:
             told = ask(get_int(own, records.SHORT_THREADS))
             if told == 0:  # an interrupt, most likely; nothing has been written
                 return 0
-            threads = number(told, 0)
+            threads = lesser(threads, number(told, 0))
             simd.disown(told)
         set_int(call, records.THREADS, threads)
         split = (

@@ -10,9 +10,9 @@ from typing import Any
 from numba import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import launch, records, simd, team
+from l2multi.backends.numba import records, simd, team
 from l2multi.backends.numba.frontend import device, function
-from l2multi.backends.numba.simd import get_double, get_int, set_int
+from l2multi.backends.numba.simd import get_double, get_int, lesser, set_int
 from l2multi.backends.numba.team import HELPER
 from l2multi.backends.numba.team import launch as share_out
 
@@ -41,6 +41,7 @@ def handler() -> Any:
     """Rows of x, of `n` elements, to unit vectors and to norms with inverses (see `records`),
     whichever is wanted; or x and what it moves by to how unit vectors turn."""
     table_at = simd.symbol(records.FOREIGN)
+    cores = team.cores()
     new_record, new_batch, new_error = map(simd.room, (records.CALL, 4, 4))
     message = simd.text("l2multi: this process has not prepared the kernel")
 
@@ -87,7 +88,9 @@ def handler() -> Any:
             norms = get_int(get_int(results, 1 if y else 0), _DATA)
         read, write = get_int(pair, records.FOREIGN_READ), get_int(pair, records.FOREIGN_WRITE)
         three = records.THREE_DOUBLE if read == 8 else records.THREE_SINGLE
-        threads = get_int(pool, records.LIMIT) if total >= launch.PARALLEL else 1
+        threads = lesser(team.paid(total), get_int(pool, records.LIMIT))
+        if threads > 1:
+            threads = lesser(threads, cores())
         eps = get_double(number(attributes, EPS), 0)
         zero_root = get_double(number(attributes, ZERO), 0)
         x, call = get_int(buffer, _DATA), new_record()

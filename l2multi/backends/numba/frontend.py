@@ -158,6 +158,10 @@ class _Library(codegen.CPUCodeLibrary):
                 symbol.linkage = binding.Linkage.internal
         # Once, with all inlined: done to each function before and after, as Numba does, that takes
         # four times as long and makes twice the code, which is no faster. Vectors are there by now.
+        for symbol in module.functions:
+            inlined = any(b"alwaysinline" in one for one in symbol.attributes)
+            if symbol.name != name and not symbol.is_declaration and not inlined:
+                symbol.add_function_attribute("noinline")
         module.data_layout = str(self._codegen.target_data)
         tuning = binding.create_pipeline_tuning_options(speed_level=3)
         tuning.loop_vectorization = tuning.slp_vectorization = False
@@ -205,9 +209,10 @@ class _Compiler(compiler.CompilerBase):
         return [passes]
 
 
-def device(python: Callable[..., Any]) -> Any:
-    """Mark a function that others call, and which is inlined there."""
-    return _Dispatcher(python, targetoptions=_OPTIONS, pipeline_class=_Compiler)
+def device(python: Callable[..., Any], inline: bool = True) -> Any:
+    """Mark a function that others call, and which is inlined there, or never is."""
+    options = {**_OPTIONS, "forceinline": inline}
+    return _Dispatcher(python, targetoptions=options, pipeline_class=_Compiler)
 
 
 class Function(NamedTuple):

@@ -64,11 +64,8 @@ DONE = 8  # shares done
 ) = range(16, 24)
 ASLEEP = 24  # helpers that wait for a signal
 LIMIT = 25  # threads that a caller may use who cannot ask Python
-LONELY = 26  # launches since a helper last came in time
 MUTEX, CONDITION = 32, 40  # of POSIX threads, which take 40 to 64 bytes
-THREADS_KNOWN = 48  # the first helpers' threads, MOVABLE of them
-MOVABLE = 4
-POOL_SIZE = 56
+POOL_SIZE = 48
 
 # What XLA's handler reads (see `foreign`), by a symbol of this name: for each pair of kinds, by
 # number, its workers and the bytes of its elements; then the address of the pool.
@@ -107,8 +104,7 @@ WAYS = ("rows", "columns", "slabs", "bundles", "runs", "packed", "part_sum", "pa
     SHORT_TABLE_X,
     SHORT_TABLE_Y,
     SHORT_RISKY,
-    SEVERAL,  # elements from which more than one thread works
-    SHORT_THREADS,  # a Python function: how many
+    SHORT_THREADS,  # a Python function: how many threads a call of any size may use
     SHORT_POOL,
     NONE,
     TRUE,
@@ -117,7 +113,7 @@ WAYS = ("rows", "columns", "slabs", "bundles", "runs", "packed", "part_sum", "pa
     TUPLE,
     FLOAT,
     SHORT,  # the length of the record
-) = range(29)
+) = range(28)
 
 # Elements of a long vector that are summed as one part, a power of two of blocks; and the most
 # parts of a vector for which the short way has room.

@@ -23,6 +23,7 @@ from typing import Any
 from numba import types
 
 from l2multi.backends.numba import kernels, records, simd
+from l2multi.backends.numba import launch as limits
 from l2multi.backends.numba.frontend import device, function
 from l2multi.backends.numba.kernels import (
     DOWN,
@@ -80,10 +81,6 @@ LOOKS = 2000
 # Looks after which it offers its core to whoever waits for one, such as a thread of XLA's.
 POLITE = 16
 
-# Elements (10 us) after which who launched, still alone, gets its helpers off its core, at the
-# first such launch of so many: on a busy machine they just have to wait.
-ALONE, OFTEN = 2**15, 16
-
 # Bits of the ticket: where its parts begin, and how long they are.
 _FIRST, _HELP, _GENERATION = 16, 32, 44
 _SHARES, _HELPERS, _GENERATIONS = ((1 << bits) - 1 for bits in (16, 12, 19))
@@ -97,11 +94,71 @@ _signal = simd.external("pthread_cond_signal", I32, I64)
 _create = simd.external("pthread_create", I32, I64, I64, I64, I64)
 _detach = simd.external("pthread_detach", I32, I64)
 _yield = simd.external("sched_yield", I32)
-_affinity = simd.external("pthread_getaffinity_np", I32, I64, I64, I64)
-_set_affinity = simd.external("pthread_setaffinity_np", I32, I64, I64, I64)
-_core = simd.external("sched_getcpu", I32)
 _fill = simd.external("sigfillset", I32, I64)
 _mask = simd.external("pthread_sigmask", I32, I32, I64, I64)
+
+# Of Linux, where a thread has an affinity, a niceness and a policy of its own, and 0 means itself.
+_LINUX = sys.platform.startswith("linux")
+_process = simd.external("getpid", I32)  # and so the main thread
+_affinity = simd.external("sched_getaffinity", I32, I32, I64, I64)
+_set_affinity = simd.external("sched_setaffinity", I32, I32, I64, I64)
+_niceness = simd.external("getpriority", I32, I32, I32)
+_set_niceness = simd.external("setpriority", I32, I32, I32, I32)
+_policy = simd.external("sched_getscheduler", I32, I32)
+_WORDS = 16  # of a set of cores
+
+paid = device(limits.paid)
+
+
+def cores() -> Any:
+    """A function: how many cores the calling thread may use; many where that cannot be told."""
+    if not _LINUX:
+        return device(lambda: _HELPERS)
+    room = simd.room(_WORDS)
+
+    @device
+    def run():
+        allowed, count = room(), 0
+        if _affinity(0, 8 * _WORDS, allowed) != 0:
+            return _HELPERS
+        for k in range(_WORDS):
+            word = get_int(allowed, k)
+            while word != 0:
+                word &= word - 1
+                count += 1
+        return count
+
+    return run
+
+
+def independence() -> tuple[Any, Any]:
+    """Two functions by which helpers do not depend on who made a large call first: whether this
+    thread may create one, and what a new one does, which inherits all from its creator.
+
+    The main thread stands for the process. Helpers get its affinity, and its niceness if they have
+    less; to get rid of more, or of another policy, is a privilege, so such threads create none. An
+    affinity that is right already is not set: one that has been set does not grow with a cpuset.
+    """
+    if not _LINUX:
+        return device(lambda: True), device(lambda: None)
+    own, of_process = simd.room(_WORDS), simd.room(_WORDS)
+
+    @device
+    def may_create():
+        process = _process()
+        return _niceness(0, 0) <= _niceness(0, process) and _policy(0) == _policy(process)
+
+    @device
+    def be_as_main():
+        process, mine, right, same = _process(), own(), of_process(), True
+        if _affinity(0, 8 * _WORDS, mine) == 0 and _affinity(process, 8 * _WORDS, right) == 0:
+            for k in range(_WORDS):
+                same = same and get_int(mine, k) == get_int(right, k)
+            if not same:
+                _set_affinity(0, 8 * _WORDS, right)
+        _set_niceness(0, 0, _niceness(0, process))
+
+    return may_create, be_as_main
 
 
 @device
@@ -164,12 +221,14 @@ def helper() -> Any:
     """What a helper runs, for ever."""
     blocked = simd.room(32)  # more than any sigset_t
     block = int(getattr(signal, "SIG_BLOCK", 0))
+    _, be_as_main = independence()
 
     @function(HELPER)
     def run(pool):
         everything = blocked()
         _fill(everything)
         _mask(block, everything, 0)  # signals are for the threads of the program
+        be_as_main()
         mutex, condition = pool + 8 * records.MUTEX, pool + 8 * records.CONDITION
         looks = 0
         while pool != 0:  # for ever
@@ -196,47 +255,10 @@ def helper() -> Any:
     return run
 
 
-_WORDS = 16  # of a set of cores
-
-
-def separate() -> Any:
-    """A function that moves helpers which wait for the caller's core to another.
-
-    A system may wake a thread on the core of who wakes it, though others are idle (seen on Linux in
-    a virtual machine, after a pause of 10 ms): the two then take turns for milliseconds. From then
-    on the helpers' cores are a choice of their own to the system, and do not grow with a cpuset.
-    """
-    if not sys.platform.startswith("linux"):
-        return device(lambda pool: None)
-    allowed = simd.room(_WORDS)
-
-    @device
-    def run(pool):
-        core, cores = _core(), allowed()
-        if not 0 <= core < 64 * _WORDS:
-            return
-        for k in range(lesser(get_int(pool, records.HELPERS), records.MOVABLE)):
-            thread = get_int(pool, records.THREADS_KNOWN + k)
-            for word in range(_WORDS):
-                set_int(cores, word, 0)
-            if _affinity(thread, 8 * _WORDS, cores) != 0:
-                continue
-            before = get_int(cores, core >> 6)
-            if before >> (core & 63) & 1 == 0:
-                continue
-            set_int(cores, core >> 6, before & ~(1 << (core & 63)))
-            # Refused if that leaves none. Who waits is moved at once, and stays when it may return.
-            if _set_affinity(thread, 8 * _WORDS, cores) == 0:
-                set_int(cores, core >> 6, before)
-                _set_affinity(thread, 8 * _WORDS, cores)
-
-    return run
-
-
 def team() -> Any:
     """Shares of the batch for this thread and for helpers."""
     identity = simd.room(1)
-    get_helpers_away = separate()
+    may_create, _ = independence()
 
     @device
     def hire(pool, most):
@@ -245,15 +267,14 @@ def team() -> Any:
         if there == 0:
             _new_mutex(pool + 8 * records.MUTEX, 0)
             _new_condition(pool + 8 * records.CONDITION, 0)
-        while there < most:
-            thread = identity()
-            if _create(thread, 0, get_int(pool, records.HELPER), pool) != 0:
-                break
-            if there < records.MOVABLE:
-                set_int(pool, records.THREADS_KNOWN + there, get_int(thread, 0))
-            _detach(get_int(thread, 0))
-            there += 1
-            set_int(pool, records.HELPERS, there)
+        if there < most and may_create():
+            while there < most:
+                thread = identity()
+                if _create(thread, 0, get_int(pool, records.HELPER), pool) != 0:
+                    break
+                _detach(get_int(thread, 0))
+                there += 1
+                set_int(pool, records.HELPERS, there)
         return lesser(there, most)
 
     @function(TEAM)
@@ -275,24 +296,16 @@ def team() -> Any:
         show(pool, records.DONE, 0)
         generation = (seen(pool, records.TICKET) >> _GENERATION) + 1 & _GENERATIONS
         show(pool, records.TICKET, generation << _GENERATION | helpers << _HELP | shares)
-        # A helper that has not yet been counted as asleep will look at the ticket once more.
-        asleep = lesser(seen(pool, records.ASLEEP), helpers)
+        # A helper that is not yet counted as asleep will look at the ticket once more; one that is,
+        # and has not let go of the mutex, is about to wait. Those that are awake need no signal.
+        asleep = seen(pool, records.ASLEEP) - (get_int(pool, records.HELPERS) - helpers)
         if asleep > 0:
             _lock(pool + 8 * records.MUTEX)
-            for _ in range(asleep):
-                _signal(pool + 8 * records.CONDITION)
             _unlock(pool + 8 * records.MUTEX)
-        take(pool, generation, True, greater(ALONE * shares // greater(total, 1), 1))
-        ticket = seen(pool, records.TICKET)
-        if left(ticket) > 0:
-            lonely = 0
-            if helpers > 0 and ticket >> _HELP & _HELPERS == helpers:
-                lonely = get_int(pool, records.LONELY)
-                if lonely % OFTEN == 0:
-                    get_helpers_away(pool)
-                lonely += 1
-            set_int(pool, records.LONELY, lonely)
-            take(pool, generation, True, shares)
+            while asleep > 0 and wanted(seen(pool, records.TICKET)):
+                _signal(pool + 8 * records.CONDITION)
+                asleep -= 1
+        take(pool, generation, True, shares)
         looks = 0
         while seen(pool, records.DONE) != shares:
             simd.pause()
