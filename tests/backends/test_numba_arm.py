@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from l2multi.backends import numba as backend
-from l2multi.backends.numba import loader, records, shipped
+from l2multi.backends.numba import launch, loader, records, shipped
 from tests import cases
 
 Array = np.ndarray[Any, Any]
@@ -126,7 +126,7 @@ class Calls:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.units = {loader.address(unit): unit for unit in shipped.UNITS}
-        assert backend._ready_team()
+        launch.open_pool(loader.address(("team",)), loader.address(("helper",)))
         self.label, self.modes = "", 0
         self.arrays: dict[int, Array | None] = {}  # by their slots in a record
 
