@@ -3,6 +3,7 @@
 import itertools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -433,6 +434,45 @@ def test_the_bits_of_each_level(level: str, tmp_path: Path) -> None:
         assert got.tobytes() == want.tobytes()
     """
     cold(script, L2MULTI_CPU_LEVEL=level, L2MULTI_CACHE_DIR=str(tmp_path))
+
+
+# What objdump tells of instructions beyond each level: the first byte of those of AVX (C4, C5) and
+# of AVX-512 (62) in 64-bit code, registers, and names.
+BEYOND = {
+    "x86-64-v2": r"\t(62|c4|c5) |.*\t(lzcnt|movbe)|.*%([yz]mm|k[0-7]\b)",
+    "x86-64-v3": r"\t62 |.*%(zmm|k[0-7]\b)|.*\tvp(dp|madd52)",
+    "x86-64-v4": r".*\tvp(dp|madd52|erm[it]?2?b\b|compress[bw]|expand[bw]|sh[lr]d|opcnt)"
+    r"|.*\tv(add|mul|div|sqrt|fmadd\d+)[ps]h\b|.*\tvcvt(pd2ph|ps2phx|ne|ph2psx)",
+}
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+@pytest.mark.parametrize("level", BEYOND)
+def test_the_instructions_of_each_level(level: str, tmp_path: Path) -> None:
+    """Kernels of each kind of arithmetic have none that the level does not."""
+    script = """
+    from l2multi.backends.numba import build, machine
+    level, folder = os.environ["LEVEL"], os.environ["FOLDER"]
+    machine.aim(level)
+    for unit in (
+        ("columns", "float16", "float16"), ("bundles", "bfloat16", "bfloat16"),
+        ("runs", "float32", "float32"), ("packed", "float64", "float64"),
+        ("rows", "uint64", "float64"), ("rows", "int8", "float64"),
+    ):
+        with open(os.path.join(folder, "-".join(unit) + ".o"), "wb") as file:
+            file.write(build.build(unit).code)
+    """
+    cold(script, LEVEL=level, FOLDER=str(tmp_path))
+    command = ["objdump", "-d", "-w", *map(str, tmp_path.glob("*.o"))]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode != 0:
+        pytest.skip(f"this objdump knows no x86: {told.stderr}")
+    beyond = re.compile(BEYOND[level])
+    lines = [line.partition(":")[2] for line in told.stdout.splitlines() if "\t" in line]
+    assert len(lines) > 5000
+    assert not [line for line in lines if beyond.match(line)]
+    for lower in itertools.takewhile(level.__ne__, BEYOND):  # or else it tells nothing
+        assert any(re.match(BEYOND[lower], line) for line in lines)
 
 
 def test_a_level_that_cannot_be(tmp_path: Path) -> None:
