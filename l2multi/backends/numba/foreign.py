@@ -1,8 +1,8 @@
 """The kernels as a handler for XLA's typed foreign function interface, in CPU programs.
 
 The layouts are those of ``xla/ffi/api/c_api.h``, which comes with jaxlib: what is read here is the
-same in versions 0.1 (jaxlib 0.8.0) to 0.3 (from 0.9.1 on). XLA asks a handler for the version it was
-made for, and refuses a later one than its own.
+same in versions 0.1 (jaxlib 0.8.0) to 0.3 (from 0.9.1 on). XLA asks a handler for the version that
+it was made for, and refuses a later one than its own.
 """
 
 import sys
