@@ -215,10 +215,12 @@ def _names(axis_name: AxisName, x: jax.Array) -> tuple[str, ...]:
             ) from None
         # Where JAX keeps account of what varies, the index along an axis varies over it.
         if name in _varying(index) and name not in _varying(x):
+            known = hasattr(jax.lax, "pcast")  # from JAX 0.8.2 on
+            cure = f"pcast(x, {name!r}, to='varying')" if known else f"pvary(x, {name!r})"
             raise ValueError(
                 f"axis_name: x is the same on all devices along {name!r}, so a vector would count "
                 f"once for each; leave {name!r} out where every device holds whole vectors, or, "
-                f"where equal parts are meant, pass jax.lax.pcast(x, {name!r}, to='varying')"
+                f"where equal parts are meant, pass jax.lax.{cure}"
             )
     return tuple(names)
 

@@ -7,27 +7,33 @@ import functools
 import platform
 
 import llvmlite.binding as llvm
+from llvmlite import ir
+
+# As this LLVM writes them: "i8*" and "i32*" in llvmlite 0.44, "ptr" in later ones.
+_BYTES, _WORD = ir.IntType(8).as_pointer(), ir.IntType(32).as_pointer()
 
 # By machine: the LLVM assembly of functions that read and write the modes; the bits that flush
 # subnormal results and inputs; the bits that round upwards; and all bits but those that say what
 # has happened.
-_X86 = """
-define i64 @read() {
+_X86 = f"""
+define i64 @read() {{
   %cell = alloca i32
-  call void @llvm.x86.sse.stmxcsr(ptr %cell)
-  %small = load i32, ptr %cell
+  %bytes = bitcast {_WORD} %cell to {_BYTES}
+  call void @llvm.x86.sse.stmxcsr({_BYTES} %bytes)
+  %small = load i32, {_WORD} %cell
   %modes = zext i32 %small to i64
   ret i64 %modes
-}
-define void @write(i64 %modes) {
+}}
+define void @write(i64 %modes) {{
   %cell = alloca i32
   %small = trunc i64 %modes to i32
-  store i32 %small, ptr %cell
-  call void @llvm.x86.sse.ldmxcsr(ptr %cell)
+  store i32 %small, {_WORD} %cell
+  %bytes = bitcast {_WORD} %cell to {_BYTES}
+  call void @llvm.x86.sse.ldmxcsr({_BYTES} %bytes)
   ret void
-}
-declare void @llvm.x86.sse.stmxcsr(ptr)
-declare void @llvm.x86.sse.ldmxcsr(ptr)
+}}
+declare void @llvm.x86.sse.stmxcsr({_BYTES})
+declare void @llvm.x86.sse.ldmxcsr({_BYTES})
 """
 _ARM = """
 define i64 @read() {

@@ -698,7 +698,7 @@ def test_the_short_way_casts() -> None:
         assert _registry._usual[x.dtype, asked][0] is short
     with pytest.raises(TypeError, match="floating"):
         l2.normalize(x, dtype=np.int8, backend="numba")
-    with pytest.raises(TypeError, match="not a dtype"):
+    with pytest.raises(TypeError, match=r"got \[1\]"):
         l2.normalize(x, dtype=[1], backend="numba")
 
 

@@ -369,7 +369,7 @@ def _interface() -> bool:
     except Exception:  # no such folder, or nobody who tells it
         return False
     version = re.findall(r"^#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)$", header, flags=re.M)
-    return len(version) == 2 and int(version[0]) == 0 and int(version[1]) >= 3
+    return len(version) == 2 and int(version[0]) == 0 and int(version[1]) >= 1
 
 
 @functools.cache

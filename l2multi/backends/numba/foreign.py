@@ -1,7 +1,8 @@
 """The kernels as a handler for XLA's typed foreign function interface, in CPU programs.
 
-The layouts are those of ``xla/ffi/api/c_api.h``, version 0.3, which comes with jaxlib. XLA asks a
-handler for the version it was made for, and refuses one that it does not know.
+The layouts are those of ``xla/ffi/api/c_api.h``, which comes with jaxlib: what is read here is the
+same in versions 0.1 (jaxlib 0.8.0) to 0.3 (from 0.9.1 on). XLA asks a handler for the version that
+it was made for, and refuses a later one than its own.
 """
 
 import sys
@@ -16,14 +17,15 @@ from l2multi.backends.numba.simd import get_double, get_int, lesser, set_int
 from l2multi.backends.numba.team import HELPER
 from l2multi.backends.numba.team import launch as share_out
 
-MAJOR, MINOR = 0, 3
+# Versions as they lie in a slot: the minor number above the major one.
+_FIRST, _LAST = 1 << 32, 3 << 32
 _METADATA = 1  # the extension by which XLA asks for the version
 _UNAVAILABLE = 14
 
 # Slots of a call frame; of its lists of arguments, results and attributes; and of a buffer.
 _EXTENSION, _API, _ARGUMENTS, _RESULTS, _ATTRIBUTES = 1, 2, 9, 14, 20
 _DATA, _RANK, _SIZES = 3, 4, 5
-_NEW_ERROR = 6  # of the table of functions
+_VERSION, _NEW_ERROR = 4, 6  # of the table of functions
 # The attributes, which XLA sorts by name.
 EPS, KERNEL, N, RESULTS, ZERO = range(5)
 UNIT, NORM, TURN = 1, 2, 4  # of `results`; the last alone
@@ -54,8 +56,9 @@ def handler() -> Any:
     def handle(frame):
         extension = get_int(frame, _EXTENSION)
         if extension != 0 and get_int(extension, 1) & 0xFFFFFFFF == _METADATA:
-            asked = get_int(extension, 3)
-            set_int(asked, 3, MINOR << 32 | MAJOR)
+            asked, api = get_int(extension, 3), get_int(frame, _API)
+            version = get_int(api, _VERSION) if api != 0 else _FIRST  # 0.1 shows no table yet
+            set_int(asked, 3, version if version < _LAST else _LAST)
             set_int(asked, 4, 0)  # no traits
             return 0
         attributes, results = get_int(frame, _ATTRIBUTES), get_int(frame, _RESULTS)
