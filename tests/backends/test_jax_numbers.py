@@ -132,14 +132,26 @@ EQUAL = [((), None), ((1,), 0), ((1, 7), 1), ((7, 1), 1), ((7, 1), 0), ((777,), 
 @pytest.mark.parametrize(("shape", "axis"), EQUAL)
 @pytest.mark.parametrize("dtype", DTYPES[:4])
 def test_equal_numbers(dtype, shape, axis):
-    """They round alike at each addition: the worst case of a sum in order. By any axes."""
+    """They round alike at each addition: the worst case of a sum in order. By any axes; and as the
+    vectors grow, so do their norms, in derivatives."""
+
+    @jax.jit
+    def found(x):
+        y, n = l2.normalize(x, axis, return_norm=True)
+        _, growth = jax.jvp(lambda x: l2.norm(x, axis), (x,), (x,))
+        return y, n, growth, jax.vjp(lambda x: l2.normalize(x, axis), x)[1](jnp.conj(x))[0]
+
     for value in (0.1, 0.7, 3e30):
         a = np.full(shape, value * (1 if dtype.kind == "f" else 1 + 0.3j)).astype(dtype)
         with x64(dtype), native.use(False):
-            y, n = jax.jit(lambda x: l2.normalize(x, axis, return_norm=True))(a)
-        x, y = vectors(a, axis)[0], vectors(np.asarray(y), axis)[0]
-        verdict = judge(x[:2], y[:2], np.asarray(n).reshape(-1)[:2], sample=5)
+            y, n, growth, turn = map(np.asarray, found(a))
+        x, y = vectors(a, axis)[0], vectors(y, axis)[0]
+        verdict = judge(x[:2], y[:2], n.reshape(-1)[:2], sample=5)
         assert max(verdict[:2]) <= 2.5, verdict
+        verdict = judge(x[:2], None, growth.reshape(-1)[:2])
+        assert max(verdict[:2]) <= 4, verdict
+        # What two equal terms leave when one is subtracted from the other.
+        assert np.abs(turn).max() <= 4 * np.finfo(dtype).eps * np.abs(y).max()
 
 
 def test_no_program_of_another_call():
