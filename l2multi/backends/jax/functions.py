@@ -48,7 +48,7 @@ class Along(NamedTuple):
     dtype: np.dtype[Any]
     mesh: tuple[str, ...] = ()
     kernels: int = 0  # as `normalize` has it
-    tree: bool | None = None  # as `sums.total` has it
+    odd: bool = False  # as `native.Wanted` has it
 
     def total(self, sums: Any) -> Any:
         """Sums over devices of sums over `axes`."""
@@ -107,11 +107,12 @@ def norm(
 ) -> jax.Array:
     """The norms of `dtype`."""
     norms: jax.Array
+    odd = np.dtype(dtype).itemsize < 4
     if not mesh and _own_width(x, dtype) and native.serves(x):
-        lengths, *_ = _rows(x, native.Wanted(axes, 0.0, False, "", True), kernels)
+        lengths, *_ = _rows(x, native.Wanted(axes, 0.0, False, "", True, odd), kernels)
         norms = _rounded(lengths, dtype)
     else:
-        norms = _traced_norm(x, Along(axes, _width(x, dtype), mesh), dtype)
+        norms = _traced_norm(x, Along(axes, _width(x, dtype), mesh, odd=odd), dtype)
     return norms if keepdims else norms.squeeze(axes)
 
 
@@ -193,7 +194,7 @@ def _wide_formula(
     no choice between operands, which would keep XLA's GPU backend from making one kernel of it."""
     with jax.enable_x64(True):
         root = jnp.sqrt(sums.squares(x, wanted.axes, F64))
-        norms = _lengths(*_split(root)) if wanted.norm else ()
+        norms = _lengths(*_split(root, wanted.odd)) if wanted.norm else ()
         if not wanted.unit:
             return norms
         # 0 stays 0 by a factor that is finite; inf becomes 0; NaN stays NaN.
@@ -298,9 +299,9 @@ def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
     return tuple(jnp.where(below, short, unit) for short, unit in units)
 
 
-def _dot(along: Along, a: Parts, b: Parts) -> jax.Array:
+def _dot(along: Along, a: Parts, b: Parts, *made_of: jax.Array) -> jax.Array:
     """The inner products, axes kept."""
-    total: jax.Array = along.total(sums.inner(a, b, along.axes))
+    total: jax.Array = along.total(sums.inner(a, b, along.axes, *made_of))
     return total
 
 
@@ -323,7 +324,7 @@ def _roots(along: Along, x: jax.Array) -> Norms:
 def _wide_roots(along: Along, x: jax.Array) -> Norms:
     """Of float32, from one sum in float64."""
     with jax.enable_x64(True):
-        return _split(jnp.sqrt(sums.squares(x, along.axes, F64)))
+        return _split(jnp.sqrt(sums.squares(x, along.axes, F64)), along.odd)
 
 
 def _three_roots(along: Along, x: jax.Array) -> Norms:
@@ -394,15 +395,16 @@ def _lengths(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array
     return root * _power(field, root.dtype), power, rest
 
 
-def _split(root: jax.Array) -> Norms:
-    """float64 roots as roots in the range of float32, as norms may not be, and powers of two."""
+def _split(root: jax.Array, odd: bool) -> Norms:
+    """float64 roots as roots in the range of float32, as norms may not be, and powers of two. What
+    is `odd` is rounded once by the rounding from float32 to a narrower dtype."""
     bits = lax.bitcast_convert_type(root, np.int64)
     field = bits >> np.int64(52)
     ordinary = (field > 0) & (field < 2047)
     fraction = (bits & np.int64((1 << 52) - 1)) | np.int64(1023 << 52)
     one = jnp.where(ordinary, lax.bitcast_convert_type(fraction, np.float64), root)
     power = jnp.where(ordinary, field - np.int64(1023), np.int64(0))
-    return one.astype(np.float32), power.astype(np.int32)
+    return (_odd(one) if odd else one).astype(np.float32), power.astype(np.int32)
 
 
 def _divided(
@@ -415,7 +417,7 @@ def _divided(
 def _polar(along: Along, x: jax.Array) -> Polar:
     """Directions and lengths; zero vectors as they are."""
     if not along.mesh and x.dtype == along.dtype and native.serves(x):
-        wanted = native.Wanted(along.axes, 0.0, False, "", True)
+        wanted = native.Wanted(along.axes, 0.0, False, "", True, along.odd)
         return _divided(along, x, *native.rows(x, wanted, along.kernels, _formula))
     return _divided(along, x, *_lengths(*_roots(along, x)))
 
@@ -441,7 +443,8 @@ def _polar_jvp(
     across = tuple(map(jnp.subtract, over, back))
     turn = tuple(t * second for t in sums.outer(across, rest, along.axes))
     lost = -rest * (growth * rest * second)
-    return polar, Polar(turn, _dot(along, u, dx), jnp.zeros_like(power), lost)
+    growing = _dot(along, u, dx, *primals, power, rest)
+    return polar, Polar(turn, growing, jnp.zeros_like(power), lost)
 
 
 def _halves(power: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -162,6 +162,7 @@ class Wanted(NamedTuple):
     zero_nan: bool
     unit: str  # the name of the dtype of the unit vectors; empty: there shall be none
     norm: bool  # whether the norms are wanted
+    odd: bool = False  # norms as `functions._split` rounds them for narrower dtypes; by no kernel
 
     def few(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape of the norms, axes kept."""
@@ -327,6 +328,7 @@ def _lower(work: str, by_kernel: Any, by_formula: Any, platform: str) -> Callabl
         if (
             on_cpu
             and parameters["kernels"]
+            and not wanted.odd
             and not module.lowering_parameters.for_export
             and _trailing(wanted.axes, x.ndim)
         ):

@@ -66,11 +66,15 @@ def squares(
     return found
 
 
-def inner(a: Parts, b: Parts, axes: Axes) -> jax.Array:
-    """The inner products over `axes`, which stay; of float32 as float64 has them, where that is."""
-    if _to_spread(*a, *b):
+def inner(a: Parts, b: Parts, axes: Axes, *made_of: jax.Array) -> jax.Array:
+    """The inner products over `axes`, which stay; of float32 as float64 has them, where that is.
+
+    `made_of` is what `a` is the product of, if given: an array and factors for its vectors. Then
+    `a` need not be written for this.
+    """
+    if _to_spread(*a, *b, *made_of):
         return _added(a, b).sum(axes, keepdims=True)
-    found: jax.Array = _inner.bind(*a, *b, axes=axes)
+    found: jax.Array = _inner.bind(*a, *b, *made_of, axes=axes, width=len(a))
     return found
 
 
@@ -78,7 +82,7 @@ def outer(a: Parts, factor: jax.Array, axes: Axes) -> Parts:
     """Vectors over `axes` times a factor for each: in either, the transpose of `inner`."""
     if _to_spread(*a, factor):
         return tuple(p * factor for p in a)
-    return tuple(_outer.bind(*a, factor, axes=axes))
+    return tuple(_outer.bind(*a, factor, axes=axes, width=len(a)))
 
 
 def _to_spread(*arrays: jax.Array) -> bool:
@@ -117,20 +121,20 @@ def _batch(
     return found, [0] * len(found) if primitive.multiple_results else 0
 
 
-def _bilinear(apply: Callable[..., Any], add: Callable[..., Any], cut: Callable[[int], int]) -> Any:
-    """The rule of what is linear in the arguments before ``cut(number)`` and in those after."""
+def _bilinear(apply: Callable[..., Any], add: Callable[..., Any], after: int | None) -> Any:
+    """The rule of what is linear in the first `width` arguments, and in those up to `after` times
+    as many."""
 
-    def rule(primals: Any, tangents: Any, *, axes: Axes) -> tuple[Any, Any]:
-        k = cut(len(primals))
-        sides = slice(k), slice(k, None)
+    def rule(primals: Any, tangents: Any, *, axes: Axes, width: int) -> tuple[Any, Any]:
         moved = []
-        for side in sides:
+        for side in (slice(width), slice(width, after and after * width)):
             if all(type(t) is ad.Zero for t in tangents[side]):
                 continue
-            arguments = list(primals)
+            # What was the product of others, is no longer.
+            arguments = list(primals if side.start else primals[: after and after * width])
             arguments[side] = map(ad.instantiate_zeros, tangents[side])
-            moved.append(apply(*arguments, axes=axes))
-        return apply(*primals, axes=axes), functools.reduce(add, moved)
+            moved.append(apply(*arguments, axes=axes, width=width))
+        return apply(*primals, axes=axes, width=width), functools.reduce(add, moved)
 
     return rule
 
@@ -139,24 +143,23 @@ def _each_sum(a: Any, b: Any) -> list[jax.Array]:
     return list(map(jnp.add, a, b))
 
 
-def _inner_transpose(d: Any, *arrays: Any, axes: Axes) -> list[Any]:
-    k = len(arrays) // 2
-    a, b = arrays[:k], arrays[k:]
+def _inner_transpose(d: Any, *arrays: Any, axes: Axes, width: int) -> list[Any]:
+    sides = slice(width), slice(width, 2 * width)
     found: list[Any] = [None] * len(arrays)
-    for of, other, at in ((a, b, 0), (b, a, k)):
-        if _undefined(of[0]):
+    for side, other in (sides, sides[::-1]):
+        if _undefined(arrays[side][0]):
             zero = type(d) is ad.Zero
-            found[at : at + k] = (
-                [ad.Zero(x.aval) for x in of] if zero else outer(tuple(other), d, axes)
+            found[side] = (
+                [ad.Zero(x.aval) for x in arrays[side]] if zero else outer(arrays[other], d, axes)
             )
     return found
 
 
-def _outer_transpose(ds: Any, *arrays: Any, axes: Axes) -> list[Any]:
+def _outer_transpose(ds: Any, *arrays: Any, axes: Axes, width: int) -> list[Any]:
     *a, factor = arrays
     ds = tuple(map(ad.instantiate_zeros, ds))
     if _undefined(factor):
-        return [None] * len(a) + [inner(tuple(a), ds, axes)]
+        return [None] * width + [inner(tuple(a), ds, axes)]
     return [*outer(ds, factor, axes), None]
 
 
@@ -173,19 +176,31 @@ def _squares_in(
     return total(term, axes, x, tree=target.tree)
 
 
-def _inner_in(target: native.Target, *arrays: jax.Array, axes: Axes) -> jax.Array:
-    def term(*arrays: jax.Array) -> jax.Array:
-        each = tuple(map(wide, arrays)) if target.wide else arrays
-        return _added(each[: len(each) // 2], each[len(each) // 2 :])
+def _inner_in(target: native.Target, *arrays: jax.Array, axes: Axes, width: int) -> jax.Array:
+    form = np.dtype(np.float64 if target.wide else arrays[0].dtype)
+    a, b, made_of = arrays[:width], arrays[width : 2 * width], arrays[2 * width :]
 
-    found = total(term, axes, *arrays, tree=target.tree)
+    def term(*arrays: jax.Array) -> jax.Array:
+        *b, x = arrays[: width + 1]
+        factors = [f.astype(form) for f in arrays[width + 1 :]]
+        a = [functools.reduce(jnp.multiply, factors, p) for p in parts(x, form)]
+        return _added(a, [p.astype(form) for p in b])
+
+    def plain(*arrays: jax.Array) -> jax.Array:
+        each = [p.astype(form) for p in arrays]
+        return _added(each[:width], each[width:])
+
+    if made_of:
+        found = total(term, axes, *b, *made_of, tree=target.tree)
+    else:
+        found = total(plain, axes, *a, *b, tree=target.tree)
     if target.tree:
         # By 1, which the compiler does not see.
         found = found / jnp.where(found == found, np.ones((), found.dtype), found)
     return found.astype(arrays[0].dtype)
 
 
-def _outer_in(_: native.Target, *arrays: jax.Array, axes: Axes) -> list[jax.Array]:
+def _outer_in(_: native.Target, *arrays: jax.Array, axes: Axes, width: int) -> list[jax.Array]:
     return [x * arrays[-1] for x in arrays[:-1]]
 
 
@@ -214,16 +229,16 @@ def _install() -> bool:
         _outer = Primitive("l2multi_outer")
         _outer.multiple_results = True
         _squares.def_abstract_eval(lambda x, *, axes, dtype, **_: _few(x, axes, dtype))
-        _inner.def_abstract_eval(lambda x, *_, axes: _few(x, axes, x.dtype))
-        _outer.def_abstract_eval(lambda *xs, axes: [x.update(weak_type=False) for x in xs[:-1]])
+        _inner.def_abstract_eval(lambda x, *_, axes, **__: _few(x, axes, x.dtype))
+        _outer.def_abstract_eval(lambda *xs, **_: [x.update(weak_type=False) for x in xs[:-1]])
         for one, formula in ((_squares, _squares_in), (_inner, _inner_in), (_outer, _outer_in)):
             one.def_impl(functools.partial(native.evaluate, one))
             batching.primitive_batchers[one] = functools.partial(_batch, one)
             mlir.register_lowering(one, _lowering(one, formula, "other"))
             for platform in native.WIDE:
                 mlir.register_lowering(one, _lowering(one, formula, platform), platform=platform)
-        ad.primitive_jvps[_inner] = _bilinear(_inner.bind, jnp.add, lambda n: n // 2)
-        ad.primitive_jvps[_outer] = _bilinear(_outer.bind, _each_sum, lambda n: n - 1)
+        ad.primitive_jvps[_inner] = _bilinear(_inner.bind, jnp.add, 2)
+        ad.primitive_jvps[_outer] = _bilinear(_outer.bind, _each_sum, None)
         ad.primitive_transposes[_inner] = _inner_transpose
         ad.primitive_transposes[_outer] = _outer_transpose
     except Exception:  # whatever else has changed there
@@ -266,13 +281,18 @@ def _tree(of: Callable[..., jax.Array], axes: Axes, *given: jax.Array) -> jax.Ar
             size = n // count
             cuts = [(k * size, (k + 1) * size) for k in range(count)]
             cuts += [(k, k + 1) for k in range(count * size, n)]
-            terms = [term(*(lax.slice_in_dim(a, *c, axis=axis) for a in arrays)) for c in cuts]
+            terms = [term(*(_cut(a, c, axis) for a in arrays)) for c in cuts]
             rest += terms[count:]
             arrays = [_in_pairs(terms[:count])]
             term = jnp.asarray
         if rest:
             arrays = [_in_pairs([*arrays, *reversed(rest)])]
     return term(*arrays)
+
+
+def _cut(a: jax.Array, bounds: tuple[int, int], axis: int) -> jax.Array:
+    """A slice; of a factor for a vector, the factor."""
+    return a if a.shape[axis] == 1 else lax.slice_in_dim(a, *bounds, axis=axis)
 
 
 def _from_bits(bits: jax.Array) -> jax.Array:
