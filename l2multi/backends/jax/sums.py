@@ -214,9 +214,12 @@ def _lowering(primitive: Any, formula: Callable[..., Any], platform: str) -> Cal
         else:
             alone = getattr(place, "num_devices", 0) in (None, 1)
         target = native.Target(platform in native.WIDE, alone and platform == "cpu")
-        rule = mlir.lower_fun(functools.partial(formula, target), primitive.multiple_results)
-        with jax.enable_x64(True):
-            return rule(context, *arrays, **parameters)
+
+        def traced(*arrays: jax.Array, **parameters: Any) -> Any:
+            with jax.enable_x64(True):
+                return formula(target, *arrays, **parameters)
+
+        return mlir.lower_fun(traced, primitive.multiple_results)(context, *arrays, **parameters)
 
     return lower
 
