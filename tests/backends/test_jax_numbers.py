@@ -241,6 +241,37 @@ def test_derivatives_at_any_size(axis, eps, with_kernels):
             assert error[known].max() < 1e-6
 
 
+@pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_derivatives_of_subnormal_numbers(dtype, with_kernels):
+    """Right by way of the kernel. XLA's CPU compiler takes such numbers for 0, in derivatives as in
+    values."""
+    form = np.finfo(dtype)
+    u = np.array([0.6, 0.8])
+    turn = np.eye(2) - np.outer(u, u)
+    with x64(dtype), native.use(with_kernels):
+
+        @jax.jit
+        def all_of(x):
+            unit, norm = l2.normalize, l2.norm
+            growth = jax.jvp(norm, (x,), (jnp.ones_like(x),))[1]
+            return (
+                jax.grad(norm)(x),
+                growth,
+                jax.hessian(norm)(x),
+                *(jacobian(unit)(x) for jacobian in (jax.jacfwd, jax.jacrev)),
+            )
+
+        for length in (1.2, 0.6):  # in smallest normal numbers
+            x = (length * u * form.tiny).astype(dtype)
+            gradient, growth, *turns = all_of(x)
+            known = float(with_kernels)
+            close(gradient, known * u)
+            close(growth, known * u.sum())
+            for found in turns:
+                close(found, known * turn / length / form.tiny, 1e-6)
+
+
 @pytest.mark.parametrize("keywords", [{}, {"zero": "nan"}, {"eps": 0.25}, {"eps": np.inf},
                                       {"eps": 0.25, "zero": "nan"}])  # fmt: skip
 def test_derivatives_of_special_vectors(keywords):

@@ -50,6 +50,14 @@ class Along(NamedTuple):
     kernels: int = 0  # as `normalize` has it
     odd: bool = False  # as `native.Wanted` has it
 
+    def tiny(self, x: jax.Array) -> bool:
+        """Whether kernels may have measured `x`, for which subnormal numbers are not 0."""
+        return bool(self.kernels) and self.serves(x) and native._trailing(self.axes, x.ndim)
+
+    def serves(self, x: jax.Array) -> bool:
+        """Whether `native.rows` can measure `x`."""
+        return not self.mesh and x.dtype == self.dtype and native.serves(x)
+
     def total(self, sums: Any) -> Any:
         """Sums over devices of sums over `axes`."""
         return lax.psum(sums, self.mesh) if self.mesh else sums  # type: ignore[no-untyped-call]
@@ -301,7 +309,8 @@ def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
 
 def _dot(along: Along, a: Parts, b: Parts, *made_of: jax.Array) -> jax.Array:
     """The inner products, axes kept."""
-    total: jax.Array = along.total(sums.inner(a, b, along.axes, *made_of))
+    tiny = bool(made_of) and along.tiny(made_of[0])
+    total: jax.Array = along.total(sums.inner(a, b, along.axes, *made_of, tiny=tiny))
     return total
 
 
@@ -410,13 +419,15 @@ def _split(root: jax.Array, odd: bool) -> Norms:
 def _divided(
     along: Along, x: jax.Array, length: jax.Array, power: jax.Array, rest: jax.Array
 ) -> Polar:
-    return Polar(tuple(p * power * rest for p in sums.parts(x, along.dtype)), length, power, rest)
+    by = sums.scaled if along.tiny(x) else jnp.multiply
+    unit = tuple(by(p, power) * rest for p in sums.parts(x, along.dtype))
+    return Polar(unit, length, power, rest)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _polar(along: Along, x: jax.Array) -> Polar:
     """Directions and lengths; zero vectors as they are."""
-    if not along.mesh and x.dtype == along.dtype and native.serves(x):
+    if along.serves(x):
         wanted = native.Wanted(along.axes, 0.0, False, "", True, along.odd)
         return _divided(along, x, *native.rows(x, wanted, along.kernels, _formula))
     return _divided(along, x, *_lengths(*_roots(along, x)))

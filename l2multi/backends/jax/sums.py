@@ -55,6 +55,17 @@ def wide(x: jax.Array) -> jax.Array:
     return (x.astype(np.float32) if narrow else x).astype(np.float64)
 
 
+def scaled(x: jax.Array, power: jax.Array) -> jax.Array:
+    """``x * power``, a power of two, of subnormal numbers too, which XLA's CPU backend takes for 0:
+    their digits with the exponent of 1, less 1."""
+    form = np.finfo(x.dtype)
+    whole = np.dtype(f"i{x.dtype.itemsize}")
+    bits, one = (lax.bitcast_convert_type(a, whole) for a in (x, form.dtype.type(1)))
+    sign = whole.type(np.iinfo(whole).min)
+    more, less = (lax.bitcast_convert_type(b | one, x.dtype) for b in (bits, bits & sign))
+    return jnp.where(x == 0, (more - less) * (power * form.tiny), x * power)
+
+
 def squares(
     x: jax.Array, axes: Axes, dtype: np.dtype[Any], exponent: int | None = None
 ) -> jax.Array:
@@ -66,15 +77,15 @@ def squares(
     return found
 
 
-def inner(a: Parts, b: Parts, axes: Axes, *made_of: jax.Array) -> jax.Array:
+def inner(a: Parts, b: Parts, axes: Axes, *made_of: jax.Array, tiny: bool = False) -> jax.Array:
     """The inner products over `axes`, which stay; of float32 as float64 has them, where that is.
 
-    `made_of` is what `a` is the product of, if given: an array and factors for its vectors. Then
-    `a` need not be written for this.
+    `made_of` is what `a` is the product of, if given: an array, powers of two and other factors for
+    its vectors. Then `a` need not be written for this. `tiny`: by `scaled`.
     """
     if _to_spread(*a, *b, *made_of):
         return _added(a, b).sum(axes, keepdims=True)
-    found: jax.Array = _inner.bind(*a, *b, *made_of, axes=axes, width=len(a))
+    found: jax.Array = _inner.bind(*a, *b, *made_of, axes=axes, width=len(a), tiny=tiny)
     return found
 
 
@@ -125,7 +136,7 @@ def _bilinear(apply: Callable[..., Any], add: Callable[..., Any], after: int | N
     """The rule of what is linear in the first `width` arguments, and in those up to `after` times
     as many."""
 
-    def rule(primals: Any, tangents: Any, *, axes: Axes, width: int) -> tuple[Any, Any]:
+    def rule(primals: Any, tangents: Any, *, width: int, **parameters: Any) -> tuple[Any, Any]:
         moved = []
         for side in (slice(width), slice(width, after and after * width)):
             if all(type(t) is ad.Zero for t in tangents[side]):
@@ -133,8 +144,8 @@ def _bilinear(apply: Callable[..., Any], add: Callable[..., Any], after: int | N
             # What was the product of others, is no longer.
             arguments = list(primals if side.start else primals[: after and after * width])
             arguments[side] = map(ad.instantiate_zeros, tangents[side])
-            moved.append(apply(*arguments, axes=axes, width=width))
-        return apply(*primals, axes=axes, width=width), functools.reduce(add, moved)
+            moved.append(apply(*arguments, width=width, **parameters))
+        return apply(*primals, width=width, **parameters), functools.reduce(add, moved)
 
     return rule
 
@@ -143,7 +154,7 @@ def _each_sum(a: Any, b: Any) -> list[jax.Array]:
     return list(map(jnp.add, a, b))
 
 
-def _inner_transpose(d: Any, *arrays: Any, axes: Axes, width: int) -> list[Any]:
+def _inner_transpose(d: Any, *arrays: Any, axes: Axes, width: int, tiny: bool) -> list[Any]:
     sides = slice(width), slice(width, 2 * width)
     found: list[Any] = [None] * len(arrays)
     for side, other in (sides, sides[::-1]):
@@ -176,14 +187,16 @@ def _squares_in(
     return total(term, axes, x, tree=target.tree)
 
 
-def _inner_in(target: native.Target, *arrays: jax.Array, axes: Axes, width: int) -> jax.Array:
+def _inner_in(
+    target: native.Target, *arrays: jax.Array, axes: Axes, width: int, tiny: bool
+) -> jax.Array:
     form = np.dtype(np.float64 if target.wide else arrays[0].dtype)
     a, b, made_of = arrays[:width], arrays[width : 2 * width], arrays[2 * width :]
 
     def term(*arrays: jax.Array) -> jax.Array:
-        *b, x = arrays[: width + 1]
-        factors = [f.astype(form) for f in arrays[width + 1 :]]
-        a = [functools.reduce(jnp.multiply, factors, p) for p in parts(x, form)]
+        *b, x, power, rest = arrays
+        by = scaled if tiny else jnp.multiply
+        a = [by(p, power).astype(form) * rest.astype(form) for p in parts(x, power.dtype)]
         return _added(a, [p.astype(form) for p in b])
 
     def plain(*arrays: jax.Array) -> jax.Array:
