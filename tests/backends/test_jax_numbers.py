@@ -325,7 +325,7 @@ def test_derivatives_with_a_subnormal_eps(dtype):
             with native.use(with_kernels):
                 for slope in jax.jit(lambda x, some=some: [jax.grad(way)(x) for way in some])(x):
                     close(slope, [0.128, -0.096])
-                for way in some:
+                for way in some[:2]:
                     close(jax.grad(way)(x), [0.128, -0.096])
 
 

@@ -83,7 +83,9 @@ def inner(a: Parts, b: Parts, axes: Axes, *made_of: jax.Array, tiny: bool = Fals
     `made_of` is what `a` is the product of, if given: an array, powers of two and other factors for
     its vectors. Then `a` need not be written for this. `tiny`: by `scaled`.
     """
-    if _to_spread(*a, *b, *made_of):
+    if _to_spread(*a, *b, *made_of):  # norms of vectors over several devices are of another type
+        made_of = ()
+    if _to_spread(*a, *b):
         return _added(a, b).sum(axes, keepdims=True)
     found: jax.Array = _inner.bind(*a, *b, *made_of, axes=axes, width=len(a), tiny=tiny)
     return found
