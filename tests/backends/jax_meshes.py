@@ -164,6 +164,27 @@ def eight() -> None:
                     want = a / top / (length or 1.0)
                     np.testing.assert_allclose(call(x), want, 1e-15, 1e-300)
                 np.testing.assert_allclose(l2.norm(x), length * top, 1e-15)
+        x = np.full((8, 50_001, 3, 2), 0.1)  # equal numbers, on one device and on each
+        few, many = np.sqrt(np.longdouble(0.1) ** 2 * 50_001 * np.array([2, 16])[:, None])
+
+        def both(x, *axes, **name):
+            def norm(x):
+                return l2multi.jax.norm(x, axes, **name)
+
+            return jax.jvp(norm, (x,), (x,))
+
+        def shards(function, out):
+            return jax.shard_map(function, mesh=line, in_specs=P("i"), out_specs=out)
+
+        for function, a, want in (
+            (lambda x: both(x, 1, 3), x, few),
+            (lambda x: both(x, 1, 3), x.astype("c16"), few),
+            (shards(lambda x: both(x, 1, 3), P("i")), x, few),
+            (shards(lambda x: both(x, 0, 1, 3, axis_name="i"), P()), x, many),
+        ):
+            for found in jax.jit(function)(a):
+                miss = np.abs(np.asarray(found) - want) / np.spacing(want.astype("f8"))
+                assert miss.max() <= 4, miss
     other = jax.device_put(A, jax.devices()[2])
     for backend in ("jax", "numpy"):
         assert l2.normalize(other, backend=backend).devices() == {jax.devices()[2]}

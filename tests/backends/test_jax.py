@@ -621,6 +621,30 @@ def test_rounded_once(narrow, kernels):
         assert np.allclose(slope, [0.6, 0.8], rtol=2.0**-7)
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("narrow", ["f2", jnp.bfloat16])
+@pytest.mark.parametrize("dtype", ["f4", "c8"])
+def test_rounded_once_from_float32(dtype, narrow, kernels):
+    """Norms that float32 cannot tell from the middle of two narrow numbers: of ``[middle, small]``
+    with a square of the second too small for float32."""
+    low = np.random.default_rng(2).uniform(0.01, 0.9, 2000).astype(narrow)
+    high = (low.view("u2") + np.uint16(1)).view(narrow)
+    middle = (low.astype("f4") + high.astype("f4")) / 2
+    even = low.view("u2") % 2 == 0
+    x = np.stack([middle, middle * np.float32(1e-4)], -1).astype(dtype)
+    with native.use(kernels):
+        for wrap in (lambda f: f, jax.jit):
+            for axis in (1, 0):
+                norms = wrap(lambda x, a=axis: l2.norm(x, a, dtype=narrow))(x if axis else x.T)
+                assert (np.asarray(norms) == high).all()
+                norms = wrap(lambda x, a=axis: l2.norm(x, a, dtype=narrow))(
+                    x[:, :1] if axis else x[:, :1].T
+                )
+                assert (np.asarray(norms) == np.where(even, low, high)).all()
+        slope = jax.grad(lambda x: l2.norm(x, dtype=narrow).astype("f4"))(jnp.array([3.0, 4.0]))
+        assert np.allclose(slope, [0.6, 0.8], rtol=2.0**-7)
+
+
 @pytest.mark.parametrize("function", [jax.nn.relu, l2.norm, l2.normalize])
 def test_jet_takes_no_function_with_a_rule_of_its_own(function):
     """As the README says, which is to change when JAX does."""

@@ -47,25 +47,29 @@ def test_arrays_of_one_number(dtype, with_kernels):
     """XLA squares ``x * c`` as ``x * x * c**2`` where it is one number; such c are beyond its
     range."""
     with x64(dtype), native.use(with_kernels):
+        places = [
+            (shape, axis) for shape in ((), (1,), (1, 1)) for axis in (None, *range(len(shape)))
+        ]
+        units = [
+            jax.jit(lambda x, a=axis: l2.normalize(x, a, return_norm=True)) for _, axis in places
+        ]
+        mapped = jax.jit(lambda x: lax.map(lambda s: l2.normalize(s, None), x))
+        batched = jax.jit(jax.vmap(lambda s: l2.norm(s, ())))
         for value in sizes(dtype):
             sign = np.sign(value.real)
-            for shape in ((), (1,), (1, 1)):
+            for (shape, axis), unit in zip(places, units, strict=True):
                 x = jnp.full(shape, value)
-                for axis in (None, *range(len(shape))):
-                    unit = jax.jit(lambda x, axis=axis: l2.normalize(x, axis, return_norm=True))
-                    for y, n in (unit(x), l2.normalize(x, axis, return_norm=True)):
-                        close(y, np.full(shape, sign))
-                        close(n, np.full(n.shape, np.abs(value)))
-                    if value:
+                for y, n in (unit(x), l2.normalize(x, axis, return_norm=True)):
+                    close(y, np.full(shape, sign))
+                    close(n, np.full(n.shape, np.abs(value)))
+                if value:
+                    l2.normalize(x, axis, zero="raise", nonfinite="raise")
+                else:
+                    with pytest.raises(l2.ZeroVectorError):
                         l2.normalize(x, axis, zero="raise", nonfinite="raise")
-                    else:
-                        with pytest.raises(l2.ZeroVectorError):
-                            l2.normalize(x, axis, zero="raise", nonfinite="raise")
-            one = lax.map(lambda s: l2.normalize(s, None), jnp.full(3, value))
-            close(one, np.full(3, sign))
+            close(mapped(jnp.full(3, value)), np.full(3, sign))
             for count in (1, 3):
-                one = jax.jit(jax.vmap(lambda s: l2.norm(s, ())))(jnp.full(count, value))
-                close(one, np.full(count, np.abs(value)))
+                close(batched(jnp.full(count, value)), np.full(count, np.abs(value)))
 
 
 MADE_OF_ONE = {
@@ -82,29 +86,36 @@ MADE_OF_ONE = {
 def test_arrays_made_of_one_number(dtype, make, with_kernels):
     """Under jit, with a constant of the caller's too, whose square is beyond the range."""
     far = 1e200 if dtype in ("f8", "c16") else 1e25
+    form = np.finfo(dtype)
     with x64(dtype), native.use(with_kernels):
-        for value in sizes(dtype):
-            for factor in (1, far, 1 / far):
+        for factor in (1, far, 1 / far):
+            c = np.finfo(dtype).dtype.type(factor)
+
+            def unit(s, c=c, **keywords):
+                return l2.normalize(make(s, c), return_norm=True, **keywords)
+
+            whole = jax.jit(unit)
+            slope = jax.jit(jax.grad(lambda s, c=c: l2.norm(make(s, c))))
+            short = {}
+            for value in sizes(dtype):
                 want = value.real.astype("g") * factor
-                form = np.finfo(dtype)
                 if want and not form.tiny <= np.abs(want) <= form.max:
                     continue
-                c = value.real.dtype.type(factor)
-
-                def unit(s, c=c, **keywords):
-                    return l2.normalize(make(s, c), return_norm=True, **keywords)
-
-                y, n = jax.jit(unit)(value)
+                y, n = whole(value)
                 close(y, np.full(4, np.sign(want) / 2))
                 with np.errstate(over="ignore"):
                     close(n, np.abs(2 * want).astype(n.dtype))
                 if want and np.abs(want) < form.max / 8:
-                    eps = float(np.abs(4 * want))
-                    y, _ = jax.jit(lambda s, eps=eps, u=unit: u(s, eps=eps))(value)
-                    close(y, np.full(4, np.sign(want) / 4))
+                    short[float(np.abs(4 * want))] = value
                 if dtype.kind == "f" and factor == 1:
-                    slope = jax.jit(jax.grad(lambda s, c=c: l2.norm(make(s, c))))(value)
-                    close(slope, 2 * np.sign(value))
+                    close(slope(value), 2 * np.sign(value))
+
+            @jax.jit
+            def shorter(values, unit=unit, short=short):
+                return [unit(s, eps=eps)[0] for s, eps in zip(values, short, strict=True)]
+
+            for y, value in zip(shorter(list(short.values())), short.values(), strict=True):
+                close(y, np.full(4, np.sign(value.real) / 4))
 
 
 def test_float32_without_float64():
@@ -132,23 +143,35 @@ EQUAL = [((), None), ((1,), 0), ((1, 7), 1), ((7, 1), 1), ((7, 1), 0), ((777,), 
 @pytest.mark.parametrize(("shape", "axis"), EQUAL)
 @pytest.mark.parametrize("dtype", DTYPES[:4])
 def test_equal_numbers(dtype, shape, axis):
-    """They round alike at each addition: the worst case of a sum in order. By any axes."""
+    """They round alike at each addition: the worst case of a sum in order. By any axes; and as the
+    vectors grow, so do their norms, in derivatives."""
+
+    @jax.jit
+    def found(x):
+        y, n = l2.normalize(x, axis, return_norm=True)
+        _, growth = jax.jvp(lambda x: l2.norm(x, axis), (x,), (x,))
+        return y, n, growth, jax.vjp(lambda x: l2.normalize(x, axis), x)[1](jnp.conj(x))[0]
+
     for value in (0.1, 0.7, 3e30):
         a = np.full(shape, value * (1 if dtype.kind == "f" else 1 + 0.3j)).astype(dtype)
         with x64(dtype), native.use(False):
-            y, n = jax.jit(lambda x: l2.normalize(x, axis, return_norm=True))(a)
-        x, y = vectors(a, axis)[0], vectors(np.asarray(y), axis)[0]
-        verdict = judge(x[:2], y[:2], np.asarray(n).reshape(-1)[:2], sample=5)
+            y, n, growth, turn = map(np.asarray, found(a))
+        x, y = vectors(a, axis)[0], vectors(y, axis)[0]
+        verdict = judge(x[:2], y[:2], n.reshape(-1)[:2], sample=5)
         assert max(verdict[:2]) <= 2.5, verdict
+        verdict = judge(x[:2], None, growth.reshape(-1)[:2])
+        assert max(verdict[:2]) <= 4, verdict
+        # What two equal terms leave when one is subtracted from the other.
+        assert np.abs(turn).max() <= 4 * np.finfo(dtype).eps * np.abs(y).max()
 
 
 def test_no_program_of_another_call():
     """NumPy finds float64 equal to None, by which JAX gave one call the program of another in one
     of a hundred processes for each shape."""
     with jax.enable_x64(True):
-        for k in range(1500):
+        for k in range(750):  # of which six failed
             jax.clear_caches()
-            shape = 2 + k % 40, 1 + k // 40
+            shape = 2 + k % 30, 1 + k // 30
             x = jax.ShapeDtypeStruct(shape, np.float64)
             y, n = jax.eval_shape(lambda x: l2.normalize(x, return_norm=True), x)
             alone = jax.eval_shape(lambda x: l2.normalize(x), x)
@@ -218,6 +241,37 @@ def test_derivatives_at_any_size(axis, eps, with_kernels):
             assert error[known].max() < 1e-6
 
 
+@pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_derivatives_of_subnormal_numbers(dtype, with_kernels):
+    """Right by way of the kernel. XLA's CPU compiler takes such numbers for 0, in derivatives as in
+    values."""
+    form = np.finfo(dtype)
+    u = np.array([0.6, 0.8])
+    turn = np.eye(2) - np.outer(u, u)
+    with x64(dtype), native.use(with_kernels):
+
+        @jax.jit
+        def all_of(x):
+            unit, norm = l2.normalize, l2.norm
+            growth = jax.jvp(norm, (x,), (jnp.ones_like(x),))[1]
+            return (
+                jax.grad(norm)(x),
+                growth,
+                jax.hessian(norm)(x),
+                *(jacobian(unit)(x) for jacobian in (jax.jacfwd, jax.jacrev)),
+            )
+
+        for length in (1.2, 0.6):  # in smallest normal numbers
+            x = (length * u * form.tiny).astype(dtype)
+            gradient, growth, *turns = all_of(x)
+            known = float(with_kernels)
+            close(gradient, known * u)
+            close(growth, known * u.sum())
+            for found in turns:
+                close(found, known * turn / length / form.tiny, 1e-6)
+
+
 @pytest.mark.parametrize("keywords", [{}, {"zero": "nan"}, {"eps": 0.25}, {"eps": np.inf},
                                       {"eps": 0.25, "zero": "nan"}])  # fmt: skip
 def test_derivatives_of_special_vectors(keywords):
@@ -263,14 +317,15 @@ def test_derivatives_with_a_subnormal_eps(dtype):
         def sparse(d):
             return l2.normalize(BCOO((d, places), shape=(1, 2)), eps=eps).data[0].real
 
-        ways = [sparse]
+        ways = []
         for keywords in ({}, {"zero": "nan"}):
             ways.append(lambda d, k=keywords: l2.normalize(d, eps=eps, **k)[0].real)
             ways.append(lambda d, k=keywords: l2.normalize(d[:, None], 0, eps=eps, **k)[0, 0].real)
-        for with_kernels in (True, False):
+        for with_kernels, some in ((True, [*ways, sparse]), (False, ways)):
             with native.use(with_kernels):
-                for way in ways:
-                    close(jax.jit(jax.grad(way))(x), [0.128, -0.096])
+                for slope in jax.jit(lambda x, some=some: [jax.grad(way)(x) for way in some])(x):
+                    close(slope, [0.128, -0.096])
+                for way in some[:2]:
                     close(jax.grad(way)(x), [0.128, -0.096])
 
 
@@ -296,7 +351,7 @@ MEMORY = """
         return status("VmHWM:") - before - y.nbytes / 2**20
     for dtype in ("f4", "c8", "f2", "i1", "f8"):
         with jax.enable_x64(dtype == "f8"):
-            x = jax.numpy.asarray(np.ones((16_000, 1_000), dtype))
+            x = jax.numpy.asarray(np.ones((8_000, 1_000), dtype))
             for axis in (0, 1):
                 for function in (l2.norm, l2.normalize):
                     print(dtype, axis, function.__name__, x.nbytes / 2**20,

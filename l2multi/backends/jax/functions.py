@@ -30,14 +30,12 @@ from jax import lax
 from l2multi import _contract
 from l2multi.backends.jax import native, sums
 from l2multi.backends.jax.native import Axes
+from l2multi.backends.jax.sums import Parts
 
 F64 = np.dtype(np.float64)
 
 # Elements from which sums that are seldom needed are worth a branch.
 LARGE = 2**15
-# A real array, or the real and the imaginary part of a complex one: the core is real, so that
-# complex derivatives are JAX's own.
-Parts = tuple[jax.Array, ...]
 # Norms as ``root * 2**power``: one may be beyond the range of its dtype.
 Norms = tuple[jax.Array, jax.Array]
 
@@ -50,7 +48,15 @@ class Along(NamedTuple):
     dtype: np.dtype[Any]
     mesh: tuple[str, ...] = ()
     kernels: bool = False  # as `normalize` has it
-    tree: bool | None = None  # as `sums.total` has it
+    odd: bool = False  # as `native.Wanted` has it
+
+    def tiny(self, x: jax.Array) -> bool:
+        """Whether kernels may have measured `x`, for which subnormal numbers are not 0."""
+        return bool(self.kernels) and self.serves(x) and native._trailing(self.axes, x.ndim)
+
+    def serves(self, x: jax.Array) -> bool:
+        """Whether `native.rows` can measure `x`."""
+        return not self.mesh and x.dtype == self.dtype and native.serves(x)
 
     def total(self, sums: Any) -> Any:
         """Sums over devices of sums over `axes`."""
@@ -109,11 +115,12 @@ def norm(
 ) -> jax.Array:
     """The norms of `dtype`."""
     norms: jax.Array
+    odd = np.dtype(dtype).itemsize < 4
     if not mesh and _own_width(x, dtype) and native.serves(x):
-        lengths, *_ = _rows(x, native.Wanted(axes, 0.0, False, "", True), kernels)
+        lengths, *_ = _rows(x, native.Wanted(axes, 0.0, False, "", True, odd), kernels)
         norms = _rounded(lengths, dtype)
     else:
-        norms = _traced_norm(x, Along(axes, _width(x, dtype), mesh), dtype)
+        norms = _traced_norm(x, Along(axes, _width(x, dtype), mesh, odd=odd), dtype)
     return norms if keepdims else norms.squeeze(axes)
 
 
@@ -158,7 +165,7 @@ def _traced_normalize(
     x: jax.Array, along: Along, eps: float, zero_nan: bool, dtype: str, norm_dtype: str
 ) -> tuple[jax.Array, jax.Array | None]:
     polar = _polar(along, x)
-    unit = _finish(_parts(x, along.dtype), polar, eps, zero_nan)
+    unit = _finish(sums.parts(x, along.dtype), polar, eps, zero_nan)
     y = unit[0] if len(unit) == 1 else lax.complex(*unit)
     norms = None
     if norm_dtype:  # the bits of `norm`: from sums no wider than its own
@@ -178,13 +185,13 @@ def _formula(x: jax.Array, wanted: native.Wanted, target: native.Target) -> tupl
     """What `native.rows` does, for XLA to compile."""
     if target.wide and x.dtype != np.float64:
         return _wide_formula(x, wanted, target)
-    own = Along(wanted.axes, _width(x, x.dtype.name), tree=target.tree)
+    own = Along(wanted.axes, _width(x, x.dtype.name))
     norms = _lengths(*_roots(own, x))
     if not wanted.unit:
         return norms
     along = own._replace(dtype=_width(x, wanted.unit))
     polar = _divided(along, x, *(norms if along == own else _lengths(*_roots(along, x))))
-    (y,) = _finish(_parts(x, along.dtype), polar, wanted.eps, wanted.zero_nan)
+    (y,) = _finish(sums.parts(x, along.dtype), polar, wanted.eps, wanted.zero_nan)
     return _rounded(y, wanted.unit), *(norms if wanted.norm else ())
 
 
@@ -194,8 +201,8 @@ def _wide_formula(
     """One sum, a factor, a product: no square of a narrower number leaves the range of float64. And
     no choice between operands, which would keep XLA's GPU backend from making one kernel of it."""
     with jax.enable_x64(True):
-        root = jnp.sqrt(_sum_squares(wanted.axes, F64, x, tree=target.tree))
-        norms = _lengths(*_split(root)) if wanted.norm else ()
+        root = jnp.sqrt(sums.squares(x, wanted.axes, F64))
+        norms = _lengths(*_split(root, wanted.odd)) if wanted.norm else ()
         if not wanted.unit:
             return norms
         # 0 stays 0 by a factor that is finite; inf becomes 0; NaN stays NaN.
@@ -213,14 +220,14 @@ def _wide_turn(
     with jax.enable_x64(True):
 
         def product(a: jax.Array, b: jax.Array) -> jax.Array:
-            return _wide(a) * _wide(b)
+            return sums.wide(a) * sums.wide(b)
 
-        root = jnp.sqrt(_sum_squares(wanted.axes, F64, x, tree=target.tree))
+        root = jnp.sqrt(sums.squares(x, wanted.axes, F64))
         short = root <= wanted.eps  # of such the divisor is `eps`, or 0 stays 0
         factor = jnp.where(short, 1 / wanted.eps if wanted.eps else 0.0, 1 / root)
         along = sums.total(product, wanted.axes, x, d, tree=target.tree)
         back = jnp.where(short, 0.0, along / (root * root) * -factor)
-        moved = _wide(x) * back + _wide(d) * factor
+        moved = sums.wide(x) * back + sums.wide(d) * factor
         return moved.astype(np.float32).astype(x.dtype)
 
 
@@ -277,19 +284,6 @@ def _odd_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return _odd(*primals), tangents[0]
 
 
-def _parts(x: jax.Array, dtype: np.dtype[Any]) -> Parts:
-    """The parts of `x` in this dtype."""
-    parts = (x.real, x.imag) if _contract.is_complex(x.dtype) else (x,)
-    return tuple(_wide(p) if dtype == np.float64 else p.astype(dtype) for p in parts)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """`x` in float64, narrow floats by way of float32: XLA's CPU compiler calls a function for each
-    number that it takes from bfloat16 to float64."""
-    narrow = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
-    return (x.astype(np.float32) if narrow else x).astype(np.float64)
-
-
 def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
     """``x / max(norm, eps)``."""
     form = np.finfo(polar.norm.dtype)
@@ -313,12 +307,10 @@ def _at_least(eps: float, x: Parts, polar: Polar) -> Parts:
     return tuple(jnp.where(below, short, unit) for short, unit in units)
 
 
-def _dot(along: Along, a: Parts, b: Parts) -> jax.Array:
+def _dot(along: Along, a: Parts, b: Parts, *made_of: jax.Array) -> jax.Array:
     """The inner products, axes kept."""
-    products = map(jnp.multiply, a, b)
-    total: jax.Array = along.total(
-        functools.reduce(jnp.add, products).sum(along.axes, keepdims=True)
-    )
+    tiny = bool(made_of) and along.tiny(made_of[0])
+    total: jax.Array = along.total(sums.inner(a, b, along.axes, *made_of, tiny=tiny))
     return total
 
 
@@ -341,7 +333,7 @@ def _roots(along: Along, x: jax.Array) -> Norms:
 def _wide_roots(along: Along, x: jax.Array) -> Norms:
     """Of float32, from one sum in float64."""
     with jax.enable_x64(True):
-        return _split(jnp.sqrt(_sum_squares(along.axes, F64, x, tree=along.tree)))
+        return _split(jnp.sqrt(sums.squares(x, along.axes, F64)), along.odd)
 
 
 def _three_roots(along: Along, x: jax.Array) -> Norms:
@@ -370,9 +362,8 @@ def _apart(
     """The three sums, or roots, one by one; the latter two where a root is out of bounds."""
 
     def scaled(exponent: int) -> jax.Array:
-        # Opaque is 1 too: the caller's last operation may have been a product with a constant.
-        factor = sums.opaque(2.0**exponent, along.dtype)
-        return of(_sum_squares(along.axes, along.dtype, x, factor, along.tree))
+        # 1 too: the caller's last operation may have been a product with a constant.
+        return of(sums.squares(x, along.axes, along.dtype, exponent))
 
     plain = scaled(0)
     if along.mesh or not _large(x.shape) or jax.device_count() > 1:
@@ -391,25 +382,9 @@ def _apart(
 def _wide_sums(along: Along, shift: int, x: jax.Array) -> tuple[jax.Array, ...]:
     """The three sums in float32, from one in float64."""
     with jax.enable_x64(True):
-        total = _sum_squares(along.axes, F64, x, tree=along.tree)
+        total = sums.squares(x, along.axes, F64)
         scales = (np.float64(2.0**s) for s in (0, 2 * shift, -2 * shift))
         return tuple((total * scale).astype(np.float32) for scale in scales)
-
-
-def _sum_squares(
-    axes: Axes,
-    dtype: np.dtype[Any],
-    x: jax.Array,
-    factor: jax.Array | None = None,
-    tree: bool | None = None,
-) -> jax.Array:
-    """The sums of squares in `dtype`, of `x` or of `x` times a factor."""
-
-    def squares(x: jax.Array) -> jax.Array:
-        scaled = (p if factor is None else p * factor for p in _parts(x, dtype))
-        return functools.reduce(jnp.add, (p * p for p in scaled))
-
-    return sums.total(squares, axes, x, tree=tree)
 
 
 def _large(shape: tuple[Any, ...]) -> bool:
@@ -429,28 +404,31 @@ def _lengths(root: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array
     return root * _power(field, root.dtype), power, rest
 
 
-def _split(root: jax.Array) -> Norms:
-    """float64 roots as roots in the range of float32, as norms may not be, and powers of two."""
+def _split(root: jax.Array, odd: bool) -> Norms:
+    """float64 roots as roots in the range of float32, as norms may not be, and powers of two. What
+    is `odd` is rounded once by the rounding from float32 to a narrower dtype."""
     bits = lax.bitcast_convert_type(root, np.int64)
     field = bits >> np.int64(52)
     ordinary = (field > 0) & (field < 2047)
     fraction = (bits & np.int64((1 << 52) - 1)) | np.int64(1023 << 52)
     one = jnp.where(ordinary, lax.bitcast_convert_type(fraction, np.float64), root)
     power = jnp.where(ordinary, field - np.int64(1023), np.int64(0))
-    return one.astype(np.float32), power.astype(np.int32)
+    return (_odd(one) if odd else one).astype(np.float32), power.astype(np.int32)
 
 
 def _divided(
     along: Along, x: jax.Array, length: jax.Array, power: jax.Array, rest: jax.Array
 ) -> Polar:
-    return Polar(tuple(p * power * rest for p in _parts(x, along.dtype)), length, power, rest)
+    by = sums.scaled if along.tiny(x) else jnp.multiply
+    unit = tuple(by(p, power) * rest for p in sums.parts(x, along.dtype))
+    return Polar(unit, length, power, rest)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _polar(along: Along, x: jax.Array) -> Polar:
     """Directions and lengths; zero vectors as they are."""
-    if not along.mesh and x.dtype == along.dtype and native.serves(x):
-        wanted = native.Wanted(along.axes, 0.0, False, "", True)
+    if along.serves(x):
+        wanted = native.Wanted(along.axes, 0.0, False, "", True, along.odd)
         return _divided(along, x, *native.rows(x, wanted, along.kernels, _formula))
     return _divided(along, x, *_lengths(*_roots(along, x)))
 
@@ -463,7 +441,7 @@ def _polar_jvp(
     (dx,) = tangents
     if dx.dtype == jax.dtypes.float0:  # that of integers, which do not move
         dx = jnp.zeros(dx.shape, along.dtype)
-    dx = _parts(dx, along.dtype)
+    dx = sums.parts(dx, along.dtype)
     u, _, power, rest = polar
     # Half of the power before the sums and half after, for what a sum is made of may be far below
     # the result and be flushed to zero: with all of it before, for norms of 1e37, with all of it
@@ -472,9 +450,12 @@ def _polar_jvp(
     over = tuple(d * first for d in dx)
     growth = _dot(along, u, over)
     # So too the other way round: a transposed program meets `second` first.
-    turn = tuple((d - p * growth) * rest * second for d, p in zip(over, u, strict=True))
+    back = sums.outer(u, growth, along.axes)
+    across = tuple(map(jnp.subtract, over, back))
+    turn = tuple(t * second for t in sums.outer(across, rest, along.axes))
     lost = -rest * (growth * rest * second)
-    return polar, Polar(turn, _dot(along, u, dx), jnp.zeros_like(power), lost)
+    growing = _dot(along, u, dx, *primals, power, rest)
+    return polar, Polar(turn, growing, jnp.zeros_like(power), lost)
 
 
 def _halves(power: jax.Array) -> tuple[jax.Array, jax.Array]:

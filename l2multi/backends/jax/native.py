@@ -151,6 +151,7 @@ class Wanted(NamedTuple):
     zero_nan: bool
     unit: str  # the name of the dtype of the unit vectors; empty: there shall be none
     norm: bool  # whether the norms are wanted
+    odd: bool = False  # norms as `functions._split` rounds them for narrower dtypes; by no kernel
 
     def few(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape of the norms, axes kept."""
@@ -307,7 +308,13 @@ def _lower(work: str, by_kernel: Any, by_formula: Any, platform: str) -> Callabl
         wanted, x = parameters["wanted"], context.avals_in[0]
         alone = _alone(context)
         on_cpu = bool(alone) and platform == "cpu"
-        if on_cpu and alone == "here" and parameters["kernels"] and _trailing(wanted.axes, x.ndim):
+        if (
+            on_cpu
+            and alone == "here"
+            and parameters["kernels"]
+            and not wanted.odd
+            and _trailing(wanted.axes, x.ndim)
+        ):
             unit = np.dtype(wanted.unit) if wanted.unit else x.dtype
             if (kernel := _kernel(x.dtype, unit, work)) is not None:
                 function = functools.partial(by_kernel, kernel)

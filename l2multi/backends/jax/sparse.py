@@ -20,7 +20,8 @@ from jax.interpreters import ad, batching, mlir
 
 from l2multi import _contract
 from l2multi.backends.jax import functions, native, sums
-from l2multi.backends.jax.functions import Parts, Polar
+from l2multi.backends.jax.functions import Polar
+from l2multi.backends.jax.sums import Parts
 
 
 class Entries(NamedTuple):
@@ -110,7 +111,7 @@ def _entries(x: BCOO | BCSR, width: np.dtype[Any]) -> tuple[Entries, jax.Array |
     row, column = jnp.where(inside, row, rows), jnp.where(inside, column, columns)
     data = jnp.where(inside, x.data, jnp.zeros((), x.data.dtype))
     if x.unique_indices:
-        return Entries(functions._parts(data, width), row, rows), None
+        return Entries(sums.parts(data, width), row, rows), None
     first = lax.iota(np.int32, n)
     row, column, order = lax.sort((row, column, first), num_keys=2)
     new = (first > 0) & ((row != jnp.roll(row, 1)) | (column != jnp.roll(column, 1)))
@@ -123,7 +124,7 @@ def _entries(x: BCOO | BCSR, width: np.dtype[Any]) -> tuple[Entries, jax.Array |
     if np.iinfo(x.indices.dtype).max >= max(x.shape):
         indices = indices.astype(x.indices.dtype)
     if jnp.issubdtype(data.dtype, jnp.inexact):
-        parts = tuple(_sums_of(p, at, n) for p in functions._parts(data, width))
+        parts = tuple(_sums_of(p, at, n) for p in sums.parts(data, width))
     else:
         with jax.enable_x64(True):
             whole = np.uint64 if jnp.issubdtype(data.dtype, jnp.unsignedinteger) else np.int64
