@@ -331,9 +331,10 @@ def select(
         found = load(name)
         why = found.unsupported(x, result)
         if why is not None:
-            raise TypeError(_unserved(f"backend {name!r} cannot", found, x, result, own) + why)
+            raise TypeError(_unserved(f"backend {name!r} cannot", [found], x, result, own) + why)
         return row(name), found, "asked for by name"
     passed: list[str] = []
+    loaded = []
     for one in ROWS:
         if one.library == library:
             try:
@@ -341,6 +342,7 @@ def select(
             except ImportError:
                 why = f"it cannot be loaded: {_failed.get(one.name, 'for now')}"
             else:
+                loaded.append(found)
                 why = found.unsupported(x, result)
                 if why is None:
                     why = found.unready(x, axes, result, look)
@@ -348,14 +350,16 @@ def select(
                 reason = f"first of the {library} backends that can serve it"
                 return one, found, "; ".join([reason, *passed])
             passed.append(f"not {one.name}: {why}")
-    raise TypeError(_unserved("no backend can", found, x, result, own) + "; ".join(passed))
+    raise TypeError(_unserved("no backend can", loaded, x, result, own) + "; ".join(passed))
 
 
 def _unserved(
-    who: str, found: Backend, x: Any, result: np.dtype[Any], own: np.dtype[Any] | None
+    who: str, loaded: list[Backend], x: Any, result: np.dtype[Any], own: np.dtype[Any] | None
 ) -> str:
     """How a refusal begins: by the argument that it is about."""
-    if own is not None and own != result and found.unsupported(x, own) is None:
+    # NumPy holds float64 for equal to None.
+    other = own is not None and own != result
+    if other and any(one.unsupported(x, cast(Any, own)) is None for one in loaded):
         return f"dtype: {who} give {_contract.name(result)}: "
     return f"x: {who} serve this input: "
 

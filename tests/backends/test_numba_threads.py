@@ -306,7 +306,7 @@ SIZES = [
 def test_threads_by_work(monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
     """With a limit of 64, and with one of 3; `explain` says so."""
     for limit in (64, 3):
-        monkeypatch.setattr(launch, "_allowed", lambda limit=limit: limit)
+        monkeypatch.setattr(launch, "_limit", lambda limit=limit: limit)
         monkeypatch.setattr(launch, "_cores", lambda limit=limit: limit)
         assert launch.threads_in_xla(size) == min(most, limit)
         with launch.force("parallel"):  # until there is a team

@@ -11,6 +11,7 @@ XLA may rearrange products. Where what is squared is one number for it, it makes
 leave the range where the products do not. So powers of two that are constants are `opaque`.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from l2multi import _contract
 from l2multi.backends.jax import native
+
+with contextlib.suppress(Exception):  # JAX promises none of these to anyone; see `_install`
+    from jax.extend.core import Primitive
+    from jax.interpreters import ad, batching, mlir
 
 Axes = tuple[int, ...]
 # A real array, or the real and the imaginary part of a complex one.
@@ -118,7 +121,6 @@ def _added(a: Any, b: Any) -> jax.Array:
 _squares: Any
 _inner: Any
 _outer: Any
-_undefined: Any = ad.is_undefined_primal
 
 
 def _few(x: Any, axes: Any, dtype: Any) -> Any:
@@ -160,7 +162,7 @@ def _inner_transpose(d: Any, *arrays: Any, axes: Axes, width: int, tiny: bool) -
     sides = slice(width), slice(width, 2 * width)
     found: list[Any] = [None] * len(arrays)
     for side, other in (sides, sides[::-1]):
-        if _undefined(arrays[side][0]):
+        if ad.is_undefined_primal(arrays[side][0]):  # type: ignore[no-untyped-call]
             zero = type(d) is ad.Zero
             found[side] = (
                 [ad.Zero(x.aval) for x in arrays[side]] if zero else outer(arrays[other], d, axes)
@@ -171,7 +173,7 @@ def _inner_transpose(d: Any, *arrays: Any, axes: Axes, width: int, tiny: bool) -
 def _outer_transpose(ds: Any, *arrays: Any, axes: Axes, width: int) -> list[Any]:
     *a, factor = arrays
     ds = tuple(map(ad.instantiate_zeros, ds))
-    if _undefined(factor):
+    if ad.is_undefined_primal(factor):  # type: ignore[no-untyped-call]
         return [None] * width + [inner(tuple(a), ds, axes)]
     return [*outer(ds, factor, axes), None]
 
