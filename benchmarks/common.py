@@ -139,7 +139,7 @@ def target(work: Work, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _settled(call: Call) -> Call:
-    """A call for which nothing is being prepared any more."""
+    """A call at full speed: LLVM has been imported, and the kernel linked."""
 
     def busy() -> bool:  # a backend may load another when it is first called
         return any(getattr(module, "busy", bool)() for module in list(_registry._loaded.values()))

@@ -45,7 +45,7 @@ def handler() -> Any:
     table_at = simd.symbol(records.FOREIGN)
     cores = team.cores()
     new_record, new_batch, new_error = map(simd.room, (records.CALL, 4, 4))
-    message = simd.text("l2multi: this process has not prepared the kernel")
+    message = simd.text("l2multi: this process has not linked the kernel")
 
     @device
     def number(attributes, k):
