@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import os
 import re
 import signal
 import sys
@@ -50,12 +51,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         with _terminable():
-            return int(arguments.run(arguments) or 0)
+            code = int(arguments.run(arguments) or 0)
+            print(end="", flush=True)
+            return code
     except KeyboardInterrupt:
         return interrupted()
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+        _forget_output()
         print(f"l2multi: error: {_one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _forget_output() -> None:
+    """Drop what cannot be printed: Python would try again at its end, and exit with 120."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

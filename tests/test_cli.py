@@ -389,13 +389,15 @@ def test_interrupted(number, code, message):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-def test_report_that_cannot_be_printed(tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_report_that_cannot_be_printed(tmp_path, unbuffered):
     """The line says that it is not OUT.npy that is missing."""
     source, target = tmp_path / "x.npy", tmp_path / "y.npy"
     np.save(source, [[3.0, 4.0]])
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "l2multi", "normalize", source, target],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
         )  # fmt: skip
     assert done.returncode == 1

@@ -87,6 +87,7 @@ class _Pair:
         self.table_x = self.source.decode.ctypes.data
         self.table_y = self.target.encode.ctypes.data
         self.bound = np.zeros(records.SHORT, np.int64)  # what `short` is bound to
+        self._short: Callable[..., bool | None] | None = None
 
     def unit(self, name: str) -> shipped.Unit:
         """The worker of this name, for these dtypes."""
@@ -98,9 +99,15 @@ class _Pair:
         self.bound[records.WAYS.index(name)] = found
         return found
 
-    @functools.cached_property
+    @property
     def short(self) -> Callable[..., bool | None]:
-        """The short way in; see `entries.short`. Asks for "short", linked."""
+        """The short way in; see `entries.short`. Links it.
+
+        Not a `functools.cached_property`: until Python 3.12 that held a lock, which a fork would
+        have left closed in the child.
+        """
+        if self._short is not None:
+            return self._short
         for slot, value in (
             (records.TYPE_X, id(self.x)),
             (records.TYPE_Y, id(self.y)),
@@ -114,7 +121,8 @@ class _Pair:
             (records.SHORT_POOL, launch.pool()),
         ):
             self.bound[slot] = value
-        return fast_call.function(loader.address(_SHORT), self.bound, (self, _threads))
+        self._short = fast_call.function(loader.address(_SHORT), self.bound, (self, _threads))
+        return self._short
 
 
 # Load-once caches.
