@@ -185,9 +185,8 @@ def _told(error: object) -> str:
 
 def unusable(name: str, why: object) -> ImportError:
     """The error that says that a backend is not usable, why, and what to install."""
-    return ImportError(
-        f"backend {name!r} cannot be loaded ({_told(why)}); try: {row(name).install}"
-    )
+    cure = "" if isinstance(why, ValueError) else f"; try: {row(name).install}"
+    return ImportError(f"backend {name!r} cannot be loaded ({_told(why)}){cure}")
 
 
 def named_in_environment() -> str | None:

@@ -205,8 +205,11 @@ def _warm(arguments: argparse.Namespace) -> None:
     every = (*_NUMPY_DTYPES, *(NAMELESS if importlib.util.find_spec("ml_dtypes") else ()))
     dtypes = [_dtype(name) for name in arguments.dtype or every]
     result = None if arguments.to is None else _contract.floating(arguments.to, complex_=False)
-    kernels, compiled = numba.warm(dtypes, result)
+    kernels, compiled, lost = numba.warm(dtypes, result)
     print(f"{kernels} kernels are ready, {compiled} of which were compiled now")
+    if lost:
+        told = numba.report()["kernels cached"]
+        raise OSError(f"{lost} kernels could not be kept for later processes; in the cache: {told}")
 
 
 def _normalize(arguments: argparse.Namespace) -> None:

@@ -416,7 +416,15 @@ def test_warm(tmp_path, monkeypatch, capsys):
         ).stdout
         for _ in range(2)
     ]
-    assert told == [f"8 kernels are ready, {n} of which were compiled now\n" for n in (8, 0)]
+    assert told == [f"13 kernels are ready, {n} of which were compiled now\n" for n in (8, 0)]
+    (tmp_path / "file").write_text("")
+    for nowhere in ("", str(tmp_path / "file")):
+        done = subprocess.run(
+            command, env={**environment, "L2MULTI_CACHE_DIR": nowhere},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "8 kernels could not be kept for later processes" in done.stderr
     for wrong in ("longdouble", "str", "nothing"):
         assert main(["warm", "--dtype", wrong]) == 1
         assert f"--dtype: {wrong} is not supported; accepted are" in capsys.readouterr().err

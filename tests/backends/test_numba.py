@@ -2,9 +2,6 @@
 
 import contextvars
 import itertools
-import os
-import subprocess
-import sys
 import textwrap
 from typing import Any
 
@@ -30,20 +27,7 @@ from l2multi.backends.numba import (
     records,
 )  # fmt: skip
 from tests import cases, modes
-
-
-def run(script: str, **environment: str) -> str:
-    """The output of a script in a fresh process, which must end well."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", textwrap.dedent(script)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
-    return done.stdout
-
+from tests.processes import run
 
 PREPARE = """
     import os, threading

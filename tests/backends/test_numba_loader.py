@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from l2multi.backends.numba import _own, build, cache, fast_call, loader, machine, shipped
+from tests.processes import run
 
 ROWS = ("rows", "float32", "float32")
 
@@ -39,17 +40,8 @@ COLD = """
 
 
 def cold(script: str, **environment: str) -> str:
-    """The output of a script that runs after COLD in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(COLD) + textwrap.dedent(script)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
-    return done.stdout
+    """The output of a script that runs after COLD, where each warning is an error."""
+    return run(COLD, script, warnings="error", **environment)
 
 
 def test_what_ships_is_here() -> None:
@@ -391,6 +383,119 @@ def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert sum(os.path.getsize(p) for p in cache.files()) <= 4000
     assert cache.read(b"29") == bytes(400)
     assert cache.read(b"1") is None
+    begun = tmp_path / "lost.o.1-2"  # by a process that was killed
+    begun.write_bytes(bytes(3900))
+    os.utime(begun, (1e8, 1e8))
+    cache.write(b"30", bytes(400))
+    assert not begun.exists()
+
+
+def test_a_loop_of_small_calls_gets_its_kernel() -> None:
+    """A thread that imports beside calls without a pause would get Python's lock now and then."""
+    script = """
+    from l2multi.backends.numba import loader
+    start = time.perf_counter()
+    small = np.ones((1, 8), np.float32)
+    while not loader.linked(("rows", "float32", "float32")):
+        l2.normalize(small)
+        assert time.perf_counter() - start < 60
+    print(time.perf_counter() - start)
+    """
+    assert max(float(cold(script)) for _ in range(4)) < 0.5
+
+
+def test_asking_starts_no_thread() -> None:
+    """Nor a helper of the pool, where a call would: `is_normalized` uses those that are there."""
+    script = """
+    def tasks():
+        here = "/proc/self/task"
+        return len(os.listdir(here)) if os.path.isdir(here) else threading.active_count()
+    big = np.ones((20000, 768), np.float32)
+    before = tasks()
+    for _ in range(3):
+        assert not l2.is_normalized(big).any()
+        l2.explain(big)
+        assert tasks() == before
+    """
+    cold(script)
+
+
+def test_a_kernel_for_the_output_cannot_be_made(tmp_path: Path) -> None:
+    """A call that auto gave to Numba writes by way of another array, and raises nothing."""
+    script = """
+    assert l2.normalize(z).tobytes() == want_z
+    from l2multi.backends.numba import build
+    def fails(unit):
+        raise OSError(24, os.strerror(24))
+    build.build = fails
+    for out in (np.empty(z.shape, z.dtype, order="F"), np.empty((20, 768), z.dtype)[::2]):
+        assert l2.normalize(z, out=out) is out
+        assert out.tobytes() == want_z
+    """
+    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize("what", ["file", "sources", "interface"])
+def test_want_of_files_is_not_kept(what: str) -> None:
+    """What could not be read for want of descriptors is read the next time."""
+    script = f"""
+    import builtins, errno, io
+    from l2multi.backends.numba import machine, shipped
+    what, sound = {what!r}, open
+    level = machine.here().name
+    def ask():
+        if what == "interface":
+            from l2multi.backends.jax import native
+            return native._interface()
+        return shipped.digest() if what == "sources" else shipped.file_for(level)
+    if what == "interface":
+        import jax
+        from l2multi.backends.jax import native
+    def fails(*_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    builtins.open = io.open = fails
+    try:
+        ask()
+    except OSError:
+        pass
+    else:
+        raise AssertionError
+    builtins.open = io.open = sound
+    assert ask() and "cannot" not in str(ask())
+    """
+    cold(script)
+
+
+def test_an_interrupt_of_the_first_compilation(tmp_path: Path) -> None:
+    """The next call compiles."""
+    script = """
+    from l2multi.backends.numba import frontend
+    sound, calls = frontend._Typing.insert_function, []
+    def interrupted(self, template):
+        calls.append(template)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        sound(self, template)
+    frontend._Typing.insert_function = interrupted
+    try:
+        l2.normalize(z, backend="numba")
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError
+    assert l2.normalize(z, backend="numba").tobytes() == want_z
+    """
+    cold(script, L2MULTI_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["NUMBA_BOUNDSCHECK", "NUMBA_DEBUGINFO", "NUMBA_OPT"])
+def test_settings_find_their_kernels_again(name: str, tmp_path: Path) -> None:
+    """A process with the same settings of Numba finds both kernels; how many threads is none."""
+    use = USE + "\n    print('numba' in sys.modules)\n"
+    settings = {name: "1", "L2MULTI_CACHE_DIR": str(tmp_path)}
+    assert cold(use, **settings).strip() == "True"
+    assert cold(use, **settings).strip() == "False"
+    assert cold(use, NUMBA_NUM_THREADS="1", **settings).strip() == "False"
 
 
 def test_linked_once() -> None:
@@ -476,10 +581,20 @@ def test_the_instructions_of_each_level(level: str, tmp_path: Path) -> None:
 
 
 def test_a_level_that_cannot_be(tmp_path: Path) -> None:
-    """It is named, and NumPy serves."""
+    """It is named, before a call and after, and NumPy serves; to install Numba is no cure."""
     script = """
-    l2.normalize(x), time.sleep(0.3), l2.normalize(x)
-    assert "L2MULTI_CPU_LEVEL=x86-64-v9" in l2.explain(x).why, l2.explain(x)
+    for _ in range(3):
+        assert l2.explain(x).backend == "numpy"
+        assert "L2MULTI_CPU_LEVEL=x86-64-v9" in l2.explain(x).why, l2.explain(x)
+        assert (l2.normalize(x) == want).all()
+        time.sleep(0.1)
+    assert "numba" not in sys.modules
+    try:
+        l2.normalize(x, backend="numba")
+    except ImportError as error:
+        assert "x86-64-v9" in str(error) and "pip" not in str(error)
+    else:
+        raise AssertionError
     """
     cold(script, L2MULTI_CPU_LEVEL="x86-64-v9", L2MULTI_CACHE_DIR=str(tmp_path))
 
@@ -488,11 +603,13 @@ def test_the_fast_path_checks_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> 
     """Objects that lie in memory otherwise are not read, and calls are served all the same."""
     slot = fast_call._slot
     assert fast_call.usable()
-    for what in ("slot", "error", "head"):
+    for what in ("slot", "moved", "error", "head"):
         fast_call.usable.cache_clear()
         with monkeypatch.context() as patch:
             if what == "slot":
                 patch.setattr(fast_call, "_slot", lambda at, k: slot(at, k) ^ (k == 6))
+            elif what == "moved":  # by a field, so that what is followed is no address
+                patch.setattr(fast_call, "_slot", lambda at, k: 12345 if k == 2 else slot(at, k))
             elif what == "error":
                 patch.setattr(fast_call, "_as_expected", lambda a: 1 / 0)
             else:

@@ -1,9 +1,7 @@
 """How many threads a call uses, and that helpers depend on nobody who happened to call first."""
 
 import os
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 
 import l2multi as l2
 from l2multi.backends.numba import launch, quota
+from tests.processes import run as fresh
 
 linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"),
@@ -70,16 +69,8 @@ PREPARE = """
 
 
 def run(script: str, **environment: str) -> str:
-    """The output of a script that runs after PREPARE in a fresh process, which must end well."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PREPARE) + textwrap.dedent(script)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
-    return done.stdout
+    """The output of a script that runs after PREPARE."""
+    return fresh(PREPARE, script, **environment)
 
 
 def processes(folder: Path, groups: str, mounts: list[tuple[str, str, str]], **quotas: str) -> str:

@@ -134,7 +134,9 @@ def kernel(
     if isinstance(x, np.ndarray):  # it would go where a number goes
         x, placed = x.view(x.dtype.newbyteorder("=")), jax.device_put(np.float32(0))
     if traced(placed):
-        return "XLA, as part of the traced function", 1
+        calls = native.would_run(x, axes, result)
+        one = "; in a program for one CPU it calls compiled rows" if calls else ""
+        return f"XLA, as part of the traced function{one}", 1
     platform = _platform(placed)
     if platform == "cpu" and len(placed.devices()) == 1 and native.would_run(x, axes, result):
         numba: Any = _registry.load("numba")

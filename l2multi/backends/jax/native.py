@@ -125,13 +125,13 @@ def serves(x: Any, unit: str = "") -> bool:
 
 def would_run(x: Any, axes: Axes, dtype: np.dtype[Any], ready: bool = False) -> bool:
     """Whether a program for one CPU would call a kernel; and one that is `ready`, if asked for."""
-    if not allowed() or not serves(x, dtype.name) or not _interface():
-        return False
-    if not _trailing(axes, x.ndim):
+    if not allowed() or not serves(x, dtype.name) or not _trailing(axes, x.ndim):
         return False
     try:
-        numba: Any = _registry.load("numba")
-    except ImportError:
+        numba: Any = _registry.load("numba") if _interface() else None
+    except (ImportError, OSError):
+        return False
+    if numba is None:
         return False
     if ready:
         return bool(numba.ready_for_xla(x.dtype, dtype, "rows"))
@@ -291,13 +291,17 @@ def _call(
     return list(found)
 
 
-def _alone(context: Any) -> str:
-    """Whether one device runs the program that is lowered, "here" or "elsewhere"; empty if not."""
-    module = context.module_context
-    if getattr(module.axis_context, "num_devices", 0) not in (None, 1):
-        return ""
-    exported = getattr(getattr(module, "lowering_parameters", None), "for_export", True)
-    return "elsewhere" if exported else "here"
+def alone(context: Any) -> bool:
+    """Whether one device runs what is lowered; what `jax.shard_map` does on each is run by one."""
+    place = context.module_context.axis_context
+    if hasattr(place, "manual_axes"):
+        return set(place.manual_axes) == set(place.mesh.axis_names)
+    return getattr(place, "num_devices", 0) in (None, 1)
+
+
+def _exported(context: Any) -> bool:
+    parameters = getattr(context.module_context, "lowering_parameters", None)
+    return bool(getattr(parameters, "for_export", True))
 
 
 def _lower(work: str, by_kernel: Any, by_formula: Any, platform: str) -> Callable[..., Any]:
@@ -306,11 +310,10 @@ def _lower(work: str, by_kernel: Any, by_formula: Any, platform: str) -> Callabl
 
     def lower(context: Any, *arrays: Any, **parameters: Any) -> Any:
         wanted, x = parameters["wanted"], context.avals_in[0]
-        alone = _alone(context)
-        on_cpu = bool(alone) and platform == "cpu"
+        on_cpu = alone(context) and platform == "cpu"
         if (
             on_cpu
-            and alone == "here"
+            and not _exported(context)
             and parameters["kernels"]
             and not wanted.odd
             and _trailing(wanted.axes, x.ndim)
@@ -354,26 +357,27 @@ def _install() -> bool:
 
 def _kernel(x: np.dtype[Any], y: np.dtype[Any], work: str) -> int | None:
     """The number of the kernel, linked and known to XLA, or None where there is none."""
-    if not _interface():
-        return None
     try:
-        numba: Any = _registry.load("numba")
-    except ImportError:
+        numba: Any = _registry.load("numba") if _interface() else None
+        found = None if numba is None else numba.for_xla(x, y, work)
+        if found is None:
+            return None
+        handler, kernel = found
+        with _fork.loading:
+            return int(kernel) if _registered(handler) else None
+    except (ImportError, OSError):  # perhaps there is one the next time
         return None
-    found = numba.for_xla(x, y, work)
-    if found is None:
-        return None
-    handler, kernel = found
-    with _fork.loading:
-        return int(kernel) if _registered(handler) else None
 
 
 @functools.cache
 def _interface() -> bool:
-    """Whether XLA's interface is one that the handler is written for, or a later one like it."""
+    """Whether XLA's interface is one that the handler is written for, or a later one like it; an
+    OSError where that cannot be told for now."""
     try:
         header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
-    except Exception:  # no such folder, or nobody who tells it
+    except Exception as error:  # no such folder, or nobody who tells it
+        if _registry.passes(error):  # not to be kept
+            raise OSError(str(error)) from error
         return False
     version = re.findall(r"^#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)$", header, flags=re.M)
     return len(version) == 2 and int(version[0]) == 0 and int(version[1]) >= 1
@@ -388,7 +392,9 @@ def _registered(handler: int) -> bool:
     try:
         capsule = new(handler, b"xla._CUSTOM_CALL_TARGET", None)
         jax.ffi.register_ffi_target(_TARGET, capsule, platform="cpu", api_version=1)
-    except Exception:  # a broken library fails in whatever way it likes
+    except Exception as error:  # a broken library fails in whatever way it likes
+        if _registry.passes(error):  # not to be kept
+            raise OSError(str(error)) from error
         return False
     return True
 

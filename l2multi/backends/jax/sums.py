@@ -225,12 +225,8 @@ def _lowering(primitive: Any, formula: Callable[..., Any], platform: str) -> Cal
     """The rule by which a primitive becomes ``formula(target, *arrays, **parameters)``."""
 
     def lower(context: Any, *arrays: Any, **parameters: Any) -> Any:
-        place = context.module_context.axis_context
-        if hasattr(place, "manual_axes"):  # in `jax.shard_map`
-            alone = set(place.manual_axes) == set(place.mesh.axis_names)
-        else:
-            alone = getattr(place, "num_devices", 0) in (None, 1)
-        target = native.Target(platform in native.WIDE, alone and platform == "cpu")
+        on_cpu = platform == "cpu" and native.alone(context)
+        target = native.Target(platform in native.WIDE, on_cpu)
 
         def traced(*arrays: jax.Array, **parameters: Any) -> Any:
             with jax.enable_x64(True):

@@ -16,7 +16,7 @@ import numpy as np
 from l2multi import _contract, _registry
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
-from l2multi.backends.numba import fast_call, launch, loader, records, shipped
+from l2multi.backends.numba import fast_call, launch, loader, machine, records, shipped
 
 if importlib.util.find_spec("llvmlite") is None:  # which comes with Numba
     raise ModuleNotFoundError("No module named 'llvmlite'")
@@ -173,8 +173,10 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) 
     units = [pair.unit(_way(x, axes, pair)) for pair in pairs.values()]
     if loader.linked(*units):
         return None
-    if (why := loader.failure(*units)) is not None or look:
+    if (why := loader.failure(*units)) is not None:
         return why
+    if look:
+        return machine.trouble()
     if _registry.asking.get():
         found = (x.size >= WAIT or loader.started()) and loader.available(*units)
         return None if found else "no kernel is made ready for who only asks"
@@ -257,17 +259,21 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | 
     return handler, number
 
 
-def warm(dtypes: Iterable[np.dtype[Any]], result: np.dtype[Any] | None) -> tuple[int, int]:
+def warm(dtypes: Iterable[np.dtype[Any]], result: np.dtype[Any] | None) -> tuple[int, int, int]:
     """Link all kernels for inputs of these dtypes, with results of `result` or of their own dtypes,
-    and compile and keep those that are not there: how many there are, and how many were compiled.
+    and what launches them, and compile and keep those that are not there: how many there are, how
+    many were compiled, and how many a later process will not find.
     """
     pairs = [_own(dtype) if result is None else _pair(dtype, result) for dtype in dtypes]
-    units = {pair.unit(name): None for pair in pairs for name in records.WAYS}
+    units: dict[shipped.Unit, None] = dict.fromkeys((name,) for name in shipped.LAUNCHERS)
+    units |= dict.fromkeys(pair.unit(name) for pair in pairs for name in records.WAYS)
+    turns = (pair.unit("turn") for pair in pairs)
+    units |= dict.fromkeys(unit for unit in turns if unit in shipped.UNITS)
     compiled = 0
     for unit in units:
         compiled += not loader.available(unit)
         loader.address(unit)
-    return len(units), compiled
+    return len(units), compiled, sum(not loader.kept(unit) for unit in units)
 
 
 def busy() -> bool:
@@ -294,8 +300,9 @@ def _way(x: Array, axes: tuple[int, ...], pair: _Pair, y: Array | None = None) -
 
 
 def _threads() -> int:
-    """How many threads a call of any size may use."""
-    return launch.threads(_ready_team)
+    """How many threads a call of any size may use; who only asks has those that are there."""
+    most = launch.threads(_ready_team)
+    return min(most, launch.helpers() + 1) if _registry.asking.get() else most
 
 
 def _threads_for(
@@ -307,7 +314,9 @@ def _threads_for(
     paid = launch.paid(x.size)
     if name == "columns" and y is not None and x.size <= launch.IN_PLACE:
         paid = 1 if _address(x) == _address(y) else paid
-    return min(paid, launch.threads(ready or _ready_team)) if paid > 1 else 1
+    if paid == 1:
+        return 1
+    return min(paid, launch.threads(ready) if ready else _threads())
 
 
 def _ready_team() -> bool:
@@ -347,7 +356,15 @@ def normalize(
     norms = None
     if norm_dtype is not None:
         norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
-    _run(_pair(x.dtype, dtype), x, y, norms, axes, eps, math.nan if zero_nan else 1.0)
+    how = norms, axes, eps, math.nan if zero_nan else 1.0
+    try:
+        _run(_pair(x.dtype, dtype), x, y, *how)
+    except ImportError:  # there is no kernel that could write to `out` as it lies
+        if out is None or x is out:
+            raise
+        fresh = np.empty_like(x, dtype=dtype, subok=False)
+        _run(_pair(x.dtype, dtype), x, fresh, *how)
+        out[...] = fresh
     return y, None if norms is None else norms[()]
 
 

@@ -73,4 +73,4 @@ def make(names: Iterable[str]) -> None:
 
 if __name__ == "__main__":
     levels = sys.argv[1:] or [machine.here().name]
-    make(machine.LEVELS if levels == ["all"] else levels)
+    make({*machine.LEVELS, machine.here().name} if levels == ["all"] else levels)

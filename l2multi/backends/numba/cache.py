@@ -55,14 +55,15 @@ def _ours(place: str) -> bool:
     return about.st_uid == os.geteuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def files() -> list[str]:
-    """The paths of all files."""
+def files(unfinished: bool = False) -> list[str]:
+    """The paths of all files; and of those too that a process has begun to write."""
     place = directory()
     try:
         names = os.listdir(place) if place is not None else []
     except OSError:
         return []
-    return [os.path.join(place or "", name) for name in names if name.endswith(".o")]
+    ours = [name for name in names if name.endswith(".o") or (unfinished and ".o." in name)]
+    return [os.path.join(place or "", name) for name in ours]
 
 
 def empty() -> bool:
@@ -72,13 +73,14 @@ def empty() -> bool:
 
 def trouble() -> str:
     """What keeps files from being used or written, for `show_versions`."""
-    place = directory()
-    if place is None:
+    named = directory()
+    if named is None:
         return ""
+    place = named = os.path.abspath(named)
     while not os.path.exists(place) and os.path.dirname(place) != place:
         place = os.path.dirname(place)
     try:
-        if place == directory() and not _ours(place):
+        if place == named and not _ours(place):
             return f"; not used, for others than this user may write to {place}"
     except OSError as error:
         return f"; not used: {error}"
@@ -125,7 +127,7 @@ def write(key: bytes, content: bytes) -> None:
 def _evict() -> None:
     """Remove the files not used for longest, where all take too much room."""
     known = []
-    for path in files():
+    for path in files(unfinished=True):
         with contextlib.suppress(OSError):  # another process was faster
             about = os.stat(path)
             known.append((about.st_mtime, about.st_size, path))

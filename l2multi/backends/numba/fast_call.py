@@ -82,12 +82,17 @@ def _slot(address: int, index: int) -> int:
 def _as_expected(a: np.ndarray[Any, Any]) -> bool:
     """Whether the fields of an array of two axes are where they should be."""
     at = id(a)
-    sizes, strides = (tuple((ctypes.c_int64 * a.ndim).from_address(_slot(at, k))) for k in (2, 3))
-    return (
+    # Sizes and strides lie in one block, and that is followed only if all else is right: an address
+    # that is none would end the process.
+    known = (
         _slot(at, -1) == id(type(a))
         and _slot(at, 0) == a.__array_interface__["data"][0]
         and _slot(at, 1) & 0xFFFFFFFF == a.ndim
-        and (sizes, strides) == (a.shape, a.strides)
+        and _slot(at, 3) == _slot(at, 2) + 8 * a.ndim
         and _slot(at, 5) == id(a.dtype)
         and _slot(at, 6) & 0xFFFFFFFF == a.flags.num
     )
+    if not known:
+        return False
+    both = (ctypes.c_int64 * (2 * a.ndim)).from_address(_slot(at, 2))
+    return tuple(both) == (*a.shape, *a.strides)

@@ -2,9 +2,9 @@
 """Kernels through Numba, by a shorter way than its own.
 
 Numba optimizes each function that another calls, and makes machine code of it, before it goes on
-with the other: a third of the time. Those here are only ever inlined; they are put together as they
-are, and optimized then. Nor do they need all the passes that Numba has before it knows types, or
-what it knows of arrays, strings and the extensions of others.
+with the other: a third of the time. Those here are inlined, but for one in each worker; they are
+put together as they are, and optimized then. Nor do they need all the passes that Numba has before
+it knows types, or what it knows of arrays, strings and the extensions of others.
 """
 
 import functools
@@ -47,7 +47,6 @@ class _Typing(BaseContext):
     def refresh(self) -> None:
         if self._ready:
             return
-        self._ready = True
         for template in templates.builtin_registry.functions:
             self.insert_function(template(self))
         for value, kind in templates.builtin_registry.globals:
@@ -56,6 +55,7 @@ class _Typing(BaseContext):
                 kind = known.augment(kind)
                 self._remove_global(value)
             self.insert_global(value, kind)
+        self._ready = True  # last: an interrupt may come before
 
 
 class _Codegen(codegen.AOTCPUCodegen):
@@ -156,12 +156,12 @@ class _Library(codegen.CPUCodeLibrary):
         for symbol in (*module.functions, *module.global_variables):
             if symbol.name != name and not symbol.is_declaration:
                 symbol.linkage = binding.Linkage.internal
-        # Once, with all inlined: done to each function before and after, as Numba does, that takes
-        # four times as long and makes twice the code, which is no faster. Vectors are there by now.
         for symbol in module.functions:
             inlined = any(b"alwaysinline" in one for one in symbol.attributes)
             if symbol.name != name and not symbol.is_declaration and not inlined:
                 symbol.add_function_attribute("noinline")
+        # Once, with all inlined: done to each function before and after, as Numba does, that takes
+        # four times as long and makes twice the code, which is no faster. Vectors are there by now.
         module.data_layout = str(self._codegen.target_data)
         tuning = binding.create_pipeline_tuning_options(speed_level=3)
         tuning.loop_vectorization = tuning.slp_vectorization = False

@@ -156,6 +156,11 @@ def threads(prepare: Callable[[], bool]) -> int:
     return most if most > 1 and prepare() else 1
 
 
+def helpers() -> int:
+    """How many helpers there are."""
+    return int(_slots(pool(), records.POOL_SIZE)[records.HELPERS])
+
+
 def threads_in_xla(size: int) -> int:
     """How many threads a call by XLA uses."""
     return 1 if _forked else min(paid(size), _limit(), _cores())

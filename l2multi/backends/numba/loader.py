@@ -13,14 +13,17 @@ import importlib
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 from l2multi import _fork, _registry
 from l2multi.backends.numba import cache, launch, machine, records, shipped
 from l2multi.backends.numba.shipped import Unit
 
-# Seconds after which the thread begins: its imports would hold up the call that asked.
-_PAUSE = 0.01
+# Seconds after which the thread begins: its imports would hold up the call that asked. And those
+# from its start that calls go elsewhere; then one waits for it. For beside calls without a pause it
+# gets Python's lock once in 5 ms, and took 0.1 to more than 2 s.
+_PAUSE, _PATIENCE = 0.01, 0.03
 
 # Load-once caches: addresses of what is linked, and why the rest cannot be. LLVM owns the code.
 _addresses: dict[Unit, int] = {}
@@ -28,6 +31,7 @@ _failed: dict[Unit, str] = {}
 _engines: list[Any] = []
 
 _thread: threading.Thread | None = None
+_begun = 0.0
 _over = threading.Event()
 
 
@@ -63,6 +67,8 @@ def address(unit: Unit) -> int:
         with _fork.loading:
             if (why := failure(unit)) is not None:
                 raise _registry.unusable("numba", why)
+            if (why := machine.trouble()) is not None:
+                raise _registry.unusable("numba", ValueError(why))
             try:
                 found = _addresses.get(unit) or _ready_made(unit) or _compile(unit)
             except Exception as error:  # a broken library fails in whatever way it likes
@@ -97,14 +103,19 @@ def check(unit: Unit) -> None:
 def link_soon(*units: Unit) -> bool:
     """Have units that came with the package linked by a thread, once in a process: whether that is
     under way. What is linked later takes a millisecond each."""
-    global _thread
-    if _thread is None and not _engines and set(units) <= set(shipped.UNITS) and shipped.present():
+    global _thread, _begun
+    if not set(units) <= set(shipped.UNITS):
+        return False
+    if busy() and time.monotonic() - _begun > _PATIENCE:
+        assert _thread is not None
+        _thread.join(1)
+    if _thread is None and not _engines and shipped.present():
         new = threading.Thread(target=_link_all, args=(units,), name="l2multi-link", daemon=True)
         try:
             new.start()
         except RuntimeError:  # no more threads here, for now
             return False
-        _thread = new
+        _thread, _begun = new, time.monotonic()
     return busy()
 
 
@@ -135,10 +146,13 @@ def _compile(unit: Unit) -> int:
     """Compile a unit, here and now."""
     if not shipped.unchanged():
         raise ImportError("the files of l2multi have changed since it was imported: start anew")
+    key, there = _key(unit), "numba.core.config" in sys.modules
     from l2multi.backends.numba.build import build
 
+    if not there:  # what the environment and the file have made of it, which are in the key
+        _USUAL.update((name, getattr(sys.modules["numba.core.config"], name)) for name in _USUAL)
     code = build(unit)
-    if (key := _key(unit)) is not None:
+    if key is not None:
         cache.write(key, code.packed())
     return _link(unit, code)
 
@@ -174,21 +188,27 @@ def _link(unit: Unit, code: shipped.Code) -> int:
     return found
 
 
-# Of `numba.config`, what might shape code, and what it is when nobody has changed it.
-_SETTINGS = {"OPT": 3, "DEBUGINFO_DEFAULT": 0, "BOUNDSCHECK": None}
+# Of `numba.config`, what might shape code, and what it is unless a program changes it.
+_USUAL: dict[str, Any] = {"OPT": 3, "DEBUGINFO_DEFAULT": 0, "BOUNDSCHECK": None}
+# Of the environment, what shapes none.
+_NO_CODE = ("NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "NUMBA_THREADING_LAYER")
 
 
 def _settings() -> list[str]:
     """How Numba is set up, beside its defaults: by the environment, a file and the program."""
-    told = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+    told = sorted(
+        f"{k}={v}"
+        for k, v in os.environ.items()
+        if k.startswith("NUMBA_") and not k.startswith(_NO_CODE)
+    )
     try:
         with open(".numba_config.yaml", encoding="utf-8", errors="replace") as file:
             told.append(file.read())
     except OSError:
         pass
     config = sys.modules.get("numba.core.config")
-    now = {name: getattr(config, name, usual) for name, usual in _SETTINGS.items()}
-    return told + [f"{name}={v}" for name, v in now.items() if v != _SETTINGS[name]]
+    now = {name: getattr(config, name, usual) for name, usual in _USUAL.items()}
+    return told + [f"{name}={v}" for name, v in now.items() if v != _USUAL[name]]
 
 
 @functools.cache
@@ -210,10 +230,21 @@ def _key(unit: Unit) -> bytes | None:
     return ",".join(unit).encode() + b"\n" + repr(told).encode()
 
 
+def kept(unit: Unit) -> bool:
+    """Whether a later process will not have to compile this."""
+    if shipped.read(unit, machine.here().name) is not None:
+        return True
+    key = _key(unit)
+    return key is not None and cache.read(key) is not None
+
+
 def report() -> dict[str, str]:
     """For `show_versions`: what came with the package, and where the rest is kept."""
     level = machine.here().name
-    found = shipped.file_for(level)
+    try:
+        found = shipped.file_for(level)
+    except OSError as error:
+        found = f"cannot be told for now: {error.strerror}"
     place, files = cache.directory(), cache.files()
     if isinstance(found, str):
         came = found

@@ -31,6 +31,7 @@ class Level(NamedTuple):
 
     def has(self, feature: str) -> bool:
         """Whether code may use this feature."""
+        # 64-bit Arm has the fused operation without a name for it.
         return feature in self.features or (feature == "fma" and "neon" in self.features)
 
     def target_machine(self) -> Any:
@@ -97,7 +98,7 @@ def here() -> Level:
     can = {one.name: one for one in levels()}
     named = os.environ.get(ENVIRONMENT)
     if named and named not in can:
-        raise ImportError(f"{ENVIRONMENT}={named}: this machine can run {', '.join(can) or 'none'}")
+        raise ValueError(f"{ENVIRONMENT}={named}: this machine can run {', '.join(can) or 'none'}")
     if can:
         found = can[named] if named else list(can.values())[-1]
         system = platform.system().lower()
@@ -108,6 +109,16 @@ def here() -> Level:
 
     known = tuple(sorted(feature for feature, there in _host().items() if there))
     return Level(NATIVE, "", llvm.get_host_cpu_name(), known)
+
+
+def trouble() -> str | None:
+    """What is wrong with ``L2MULTI_CPU_LEVEL``; looks at the CPU only where that is set."""
+    if os.environ.get(ENVIRONMENT):
+        try:
+            here()
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 # Load-once cache: the level of `aim`.

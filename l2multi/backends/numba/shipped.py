@@ -10,7 +10,7 @@ import functools
 import os
 from typing import Any, NamedTuple
 
-from l2multi import _summation
+from l2multi import _registry, _summation
 from l2multi.backends.numba import records
 
 Unit = tuple[str, ...]
@@ -76,7 +76,9 @@ def digest() -> str | None:
             with open(name, "rb") as file:
                 content = file.read()
             whole.update(b"%d\n" % len(content) + content)
-    except OSError:
+    except OSError as error:
+        if _registry.passes(error):  # not to be kept
+            raise
         return None
     return whole.hexdigest()
 
@@ -119,8 +121,10 @@ def write(path: str, level: str, made: dict[Unit, Code], versions: dict[str, str
         at += len(content)
     head = {"level": level, "sources": digest(), "versions": versions, "kernels": index}
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
+    temporary = f"{path}.{os.getpid()}"  # nobody reads half of it
+    with open(temporary, "wb") as file:
         file.writelines([json.dumps(head).encode(), b"\n", *contents])
+    os.replace(temporary, path)
 
 
 class _File(NamedTuple):
@@ -132,7 +136,8 @@ class _File(NamedTuple):
 
 @functools.cache
 def file_for(level: str) -> _File | str:
-    """What came for a level, or why nothing of it serves."""
+    """What came for a level, or why nothing of it serves; an OSError where that cannot be told for
+    now."""
     import json
 
     path = os.path.join(FOLDER, level)
@@ -143,6 +148,8 @@ def file_for(level: str) -> _File | str:
     except FileNotFoundError:
         return f"none were built for {level}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if _registry.passes(error):  # not to be kept
+            raise
         return f"{path} cannot be read ({type(error).__name__}: {error})"
     if head.get("level") != level or head.get("sources") != digest():
         return f"those for {level} were built from other sources"

@@ -196,11 +196,10 @@ def wanted(ticket):
 
 
 @device
-def take(pool, generation, first, most):
-    """Do shares of the job of this generation until none is left, from the first or the last; no
-    more than `most`."""
+def take(pool, generation, first):
+    """Do shares of the job of this generation until none is left, from the first or the last."""
     done = 0
-    while done < most:
+    while pool != 0:  # until there is a break
         ticket = seen(pool, records.TICKET)
         if ticket >> _GENERATION != generation or left(ticket) <= 0:
             break
@@ -235,7 +234,7 @@ def helper() -> Any:
             ticket = seen(pool, records.TICKET)
             if wanted(ticket):
                 if swap(pool, records.TICKET, ticket, ticket - (1 << _HELP)):
-                    take(pool, ticket >> _GENERATION, False, _SHARES)
+                    take(pool, ticket >> _GENERATION, False)
                 looks = 0
                 continue
             simd.pause()
@@ -305,7 +304,7 @@ def team() -> Any:
             while asleep > 0 and wanted(seen(pool, records.TICKET)):
                 _signal(pool + 8 * records.CONDITION)
                 asleep -= 1
-        take(pool, generation, True, shares)
+        take(pool, generation, True)
         looks = 0
         while seen(pool, records.DONE) != shares:
             simd.pause()
