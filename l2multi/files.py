@@ -57,7 +57,7 @@ class Report(NamedTuple):
     source_dtype, dtype : numpy.dtype
         What was read and what was written.
     backend : str
-        The backend that served; two, where one took over from another.
+        The backend that served; two, where NumPy took over for want of a kernel.
     seconds : float
         From the call to the renamed file, compilation included, and the wait for the disk if a
         file was replaced.
@@ -186,12 +186,11 @@ def normalize_npy(
     policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
     told = explain(x, axes, dtype=result, backend=backend, **policies)
     used = {told.backend: told.why}
-    # Where none is named, another may take over when its kernel is there.
-    may_change = None if _registry.named(backend) else used
+    named = _registry.named(backend) is not None
     with _replacing(path, target) as file:
         # The map must not outlive the call: on Windows a mapped file cannot be renamed.
         y = _create(file, x, result, target)
-        counts = _scale(x, y, axes, policies, backend, may_change, progress)
+        counts = _scale(x, y, axes, policies, used, named, progress)
         del y
     seconds = time.perf_counter() - start
     nbytes = x.nbytes + x.size * result.itemsize
@@ -484,11 +483,12 @@ def _scale(
     y: Array,
     axes: tuple[int, ...],
     policies: dict[str, Any],
-    backend: str | None,
-    used: dict[str, str] | None,
+    used: dict[str, str],
+    named: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int, int, int, Any, Any]:
-    """Normalize `x` into `y`, add to the backends `used`, return what a `Report` begins with."""
+    """Normalize `x` into `y` by the backend in `used`, and return what a `Report` begins with.
+    Where it has no kernel, NumPy goes on and is added, unless the backend was `named`."""
     batch = [d for d in range(x.ndim) if d not in axes]
     length = math.prod(x.shape[d] for d in axes)
     vectors = math.prod(x.shape[d] for d in batch)
@@ -500,11 +500,8 @@ def _scale(
     smallest: Any = np.inf
     largest: Any = -np.inf
     progress = progress or (lambda done, total: None)
-    progress(0, vectors)
-    for window in _windows(x, axes):
-        if used is not None:
-            told = explain(x[window], axes, dtype=y.dtype, **policies)
-            used[told.backend] = told.why
+
+    def serve(window: tuple[slice, ...], backend: str) -> Array:
         _, norms = normalize(
             x[window],
             axes,
@@ -515,13 +512,23 @@ def _scale(
             return_norm=True,
             backend=backend,
         )
-        norms = np.asarray(norms)
+        return np.asarray(norms)
+
+    progress(0, vectors)
+    for window in _windows(x, axes):
+        try:
+            norms = serve(window, list(used)[-1])
+        except ImportError as error:
+            if named:
+                raise
+            used["numpy"] = str(error)
+            norms = serve(window, "numpy")
         starts = tuple(window[d].start for d in batch)
         zeros.add(_contract.are_zero(norms), starts)
         finite = np.isfinite(norms)
         if nonfinite == "raise" and not finite.all():
             # A norm of inf may be that of a finite vector, whose unit vector has no NaN.
-            bad.add(~finite & np.isnan(norm(y[window], axes, backend=backend)), starts)
+            bad.add(~finite & np.isnan(norm(y[window], axes, backend=list(used)[-1])), starts)
         known = norms[finite]
         beyond += norms.size - known.size
         smallest, largest = known.min(initial=smallest), known.max(initial=largest)

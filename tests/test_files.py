@@ -664,20 +664,34 @@ def test_memory_is_bounded(tmp_path, order):
     assert (done.stdout, done.stderr) == ("bounded\n", "")
 
 
-def test_report_names_who_took_over(source: Path, target: Path, small_windows, monkeypatch) -> None:
-    """Where no backend is named, the report has all that served, in their order."""
-    np.save(source, np.ones((1000, 3)))
-    real, names = files.explain, itertools.chain(["numpy"] * 2, itertools.repeat("numba"))
+def test_report_names_who_served(source: Path, target: Path, small_windows, monkeypatch) -> None:
+    """NumPy goes on where Numba has no kernel, unless that was named."""
+    x = np.random.default_rng(0).standard_normal((1000, 3))
+    np.save(source, x)
+    want = saved(l2.normalize(x, backend="numpy"))
     monkeypatch.delenv(_registry.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(
-        files, "explain", lambda *a, **k: real(*a, **k)._replace(backend=next(names), why="fit")
-    )
-    report = normalize_npy(source, target)
-    assert report.backend == "numpy, then numba"
-    assert report.why == "numpy: fit; numba: fit"
-    monkeypatch.setattr(files, "explain", real)
-    report = normalize_npy(source, target, backend="numpy")
-    assert (report.backend, report.why) == ("numpy", "asked for by name")
+    numba = _registry.load("numba")
+    sound, calls = numba.normalize, itertools.count()
+
+    def missing(*arguments, **keywords):
+        if next(calls) == 2:
+            raise ImportError("no kernel")
+        return sound(*arguments, **keywords)
+
+    monkeypatch.setattr(numba, "normalize", missing)
+    with _registry.no_short_way():
+        report = normalize_npy(source, target)
+        assert target.read_bytes() == want
+        assert report.backend == "numba, then numpy"
+        assert report.why.endswith("numpy: no kernel")
+        calls = itertools.count()
+        with pytest.raises(ImportError, match="no kernel"):
+            normalize_npy(source, target, backend="numba")
+    for name in ("numpy", "numba"):
+        calls = itertools.count(3)
+        report = normalize_npy(source, target, backend=name)
+        assert (report.backend, report.why) == (name, "asked for by name")
+        assert target.read_bytes() == want
 
 
 @pytest.mark.skipif(not modes.FLUSH, reason="unknown modes")
