@@ -615,8 +615,6 @@ def fetch(count: int, rows: int = 1) -> Any:
     def every(builder: Any, places: list[Value]) -> None:
         table = _symbol(builder, records.MACHINE)
         near = builder.load(_slot(builder, table, ir.Constant(I64, records.NEAR), I64, 8))
-        # So that LLVM may ask once, before a loop.
-        near.set_metadata("invariant.load", builder.module.add_metadata([]))
         with builder.if_else(builder.icmp_signed("!=", near, ir.Constant(I64, 0))) as (yes, no):
             for branch, level in ((yes, 3), (no, 1)):
                 with branch:
