@@ -309,14 +309,13 @@ def _threads_for(
     name: str, x: Array, y: Array | None, ready: Callable[[], bool] | None = None
 ) -> int:
     """How many threads this call uses at most."""
-    if launch.forced():
-        return _threads()
     paid = launch.paid(x.size)
     if name == "columns" and y is not None and x.size <= launch.IN_PLACE:
         paid = 1 if _address(x) == _address(y) else paid
-    if paid == 1:
+    if paid == 1 and not launch.forced():
         return 1
-    return min(paid, launch.threads(ready) if ready else _threads())
+    most = launch.threads(ready) if ready else _threads()
+    return most if launch.forced() else min(paid, most)
 
 
 def _ready_team() -> bool:
