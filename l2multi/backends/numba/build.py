@@ -49,6 +49,16 @@ def _module(unit: shipped.Unit) -> tuple[Any, list[str]]:
     return module, sorted(needs)
 
 
+def compiled(level: str) -> dict[shipped.Unit, shipped.Code]:
+    """All that ships, for a level; by processes, each of which compiles for one level only."""
+    with futures.ProcessPoolExecutor(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        initializer=machine.aim,
+        initargs=(level,),
+    ) as pool:
+        return dict(zip(shipped.UNITS, pool.map(build, shipped.UNITS), strict=True))
+
+
 def make(names: Iterable[str]) -> None:
     """The files of all that ships, for levels of these names, and of no other."""
     versions = {name: metadata.version(name) for name in ("numba", "llvmlite")}
@@ -60,13 +70,7 @@ def make(names: Iterable[str]) -> None:
         there = shipped.file_for(name)
         if not isinstance(there, str) and there.head["versions"] == versions:
             continue
-        # Each process compiles for one level only.
-        with futures.ProcessPoolExecutor(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            initializer=machine.aim,
-            initargs=(name,),
-        ) as pool:
-            made = dict(zip(shipped.UNITS, pool.map(build, shipped.UNITS), strict=True))
+        made = compiled(name)
         shipped.write(os.path.join(shipped.FOLDER, name), name, made, versions)
         print(f"l2multi: {len(made)} kernels for {name}", flush=True)
 
