@@ -185,7 +185,7 @@ print(l2.explain(x, backend='numba').threads)
 def test_large_calls_launch() -> None:
     """Whatever layer Numba's own parallel loops use."""
     for layer in ("omp", "workqueue"):
-        most = min(launch.paid(400_000), launch._allowed(), launch._cores())
+        most = min(launch.paid(400_000), launch._allowed(), launch.cores())
         assert int(run(after(SETTLED), NUMBA_THREADING_LAYER=layer)) == most
 
 
@@ -214,7 +214,7 @@ def test_a_forked_child_works_alone() -> None:
 
 SEVEN = """
 from l2multi.backends.numba import launch
-launch._allowed = launch._cores = lambda: 7
+launch.pretend(7)
 """
 
 

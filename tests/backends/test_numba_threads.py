@@ -16,7 +16,7 @@ linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"),
     reason="threads have no affinity and niceness of their own",
 )
-two_cores = pytest.mark.skipif(launch._cores() < 2, reason="one core")
+two_cores = pytest.mark.skipif(launch.cores() < 2, reason="one core")
 
 PREPARE = """
     import os, sys, threading, time
@@ -24,7 +24,7 @@ PREPARE = """
     import l2multi as l2
     from l2multi.backends import numba as backend
     from l2multi.backends.numba import launch, records
-    pool = launch._slots(launch.pool(), records.POOL_SIZE)
+    pool = launch._pool()
     x = np.random.default_rng(0).standard_normal((4000, 100)).astype(np.float32)
     want = l2.normalize(x, backend="numpy").tobytes()
     def threads():
@@ -33,7 +33,7 @@ PREPARE = """
         for _ in range(3):  # by the general path, and by the fast one
             assert l2.normalize(x, backend="numba").tobytes() == want
     def limit(most):
-        launch._allowed = launch._cores = lambda: most
+        launch.pretend(most)
     def helpers():
         return pool[records.HELPERS]
     def tasks():
@@ -293,17 +293,19 @@ SIZES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "most"), SIZES)
-def test_threads_by_work(monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
-    """With a limit of 64, and with one of 3; `explain` says so."""
-    for limit in (64, 3):
-        monkeypatch.setattr(launch, "_limit", lambda limit=limit: limit)
-        monkeypatch.setattr(launch, "_cores", lambda limit=limit: limit)
-        assert launch.threads_in_xla(size) == min(most, limit)
-        with launch.force("parallel"):  # until there is a team
-            l2.normalize(np.ones((4, 8), np.float32), backend="numba")
-        x = np.ones((1, size), np.float32)
-        assert l2.explain(x, backend="numba").threads == min(most, limit)
+@pytest.mark.parametrize("limit", [64, 3])
+def test_threads_by_work(limit: int) -> None:
+    """`explain` says so."""
+    with launch.force("parallel"):  # until there is a team
+        l2.normalize(np.ones((4, 8), np.float32), backend="numba")
+    launch.pretend(limit)
+    try:
+        for size, most in SIZES:
+            x = np.ones((1, size), np.float32)
+            assert launch.threads_in_xla(size) == min(most, limit)
+            assert l2.explain(x, backend="numba").threads == min(most, limit)
+    finally:
+        launch.pretend(0)
 
 
 def test_helpers_by_work() -> None:

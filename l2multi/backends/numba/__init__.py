@@ -117,11 +117,11 @@ class _Pair:
             (records.SHORT_TABLE_X, self.table_x),
             (records.SHORT_TABLE_Y, self.table_y),
             (records.SHORT_RISKY, self.source.kind == "float64"),
-            (records.SHORT_THREADS, id(_threads)),
+            (records.SHORT_THREADS, id(_limit)),
             (records.SHORT_POOL, launch.pool()),
         ):
             self.bound[slot] = value
-        self._short = fast_call.function(loader.address(_SHORT), self.bound, (self, _threads))
+        self._short = fast_call.function(loader.address(_SHORT), self.bound, (self, _limit))
         return self._short
 
 
@@ -299,10 +299,17 @@ def _way(x: Array, axes: tuple[int, ...], pair: _Pair, y: Array | None = None) -
     return _plan(x, y, None, axes, pair)[0] if x.size else "rows"
 
 
-def _threads() -> int:
-    """How many threads a call of any size may use; who only asks has those that are there."""
-    most = launch.threads(_ready_team)
+def _limit() -> int:
+    """How many threads a call of any size may use, but for its thread's cores; who only asks has
+    those that are there."""
+    most = launch.limit(_ready_team)
     return min(most, launch.helpers() + 1) if _registry.asking.get() else most
+
+
+def _threads() -> int:
+    """How many threads a call of any size may use."""
+    cores = launch.cores()
+    return min(cores, _limit()) if cores > 1 else 1
 
 
 def _threads_for(

@@ -459,6 +459,7 @@ def short() -> Any:
     number = simd.external("PyNumber_AsSsize_t", simd.I64, simd.I64, simd.I64)
     length = simd.external("PyTuple_Size", simd.I64, simd.I64)
     item = simd.external("PyTuple_GetItem", simd.I64, simd.I64, simd.I64)
+    cores = team.cores()
 
     @device
     def array(a):
@@ -603,6 +604,8 @@ def short() -> Any:
             return simd.new_reference(no)
         alone = way == records.COLUMNS and y == x and total <= launch.IN_PLACE
         threads = 1 if alone else team.paid(total)
+        if threads > 1:
+            threads = lesser(threads, cores(get_int(own, records.SHORT_POOL)))
         if threads > 1:
             told = ask(get_int(own, records.SHORT_THREADS))
             if told == 0:  # an interrupt, most likely; nothing has been written

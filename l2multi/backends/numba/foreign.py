@@ -93,7 +93,7 @@ def handler() -> Any:
         three = records.THREE_DOUBLE if read == 8 else records.THREE_SINGLE
         threads = lesser(team.paid(total), get_int(pool, records.LIMIT))
         if threads > 1:
-            threads = lesser(threads, cores())
+            threads = lesser(threads, cores(pool))
         eps = get_double(number(attributes, EPS), 0)
         zero_root = get_double(number(attributes, ZERO), 0)
         x, call = get_int(buffer, _DATA), new_record()

@@ -8,6 +8,7 @@ it knows types, or what it knows of arrays, strings and the extensions of others
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -160,6 +161,8 @@ class _Library(codegen.CPUCodeLibrary):
             inlined = any(b"alwaysinline" in one for one in symbol.attributes)
             if symbol.name != name and not symbol.is_declaration and not inlined:
                 symbol.add_function_attribute("noinline")
+        like = f' "tune-cpu"="{machine.aimed().like}"'
+        module = binding.parse_assembly(re.sub(r"(?<=\n)define .*\)", rf"\g<0>{like}", str(module)))
         # Once, with all inlined: done to each function before and after, as Numba does, that takes
         # four times as long and makes twice the code, which is no faster. Vectors are there by now.
         module.data_layout = str(self._codegen.target_data)

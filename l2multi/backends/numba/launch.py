@@ -56,7 +56,7 @@ _forked = _child_of_fork()
 def _in_child() -> None:
     global _forked
     _forked = True
-    _slots(pool(), records.POOL_SIZE)[records.LIMIT] = 1
+    _pool()[records.LIMIT] = 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -77,8 +77,10 @@ def _allowed() -> int:
     return min(limit for limit in limits if limit is not None and limit > 0)
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many cores the calling thread may use now; 0.3 us for two, 1 us for sixty-four."""
+    if _pool()[records.CORES]:
+        return int(_pool()[records.CORES])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _allowed()
 
 
@@ -87,10 +89,10 @@ def _limit() -> int:
     Numba, keep to what was found here last, by any thread."""
     numba: Any = sys.modules.get("numba.np.ufunc.parallel")
     # Numba has no mask before it has threads; asked for it, it would start them.
-    most = _allowed()
+    most = int(_pool()[records.CORES]) or _allowed()
     if getattr(numba, "_is_initialized", False):
         most = min(most, int(numba.get_num_threads()))
-    _slots(pool(), records.POOL_SIZE)[records.LIMIT] = 1 if _forked else most
+    _pool()[records.LIMIT] = 1 if _forked else most
     return most
 
 
@@ -102,7 +104,6 @@ def _room(slots: int) -> int:
     return address + -address % 64
 
 
-@functools.cache
 def _slots(address: int, count: int) -> Any:
     return (ctypes.c_int64 * count).from_address(address)
 
@@ -111,6 +112,12 @@ def _slots(address: int, count: int) -> Any:
 def pool() -> int:
     """The address of the pool."""
     return _room(records.POOL_SIZE)
+
+
+@functools.cache
+def _pool() -> Any:
+    """The slots of the pool."""
+    return _slots(pool(), records.POOL_SIZE)
 
 
 @functools.cache
@@ -129,13 +136,13 @@ def machine_table(habits: tuple[int, ...]) -> int:
 
 def open_pool(team: int, helper: int) -> None:
     """Tell the pool the addresses of the compiled functions."""
-    slots = _slots(pool(), records.POOL_SIZE)
+    slots = _pool()
     slots[records.HELPER], slots[records.TEAM] = helper, team
 
 
 def is_open() -> bool:
     """Whether the pool has been told."""
-    return bool(_slots(pool(), records.POOL_SIZE)[records.TEAM])
+    return bool(_pool()[records.TEAM])
 
 
 def open_foreign(pair: int, entries: dict[int, int]) -> None:
@@ -147,23 +154,34 @@ def open_foreign(pair: int, entries: dict[int, int]) -> None:
     _limit()
 
 
-def threads(prepare: Callable[[], bool]) -> int:
-    """How many threads a call of any size may use here. `prepare` makes the launcher ready and says
-    whether it is; it is not called where there shall be no launch."""
+def limit(prepare: Callable[[], bool]) -> int:
+    """How many threads a call of any size may use here, but for its thread's cores. `prepare` makes
+    the launcher ready and says whether it is; it is not called where there shall be no launch."""
     if _forked or _forced.get() == "serial":
         return 1
-    most = min(_limit(), _cores())
+    most = _limit()
     return most if most > 1 and prepare() else 1
+
+
+def threads(prepare: Callable[[], bool]) -> int:
+    """How many threads a call of any size may use here."""
+    most = cores()
+    return min(most, limit(prepare)) if most > 1 else 1
+
+
+def pretend(cores: int) -> None:
+    """Take this machine for one of so many cores, or, with 0, for itself. For tests."""
+    _pool()[records.CORES] = cores
 
 
 def helpers() -> int:
     """How many helpers there are."""
-    return int(_slots(pool(), records.POOL_SIZE)[records.HELPERS])
+    return int(_pool()[records.HELPERS])
 
 
 def threads_in_xla(size: int) -> int:
     """How many threads a call by XLA uses."""
-    return 1 if _forked else min(paid(size), _limit(), _cores())
+    return 1 if _forked else min(paid(size), _limit(), cores())
 
 
 def forced() -> bool:

@@ -171,12 +171,13 @@ def _link(unit: Unit, code: shipped.Code) -> int:
     module.triple = target.triple
     engine = llvm.create_mcjit_compiler(module, target)  # the first finds the process's symbols
     llvm.add_symbol(records.FOREIGN, launch.foreign_table())
-    llvm.add_symbol(records.MACHINE, launch.machine_table(machine.habits()))
+    habits = machine.habits()
+    llvm.add_symbol(records.MACHINE, launch.machine_table((habits.once, habits.stream)))
     # LLVM ends the process where it misses a symbol.
     missing = [name for name in code.needs if not llvm.address_of_symbol(name)]
     if missing:
         raise LookupError(f"no symbol {', '.join(missing)}")
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code.code))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code.fetching(habits.near)))
     engine.finalize_object()
     found = int(engine.get_function_address(code.name))
     if not found:

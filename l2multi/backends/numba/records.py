@@ -64,6 +64,7 @@ DONE = 8  # shares done
 ) = range(16, 24)
 ASLEEP = 24  # helpers that wait for a signal
 LIMIT = 25  # threads that a caller may use who cannot ask Python
+CORES = 26  # that calling threads may use, where a test says so; else 0
 MUTEX, CONDITION = 32, 40  # of POSIX threads, which take 40 to 64 bytes
 POOL_SIZE = 48
 
@@ -77,7 +78,7 @@ FOREIGN_SIZE = FOREIGN_POOL + 1
 
 # How this machine likes its memory asked for, by a symbol of this name; see `machine.Habits`.
 MACHINE = "l2multi_machine"
-NEAR, ONCE, STREAM, MACHINE_SIZE = range(4)
+ONCE, STREAM, MACHINE_SIZE = range(3)
 
 # Bytes of a Python object before its own fields, of which its class is the last.
 HEAD = 16
@@ -104,7 +105,7 @@ WAYS = ("rows", "columns", "slabs", "bundles", "runs", "packed", "part_sum", "pa
     SHORT_TABLE_X,
     SHORT_TABLE_Y,
     SHORT_RISKY,
-    SHORT_THREADS,  # a Python function: how many threads a call of any size may use
+    SHORT_THREADS,  # a Python function: how many threads, but for the cores of this one
     SHORT_POOL,
     NONE,
     TRUE,

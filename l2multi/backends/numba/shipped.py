@@ -84,17 +84,27 @@ def digest() -> str | None:
 
 
 class Code(NamedTuple):
-    """Object code: the function in it, the symbols it needs, and the code."""
+    """Object code: the function in it, the symbols it needs, where another byte has its prefetches
+    bring lines into the nearest cache and not the next, and the code."""
 
     name: str
     needs: tuple[str, ...]
+    nearer: tuple[tuple[int, int], ...]
     code: bytes
+
+    def fetching(self, near: int) -> bytes:
+        """The code that brings lines into the nearest cache, or the next."""
+        code = bytearray(self.code)
+        for at, byte in self.nearer if near else ():
+            code[at] = byte
+        return bytes(code)
 
     def packed(self) -> bytes:
         """As bytes."""
         import json
 
-        return json.dumps([self.name, self.needs]).encode() + b"\n" + self.code
+        head = json.dumps([self.name, self.needs, self.nearer], separators=(",", ":"))
+        return head.encode() + b"\n" + self.code
 
 
 def unpacked(content: bytes) -> Code:
@@ -102,8 +112,8 @@ def unpacked(content: bytes) -> Code:
     import json
 
     head, _, code = content.partition(b"\n")
-    name, needs = json.loads(head)
-    return Code(name, tuple(needs), code)
+    name, needs, nearer = json.loads(head)
+    return Code(name, tuple(needs), tuple(map(tuple, nearer)), code)
 
 
 def write(path: str, level: str, made: dict[Unit, Code], versions: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from numba.core import cgutils, types
 from numba.extending import models, register_model
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import machine, records
+from l2multi.backends.numba import machine
 from l2multi.backends.numba.frontend import primitive
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -603,32 +603,24 @@ def claim(builder: Any, address: Value) -> None:
 
 def fetch(count: int, rows: int = 1) -> Any:
     """A primitive: ask memory for so many bytes from an address, which need not exist; or for as
-    many of each of `rows` rows, ``(address, stride)``."""
+    many of each of `rows` rows, ``(address, stride)``. How near they come is the loader's choice;
+    see `shipped.Code`."""
 
-    def lines(builder: Any, address: Value, near: int) -> None:
+    def lines(builder: Any, address: Value) -> None:
         for offset in range(0, count, LINE):
             where = builder.add(address, ir.Constant(I64, offset))
             pointer = builder.inttoptr(where, I8.as_pointer())
-            flags = (ir.Constant(I32, k) for k in (0, near, 1))  # to read, data
+            flags = (ir.Constant(I32, k) for k in (0, 1, 1))  # to read, keep farther away, data
             _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
-
-    def every(builder: Any, places: list[Value]) -> None:
-        table = _symbol(builder, records.MACHINE)
-        near = builder.load(_slot(builder, table, ir.Constant(I64, records.NEAR), I64, 8))
-        with builder.if_else(builder.icmp_signed("!=", near, ir.Constant(I64, 0))) as (yes, no):
-            for branch, level in ((yes, 3), (no, 1)):
-                with branch:
-                    for place in places:
-                        lines(builder, place, level)
 
     @primitive(types.void, types.intp)
     def one(builder: Any, address: Value) -> None:
-        every(builder, [address])
+        lines(builder, address)
 
     @primitive(types.void, types.intp, types.intp)
     def many(builder: Any, address: Value, stride: Value) -> None:
-        steps = (builder.mul(stride, ir.Constant(I64, row)) for row in range(rows))
-        every(builder, [builder.add(address, step) for step in steps])
+        for row in range(rows):
+            lines(builder, builder.add(address, builder.mul(stride, ir.Constant(I64, row))))
 
     return one if rows == 1 else many
 

@@ -112,13 +112,13 @@ paid = device(limits.paid)
 
 def cores() -> Any:
     """A function: how many cores the calling thread may use; many where that cannot be told."""
-    if not _LINUX:
-        return device(lambda: _HELPERS)
     room = simd.room(_WORDS)
 
     @device
-    def run():
-        allowed, count = room(), 0
+    def run(pool):
+        told, allowed, count = get_int(pool, records.CORES), room(), 0
+        if told != 0 or not _LINUX:
+            return told or _HELPERS
         if _affinity(0, 8 * _WORDS, allowed) != 0:
             return _HELPERS
         for k in range(_WORDS):
