@@ -47,6 +47,20 @@ class NonFiniteError(ValueError):
     __module__ = "l2multi"
 
 
+class Request(NamedTuple):
+    """The keywords of a call."""
+
+    axis: Axis = -1
+    eps: float = 0.0
+    zero: str = "keep"
+    nonfinite: str = "propagate"
+    keepdims: bool = False
+    out: Any = None
+    dtype: Any = None
+    return_norm: bool = False
+    backend: str | None = None
+
+
 class Rule(NamedTuple):
     """What one input dtype leads to: native input, result, norm, and the real dtype of the sums."""
 
@@ -204,12 +218,10 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], masked: bool = False) -> None:
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse an `out` that cannot take the result, before anything is written."""
-    kind = np.ma.MaskedArray if masked else np.ndarray
-    if not isinstance(out, kind) or (isinstance(out, np.ma.MaskedArray) and not masked):
-        expected = "numpy.ma.MaskedArray" if masked else "numpy.ndarray"
-        raise TypeError(f"out: expected a {expected}, got {type(out).__name__}")
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
     if out.dtype not in (dtype, dtype.newbyteorder()):
         raise TypeError(f"out: expected dtype {name(dtype)}, got {name(out.dtype)}")
     if out.shape != shape:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 
 import l2multi
-from l2multi import _contract, _registry
+from l2multi import _backends, _contract
 from l2multi.__main__ import interrupted
 from l2multi.files import NAMELESS, Report, ml_dtype, normalize_npy
 
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         help="vectors with inf or NaN have NaN in the result (default), or stop the command",
     )
     normalize.add_argument(
-        "--backend", choices=_registry.NAMES, help="by default $L2MULTI_BACKEND, or the best"
+        "--backend", choices=_backends.NAMES, help="by default $L2MULTI_BACKEND, or the best"
     )
     normalize.add_argument("--quiet", action="store_true", help="print nothing but errors")
     normalize.set_defaults(run=_normalize, parser=normalize)
@@ -201,7 +201,7 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _warm(arguments: argparse.Namespace) -> None:
     """``l2multi warm``."""
-    numba: Any = _registry.load("numba")
+    numba: Any = _backends.load(_backends.first("numba"))
     every = (*_NUMPY_DTYPES, *(NAMELESS if importlib.util.find_spec("ml_dtypes") else ()))
     dtypes = [_dtype(name) for name in arguments.dtype or every]
     result = None if arguments.to is None else _contract.floating(arguments.to, complex_=False)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from l2multi import _contract, _registry
+from l2multi import _backends, _contract
 from l2multi._api import explain, norm, normalize
 from l2multi._contract import Axis, NonFinite, NonFiniteError, Zero, ZeroVectorError
 
@@ -186,7 +186,7 @@ def normalize_npy(
     policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
     told = explain(x, axes, dtype=result, backend=backend, **policies)
     used = {told.backend: told.why}
-    named = _registry.named(backend) is not None
+    named = _backends.named(backend) is not None
     with _replacing(path, target) as file:
         # The map must not outlive the call: on Windows a mapped file cannot be renamed.
         y = _create(file, x, result, target)

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from l2multi import _api, _contract, _inputs, _registry
-from l2multi._contract import Axis, Zero
+from l2multi import _api, _call, _containers, _contract, _usable
+from l2multi._contract import Axis, Request, Zero
+from l2multi.containers import masked, numbers, numpy_array
 
 try:
     import jax
     import jax.numpy as jnp
 except ImportError as error:
-    raise _registry.unusable("jax", error) from error
+    raise _usable.unusable("jax", error) from error
 
 from l2multi.backends.jax import functions
 
@@ -111,13 +112,13 @@ def normalize(
         return _api.normalize(
             x, axis, eps=eps, zero=zero, dtype=dtype, return_norm=return_norm, backend="jax"
         )
-    eps = _api.size("eps", eps)
+    eps = _call.size("eps", eps)
     _contract.check_choice("zero", zero, _contract.ZERO)
     if zero == "raise":
         raise TypeError(
             'zero="raise" needs values; with axis_name= there are none: use zero="keep" or "nan"'
         )
-    call = _api.enter(x, axis, dtype, "jax", False)
+    call = _prepared(x, axis, dtype, of_norm=False)
     norm_dtype = call.norm.name if return_norm else ""
     y, norms = functions.normalize(
         x, call.axes, eps, zero == "nan", call.result.name, norm_dtype, names
@@ -172,9 +173,15 @@ def norm(
     if not names:
         norms = _api.norm(x, axis, keepdims=keepdims, dtype=dtype, backend="jax")
     else:
-        call = _api.enter(x, axis, dtype, "jax", True)
+        call = _prepared(x, axis, dtype, of_norm=True)
         norms = functions.norm(x, call.axes, keepdims, call.norm.name, names)
     return norms
+
+
+def _prepared(x: jax.Array, axis: Axis, dtype: Any, of_norm: bool) -> _call.Call:
+    """A validated call on this device's part of split vectors."""
+    request = Request(axis, dtype=dtype, backend="jax")
+    return _call.prepare(_containers.open(x, request), request, of_norm)
 
 
 def _array(x: Any) -> Any:
@@ -184,23 +191,24 @@ def _array(x: Any) -> Any:
         return jnp.asarray(x)
     keeps = isinstance(x, (np.ndarray, np.generic))
     if isinstance(x, (list, tuple)):
-        x = _inputs.stacked(x, jax.Array, jnp.asarray)
-    x, library = _api.adopt(x)
-    if library == "jax":
+        x = numbers.stacked(x, jax.Array, jnp.asarray)
+    opened = _containers.open(x, Request())
+    x = opened.array
+    if opened.library != "numpy":
         return x
-    if isinstance(x, np.ma.MaskedArray):
+    if isinstance(opened, masked.MaskedArray):
         raise TypeError("x: JAX has no masked arrays; l2multi.normalize and norm take them")
-    result = _api.rule_of(x).result
+    result = _contract.rule(x.dtype).result
     if not keeps and result in (np.float64, np.complex128):
         x = x.astype(functions.canonical(result))
-    return _registry.carry(x, "numpy", "jax")
+    return numpy_array.NumpyArray(x).moved("jax", "jax").values((), False)
 
 
 def _names(axis_name: AxisName, x: jax.Array) -> tuple[str, ...]:
     """The axes of the mesh over which `x` is split."""
     if axis_name is None:
         return ()
-    if _registry.sparse(x) is not None:
+    if not isinstance(x, jax.Array):
         raise TypeError(f"axis_name: sparse arrays can have None only, got {axis_name!r}")
     names = (axis_name,) if isinstance(axis_name, str) else axis_name
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):

@@ -85,8 +85,8 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) 
     """NumPy is always ready."""
 
 
-def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> None:
-    """NumPy has no shorter way."""
+def fast_path(x: Array, dtype: Any, result: np.dtype[Any]) -> None:
+    """NumPy has none."""
 
 
 def check() -> None:

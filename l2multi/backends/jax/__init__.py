@@ -15,13 +15,13 @@ from l2multi.backends.jax.native import Axes
 __all__ = [
     "check",
     "default_float",
+    "fast_path",
     "finite",
     "from_numpy",
     "kernel",
     "norm",
     "normalize",
     "report",
-    "short",
     "to_numpy",
     "traced",
     "unready",
@@ -40,7 +40,6 @@ def normalize(
     norm_dtype: np.dtype[Any] | None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """The unit vectors, and the norms where asked for."""
-    _learn(x)
     results: tuple[jax.Array, jax.Array | None]
     norms = norm_dtype.name if norm_dtype is not None else ""
     results = functions.normalize(x, axes, eps, zero_nan, dtype.name, norms, (), native.allowed())
@@ -49,7 +48,6 @@ def normalize(
 
 def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
-    _learn(x)
     # Who only asks must not have a kernel compiled that is not there.
     absent = _registry.asking.get() and not native.would_run(x, axes, x.dtype, ready=True)
     kernels = not absent and native.allowed()
@@ -57,13 +55,7 @@ def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype
     return norms
 
 
-def _learn(x: jax.Array) -> None:
-    """The usual call's way through validation and selection took 14 us of 24 for 128 elements."""
-    if not traced(x):
-        _registry.learn(type(x), _normalizers, _measurers, "jax")
-
-
-# One function for each usual call: JAX finds it faster than one with as many static arguments.
+# One program for each usual call: JAX finds it faster than one with as many static arguments.
 def _normalizer(dtype: Any, axis: int, alone: bool, eps: float, kernels: bool) -> Any:
     norm_dtype = _norm_of_float(dtype)
     wanted = "" if alone else norm_dtype
@@ -89,6 +81,41 @@ def _measurer(dtype: Any, axis: int, dropped: bool, kernels: bool) -> Any:
 _normalizers, _measurers = native.Programs(_normalizer), native.Programs(_measurer)
 
 
+class _FastPath:
+    """Past validation and selection, which took 14 us of 24 for 128 elements."""
+
+    backend = "jax"
+
+    def normalize(
+        self, x: jax.Array, axis: Any, eps: Any, zero: Any, nonfinite: Any,
+        out: Any, dtype: Any, return_norm: Any,
+    ) -> Any:  # fmt: skip
+        """As `l2multi.normalize`; None where a call needs the general path."""
+        usual = type(axis) is int and zero == "keep" and nonfinite == "propagate" and out is None
+        if not usual or dtype is not None or not eps >= 0.0 or type(return_norm) is not bool:
+            return None
+        program = _normalizers[x.dtype, axis, not return_norm, eps]
+        return None if program is None else program(x)
+
+    def norm(
+        self, x: jax.Array, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
+    ) -> Any:
+        """As `l2multi.norm`; None where a call needs the general path."""
+        usual = type(axis) is int and nonfinite == "propagate" and out is None and dtype is None
+        if not usual or type(keepdims) is not bool:
+            return None
+        program = _measurers[x.dtype, axis, not keepdims]
+        return None if program is None else program(x)
+
+
+_fast_path = _FastPath()
+
+
+def fast_path(x: jax.Array, dtype: Any, result: np.dtype[Any]) -> _FastPath | None:
+    """For arrays of a class whose instances all have values."""
+    return None if traced(x) else _fast_path
+
+
 def _norm_of_float(dtype: Any) -> str:
     """The dtype of the norms of an array of floating or complex `dtype`, or an empty name: also for
     what is only as wide as JAX's setting allows."""
@@ -111,10 +138,6 @@ def unsupported(x: jax.Array, result: np.dtype[Any]) -> str | None:
 
 def unready(x: jax.Array, axes: Axes, result: np.dtype[Any], look: bool) -> None:
     """XLA compiles when it is called, as its users know it."""
-
-
-def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> None:
-    """JAX has no shorter way."""
 
 
 def check() -> None:

@@ -17,6 +17,7 @@ from l2multi import _contract, _registry
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
 from l2multi.backends.numba import fast_call, launch, loader, machine, records, shipped
+from l2multi.backends.numba.fast_path import FastPath, hashable
 
 if importlib.util.find_spec("llvmlite") is None:  # which comes with Numba
     raise ModuleNotFoundError("No module named 'llvmlite'")
@@ -127,6 +128,7 @@ class _Pair:
 
 # Load-once caches.
 _pairs: dict[tuple[Any, Any], _Pair] = {}
+_paths: dict[np.dtype[Any], FastPath] = {}
 _functions: dict[shipped.Unit, Any] = {}
 
 # A call's record, without what only `split` asks for, and the length of that.
@@ -188,6 +190,19 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) 
     except ImportError as error:
         return loader.failure(*units) or str(error)
     return None
+
+
+def fast_path(x: Array, dtype: Any, result: np.dtype[Any]) -> FastPath | None:
+    """The fast path for arrays of this dtype, if there is one by now."""
+    made = _paths.get(x.dtype) or FastPath(x.dtype)
+    if dtype is None and made.own is None:
+        found = short(x.dtype, result)
+        made.own = None if found is None else (found, result)
+    elif dtype is not None and hashable(dtype) and dtype not in made.ways:
+        found = short(x.dtype, result)
+        if found is not None:
+            made.ways[dtype] = found, result
+    return _paths.setdefault(x.dtype, made) if made.own or made.ways else None
 
 
 def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | None] | None:

@@ -1,0 +1,195 @@
+"""The way of a call: open, validate once, select a backend, compute, close. Knows no library.
+
+`_containers` opens and closes, `_contract` validates, `_backends` selects, a backend computes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from l2multi import _backends, _containers, _contract
+from l2multi._containers import Moved, Opened, known
+from l2multi._contract import Request
+
+
+class Call(NamedTuple):
+    """A validated call: what its backend is given, and the way back."""
+
+    request: Request
+    opened: Opened
+    x: Any
+    axes: tuple[int, ...]
+    selection: _backends.Selection
+    result: np.dtype[Any]
+    norm: np.dtype[Any]
+    widest: np.dtype[Any]  # for norms that decide: never overflows where it can be helped
+
+    @property
+    def backend(self) -> _backends.Backend:
+        """Who computes."""
+        return self.selection.backend
+
+
+def validated(request: Request) -> Request:
+    """A request whose keywords are right; what depends on `x` is looked at later."""
+    _contract.check_choice("zero", request.zero, _contract.ZERO)
+    _contract.check_choice("nonfinite", request.nonfinite, _contract.NONFINITE)
+    eps, keepdims, return_norm = request.eps, request.keepdims, request.return_norm
+    if type(eps) is float and eps >= 0.0 and type(keepdims) is type(return_norm) is bool:
+        return request  # 1 us saved
+    return request._replace(
+        eps=size("eps", eps),
+        keepdims=known("keepdims", keepdims, bool),
+        return_norm=known("return_norm", return_norm, bool),
+    )
+
+
+def size(name: str, value: Any) -> float:
+    """A keyword that is no negative number, as a float."""
+    return known(name, value, lambda value: _contract.check_size(name, value))
+
+
+def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False) -> Call:
+    """Validate what `normalize` and `norm` have in common, and select the backend. For who will
+    only `look` at the call, no values are moved."""
+    array = opened.array
+    axes = known("axis", request.axis, _contract.normalize_axes, array.ndim)
+    rule = _contract.rule(array.dtype)
+    result, norm = rule.result, rule.norm
+    if opened.library != "numpy" and result != rule.native:
+        result = norm = _backends.home(opened.library).default_float()
+    own = norm if of_norm else result
+    if request.dtype is not None:
+        complex_ = not of_norm and _contract.is_complex(result)
+        asked = _contract.floating(request.dtype, complex_=complex_)
+        result, norm = (result, asked) if of_norm else (asked, norm)
+    name = _backends.named(request.backend)
+    if name is not None:
+        row = _backends.first(name)
+        if opened.library != row.library and not _backends.rows(opened.library, name):
+            _backends.load(row)
+            opened = opened.moved(name, row.library)
+    values = opened.values(axes, look)
+    wanted = norm if of_norm else result
+    selection = _backends.select(values, opened.library, axes, wanted, name, own, look)
+    if opened.has_fast_path and not (of_norm and request.dtype is not None):
+        _backends.keep_fast_path(selection.backend, array, request.dtype, result)
+    widest = rule.wide if opened.library == "numpy" else norm
+    return Call(request, opened, values, axes, selection, result, norm, widest)
+
+
+def _target(call: Call, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, bool]:
+    """Where to write, if the caller says so, and whether the backend may while it reads `x`."""
+    if call.request.out is None:
+        return None, True
+    out = call.opened.target(call.request.out)
+    _contract.check_out(out, shape, dtype)
+    if isinstance(call.opened, Moved) or out.dtype != dtype:  # of the other byte order
+        return out, False
+    x = call.x
+    same = out is x or (
+        out.shape == x.shape
+        and out.strides == x.strides
+        and out.dtype == x.dtype
+        and out.ctypes.data == x.ctypes.data
+    )
+    return out, same or not np.may_share_memory(out, x)
+
+
+def _refuse(call: Call, zero: str) -> None:
+    """Raise where a policy says so, before anything is written."""
+    nonfinite = call.request.nonfinite
+    if zero != "raise" and nonfinite != "raise":
+        return
+    if call.backend.traced(call.x):
+        given, use = 'zero="raise"', 'zero="keep" or "nan"'
+        if zero != "raise":
+            given, use = 'nonfinite="raise"', 'nonfinite="propagate"'
+        raise TypeError(
+            f"{given} needs values; under tracing (jit, grad, vmap) there are none: use {use}"
+        )
+    norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
+    _contract.refuse(
+        np.asarray(norms),
+        lambda: np.asarray(call.backend.finite(call.x, call.axes)),
+        zero,
+        nonfinite,
+        empty=any(call.x.shape[d] == 0 for d in call.axes),
+    )
+
+
+def _fast_path_now(opened: Opened, x: Any, request: Request) -> _backends.FastPath | None:
+    """The fast path for what has become an array only now, such as a list."""
+    if opened.array is x or not opened.has_fast_path:
+        return None
+    return _backends.fast_path(opened.array, request.backend)
+
+
+def normalize(x: Any, request: Request) -> Any:
+    """`l2multi.normalize`, in general."""
+    request = validated(request)
+    opened = _containers.open(x, request)
+    if (path := _fast_path_now(opened, x, request)) is not None:
+        _, eps, zero, nonfinite, _, out, dtype, return_norm, _ = request
+        done = path.normalize(
+            opened.array, request.axis, eps, zero, nonfinite, out, dtype, return_norm
+        )
+        if done is not None:
+            return done
+    call = prepare(opened, request, of_norm=False)
+    opened = call.opened
+    out, direct = _target(call, call.x.shape, call.result)
+    _refuse(call, request.zero)
+    y, norms = call.backend.normalize(
+        call.x,
+        call.axes,
+        eps=request.eps,
+        zero_nan=request.zero == "nan",
+        out=out if direct else None,
+        dtype=call.result,
+        norm_dtype=call.norm if request.return_norm else None,
+    )
+    if out is None:
+        y = opened.close(y)
+    else:
+        if not direct:
+            out[...] = opened.back(y)
+        y = opened.close_target(request.out, None)
+    return (y, opened.close_norms(norms, call.axes)) if request.return_norm else y
+
+
+def norm(x: Any, request: Request) -> Any:
+    """`l2multi.norm`, in general."""
+    request = validated(request)
+    opened = _containers.open(x, request)
+    keepdims = request.keepdims
+    if (path := _fast_path_now(opened, x, request)) is not None:
+        done = path.norm(
+            opened.array, request.axis, keepdims, request.nonfinite, request.out, request.dtype
+        )
+        if done is not None:
+            return done
+    call = prepare(opened, request, of_norm=True)
+    axes, opened = call.axes, call.opened
+    out, direct = _target(call, _contract.batch_shape(call.x.shape, axes, keepdims), call.norm)
+    _refuse(call, "keep")
+    norms = call.backend.norm(
+        call.x, axes, keepdims=keepdims, out=out if direct else None, dtype=call.norm
+    )
+    if out is None:
+        return opened.close_norms(norms, axes, keepdims)
+    if not direct:
+        out[...] = opened.back(norms)
+    return opened.close_target(request.out, axes, keepdims)
+
+
+def is_normalized(x: Any, request: Request, tol: float | None) -> Any:
+    """`l2multi.is_normalized`, in general."""
+    call = prepare(_containers.open(x, request), request, of_norm=True)
+    norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
+    return call.opened.close_norms(close_to_one(norms, call.opened.array.dtype, tol), call.axes)
+
+
+def close_to_one(norms: Any, dtype: np.dtype[Any], tol: float | None) -> Any:
+    """Which norms of vectors of `dtype` are within `tol` of 1, or within the default."""
+    return abs(norms - 1) <= (_contract.default_tol(dtype) if tol is None else tol)

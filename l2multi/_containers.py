@@ -1,0 +1,219 @@
+"""The table of containers: what people hold, and how it is opened and closed again.
+
+A row says how a value is recognised, without importing its library, and which module opens it: its
+``open(x, request)`` returns an `Opened`. The public functions, the text of the TypeError, the
+README's table and the conformance suite's variants are made from these rows.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from l2multi import _backends, _contract, _cures
+
+T = TypeVar("T")
+
+
+class Row(NamedTuple):
+    """A kind of value: its classes by their full names, the module that opens it, what messages
+    and the documentation call it, what comes back, and what else there is to say."""
+
+    name: str
+    classes: tuple[str, ...]
+    module: str
+    accepted: str
+    result: str
+    rules: str
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is of this kind. A library nobody has imported cannot own anything."""
+        for full in self.classes:
+            module, _, name = full.rpartition(".")
+            found = getattr(sys.modules.get(module), name, None)
+            if isinstance(found, type) and isinstance(x, found):
+                return True
+        return False
+
+    def open(self, x: Any, request: _contract.Request) -> "Opened":
+        """`x` as an array that a backend computes on, and the way back."""
+        module = _modules.get(self.module)
+        if module is None:
+            module = importlib.import_module(f"l2multi.containers.{self.module}")
+            _modules[self.module] = module
+        opened: Opened = module.open(x, request)
+        return opened
+
+
+# Load-once cache.
+_modules: dict[str, Any] = {}
+
+
+# The first row that owns a value opens it.
+ROWS = (
+    Row(
+        "masked array", ("numpy.ma.MaskedArray",), "masked", "numpy.ma.MaskedArray",
+        "masked array",
+        "masked entries do not count and stay masked; the norm of a vector masked in full is "
+        "masked",
+    ),
+    Row(
+        "NumPy array", ("numpy.ndarray",), "numpy_array", "numpy.ndarray",
+        "NumPy array",
+        "any strides and byte order, read-only and memory-mapped too; subclasses come back as base "
+        "arrays, and one with a unit or arithmetic of its own is refused",
+    ),
+    Row(
+        "list or number",
+        ("builtins.list", "builtins.tuple", "builtins.bool", "builtins.int", "builtins.float",
+         "builtins.complex", "numpy.generic"),
+        "numbers", "lists, tuples and numbers", "NumPy array or scalar", "by `numpy.asarray`",
+    ),
+    Row(
+        "JAX array", ("jax.Array",), "jax_array", "jax.Array",
+        "JAX array, on its device",
+        "eager or traced (`jit`, `vmap`, `grad`, ...), differentiable to any order; no `out=`",
+    ),
+    Row(
+        "sparse JAX matrix",
+        ("jax.experimental.sparse.BCOO", "jax.experimental.sparse.BCSR"),
+        "jax_sparse", "BCOO and BCSR", "the same class",
+        "its rows; only stored entries change, and those for one place are added first",
+    ),
+)  # fmt: skip
+
+
+_PLAIN = next(row for row in ROWS if row.name == "NumPy array")
+
+
+class Opened:
+    """A value as backends take it, and the way back: here of an array that has nothing else to it.
+
+    `array` tells shape, dtype and layout; `values` are what is computed on, of `library`.
+    """
+
+    has_fast_path = True  # whether a call is none but on `array`
+
+    def __init__(self, array: Any, library: str) -> None:
+        self.array, self.library = array, library
+
+    def values(self, axes: tuple[int, ...], look: bool) -> Any:
+        """What a backend computes on, for vectors over these axes; for who will only `look`, an
+        array like it."""
+        return self.array
+
+    def target(self, out: Any) -> Any:
+        """An `out` as an array to write to."""
+        raise TypeError(f"out: {self.library} arrays are immutable, so out= cannot be used")
+
+    def back(self, y: Any) -> Any:
+        """What was computed, as an array of the library that `array` is of."""
+        return y
+
+    def close(self, y: Any) -> Any:
+        """The unit vectors, as their owner holds them."""
+        return y
+
+    def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+        """What there is one of for each vector, likewise."""
+        return norms
+
+    def close_target(self, out: Any, axes: tuple[int, ...] | None, keepdims: bool = False) -> Any:
+        """An `out` that has been written to; by norms, if `axes` are given."""
+        return out
+
+    def moved(self, name: str, library: str) -> "Opened":
+        """The same for the backend of this name, and of another library."""
+        return Moved(self, library)
+
+
+class Moved(Opened):
+    """A value that backends of another library serve, and by them back to its own."""
+
+    has_fast_path = False
+
+    def __init__(self, owner: Opened, library: str) -> None:
+        super().__init__(owner.array, library)
+        self.owner = owner
+
+    def values(self, axes: tuple[int, ...], look: bool) -> Any:
+        x, library = self.owner.values(axes, look), self.library
+        if self.owner.library != "numpy":
+            x = _backends.home(self.owner.library).to_numpy(x, copy=False)
+        if library == "numpy":
+            return x
+        if (why := _backends.home(library).unsupported(x, x.dtype)) is not None:
+            raise TypeError(f"x: {library} cannot hold {_contract.name(x.dtype)}: {why}")
+        return x if look else _backends.home(library).from_numpy(x)
+
+    def back(self, y: Any) -> Any:
+        if self.library != "numpy":
+            y = _backends.home(self.library).to_numpy(y, copy=True)
+        if self.owner.library == "numpy":
+            return y
+        return _backends.home(self.owner.library).from_numpy(y, self.array)
+
+    def target(self, out: Any) -> Any:
+        return self.owner.target(out)
+
+    def close(self, y: Any) -> Any:
+        return self.owner.close(self.back(y))
+
+    def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+        return self.owner.close_norms(self.back(norms), axes, keepdims)
+
+    def close_target(self, out: Any, axes: tuple[int, ...] | None, keepdims: bool = False) -> Any:
+        return self.owner.close_target(out, axes, keepdims)
+
+
+def find(x: Any) -> Row:
+    """The row of a value, or a TypeError that says what to do."""
+    for row in ROWS:
+        if row.owns(x):
+            return row
+    cure = _cures.of(x)
+    raise TypeError(
+        f"x: type {_cures.type_name(x)} is not supported; accepted are {accepted()}"
+        + ("" if cure is None else f"; try {cure}")
+    )
+
+
+def accepted() -> str:
+    """What messages say that is accepted."""
+    return ", ".join(row.accepted for row in ROWS)
+
+
+def open(x: Any, request: _contract.Request) -> Opened:
+    """A value as backends take it."""
+    return (_PLAIN if type(x) is np.ndarray else find(x)).open(x, request)
+
+
+def known(name: str, value: Any, check: Callable[..., T], *rest: Any) -> T:
+    """A keyword's value, checked; for a traced one the refusal says how to make it known."""
+    try:
+        return check(value, *rest)
+    except TypeError:
+        some = value if isinstance(value, (tuple, list)) else (value,)
+        if not any(map(_traced, some)):
+            raise
+    raise TypeError(
+        f"{name}: expected a value that is known when a function is traced, got {value!r}; "
+        f"jax.jit takes it as known with static_argnames={name!r}"
+    )
+
+
+def _traced(value: Any) -> bool:
+    """Whether a keyword's value is an array that stands for one not known yet."""
+    if isinstance(value, (int, float, np.ndarray)) or not any(row.owns(value) for row in ROWS):
+        return False
+    opened = find(value).open(value, _contract.Request())
+    return opened.library != "numpy" and _backends.home(opened.library).traced(value)
+
+
+def table() -> str:
+    """The README's table of what people hold."""
+    rows = ["| held | out | rules |", "| --- | --- | --- |"]
+    rows += [f"| {row.accepted} | {row.result} | {row.rules} |" for row in ROWS]
+    return "\n".join(rows)

@@ -1,0 +1,42 @@
+"""What can be used: what installs it, and whether a failure is for now or for ever.
+
+For the tables and for backends, which know no table. Imports nothing but the standard library.
+"""
+
+import errno
+import os
+from contextvars import ContextVar
+
+# Whether the call at work only asks: it starts nothing, no compilation and no thread.
+asking: ContextVar[bool] = ContextVar("l2multi_asking", default=False)
+
+INSTALL = {
+    "numba": "pip install numba",
+    "numpy": "pip install numpy",
+    "jax": "pip install 'jax>=0.8' or, in a clone of l2multi, pip install '.[jax]'",
+}
+
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EINTR}
+
+
+def passes(error: BaseException) -> bool:
+    """Whether a failure was for want of what may be there the next time: files, threads, memory.
+    A loader of libraries tells of it in words only."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno in _PASSING)
+        or any(os.strerror(number) in str(error) for number in _PASSING)
+        or (error.__cause__ is not None and passes(error.__cause__))
+    )
+
+
+def told(error: object) -> str:
+    """An error, or what has been told of one."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
+
+
+def unusable(name: str, why: object) -> ImportError:
+    """The error that says that a backend is not usable, why, and what to install; a ValueError is
+    about something that is installed."""
+    cure = "" if isinstance(why, ValueError) else f"; try: {INSTALL[name]}"
+    return ImportError(f"backend {name!r} cannot be loaded ({told(why)}){cure}")

@@ -1,0 +1,113 @@
+"""The fast path of NumPy arrays: a compiled function of the caller's objects, by the input's dtype.
+
+It validates what is usual and leaves the rest to the general path, before anything is written.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from l2multi import _contract
+from l2multi.backends.numba.fast_call import FastCall
+
+Array = np.ndarray[Any, Any]
+# A fast call, and the dtype of its result.
+Way = tuple[FastCall, np.dtype[Any]]
+
+
+class FastPath:
+    """For native arrays of one dtype."""
+
+    backend = "numba"
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.norm_dtype = _contract.rule(dtype).norm
+        self.own: Way | None = None  # results without ``dtype=``
+        self.ways: dict[Any, Way] = {}  # and with it, as the caller says it
+
+    def normalize(
+        self, x: Array, axis: Any, eps: Any, zero: Any, nonfinite: Any,
+        out: Any, dtype: Any, return_norm: Any,
+    ) -> Any:  # fmt: skip
+        """As `l2multi.normalize`; None where a call needs the general path."""
+        way = self.own if dtype is None else self.ways.get(dtype) if hashable(dtype) else None
+        if way is None or (
+            (zero != "keep" or nonfinite != "propagate")
+            and not self._passes(x, axis, zero, nonfinite)
+        ):
+            return None
+        call, result = way
+        norms, nan = None, zero == "nan"
+        if return_norm:
+            shape = _norm_shape(x, axis, False)
+            if shape is None:
+                return None
+            norms = np.empty(shape, self.norm_dtype)
+        if out is None:
+            y = np.empty(x.shape, result)
+            done = call(x, y, norms, eps, axis, True, nan)
+            if done is None:
+                y = np.empty_like(x, result)
+                done = call(x, y, norms, eps, axis, False, nan)
+        elif type(out) is np.ndarray:
+            y = out
+            done = call(x, y, norms, eps, axis, False, nan)
+        else:
+            return None
+        if not done:
+            return None
+        return y if norms is None else (y, norms[()])
+
+    def norm(
+        self, x: Array, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
+    ) -> Any:
+        """As `l2multi.norm`; None where a call needs the general path."""
+        way, shape = self.own, _norm_shape(x, axis, keepdims)
+        if way is None or shape is None:
+            return None
+        if nonfinite != "propagate" and not self._passes(x, axis, "keep", nonfinite):
+            return None
+        if dtype is None:
+            dtype = self.norm_dtype
+        elif (dtype := _contract.floating(dtype, complex_=False)) not in (np.float32, np.float64):
+            return None
+        norms = np.empty(shape, dtype) if out is None else out
+        if out is not None and not (
+            type(out) is np.ndarray
+            and out.dtype == dtype
+            and out.shape == shape
+            and out.flags.carray
+            and not np.may_share_memory(out, x)
+        ):
+            return None
+        if not way[0](x, None, norms, 0.0, axis, False, False):
+            return None
+        return norms[()] if out is None else out
+
+    def _passes(self, x: Array, axis: Any, zero: Any, nonfinite: Any) -> bool:
+        """Whether no policy refuses any vector, as can be told here."""
+        if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
+            return False
+        if zero != "raise" and nonfinite != "raise":
+            return True
+        norms = self.norm(x, axis, False, "propagate", None, np.float64)
+        if norms is None or (zero == "raise" and not norms.min() > 0):
+            return False
+        return nonfinite != "raise" or bool(norms.max() < np.inf)
+
+
+def hashable(dtype: Any) -> bool:
+    """Whether a ``dtype=`` can be known by itself."""
+    return isinstance(dtype, (type, np.dtype, str))
+
+
+def _norm_shape(x: Array, axis: Any, keepdims: Any) -> Any:
+    """The shape of the norms, or None where the axis needs a closer look. For one axis it takes
+    0.3 us, by the general rule 3."""
+    if type(axis) is int and not keepdims and -x.ndim <= axis < x.ndim:
+        return x.shape[:axis] + x.shape[axis:][1:]
+    try:
+        axes = _contract.normalize_axes(axis, x.ndim)
+    except (TypeError, ValueError):
+        return None
+    return _contract.batch_shape(x.shape, axes, keepdims)
