@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks import common
-from benchmarks.common import BACKENDS, Work
+from benchmarks.common import WAYS, Work
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 OPERATIONS = ("new", "norm")
@@ -20,15 +20,13 @@ def resident(line: str) -> float:
 class Memory:
     """The process at its largest, and the part of it that is neither input nor output."""
 
-    params = (BACKENDS, OPERATIONS, DTYPES)
+    params = (WAYS, OPERATIONS, DTYPES)
     param_names = ("backend", "operation", "dtype")
     unit = "MiB"
 
     def setup(self, backend: str, operation: str, dtype: str) -> None:
         small, axis = common.array("64x768", dtype)
-        common.ours(
-            Work(operation, axis), small, backend
-        )()  # the memory of a compiler is not meant
+        common.ours(Work(operation, axis), small, backend)  # a compiler's memory is not meant
         x, axis = common.array(SHAPE, dtype)
         self.work, self.x = Work(operation, axis), x
 

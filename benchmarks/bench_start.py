@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 
 import l2multi as l2
-from benchmarks.common import BACKENDS
+from benchmarks.common import AUTO, WAYS
 
 FIRST = """
 import sys, time
@@ -42,12 +42,12 @@ class Import:
 class FirstCall:
     """The first call of a process, without a cache: what ships with the package needs none."""
 
-    params = (("auto", *BACKENDS), ("1x768", "100000x768"))
+    params = (WAYS, ("1x768", "100000x768"))
     param_names = ("backend", "shape")
     unit = "s"
 
     def setup(self, backend: str, shape: str) -> None:
-        if backend != "auto":
+        if backend != AUTO:
             try:
                 l2.explain(np.ones(1, np.float32), backend=backend)
             except ImportError as error:
