@@ -7,7 +7,7 @@ is better: 1 is as fast as the other.
 import numpy as np
 
 from benchmarks import common, contenders, limits
-from benchmarks.common import WAYS, Array, Call, Work
+from benchmarks.common import BACKENDS, WAYS, Array, Call, Work
 
 BUDGET = 0.3  # seconds: with more, these two would take half of `asv run --quick`
 # The peers that asv's environments hold.
@@ -35,11 +35,11 @@ class Copy(_Ratio):
     """The time over that of the fastest copy of the same bytes into memory that is there."""
 
     dtypes = ("float16", "float32", "float64")
-    params = (WAYS, ("out", "inplace", "norm"), ("20000x768",), dtypes)
+    params = (BACKENDS, ("out", "inplace", "norm"), ("20000x768",), dtypes)
     unit = "copies"
 
     def others(self, work: Work, x: Array) -> dict[str, Call]:
-        return limits.copies(x, common.like(x, x.dtype))
+        return limits.machine_copies(work, x, x.nbytes)
 
 
 class Peer(_Ratio):

@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -161,62 +161,51 @@ def narrow(code: dict[str, str], pattern: str) -> list[str]:
 
 # The comparison
 
+Process = subprocess.Popen[str]
 
-class Version:
+
+def start(tree: Path, home: Path, on: str, plant: float = 1.0) -> Process:
     """The process of one version, which answers an order at a time."""
-
-    def __init__(self, tree: Path, home: Path, on: str, plant: float = 1.0) -> None:
-        environment = {k: v for k, v in os.environ.items() if k != "L2MULTI_BACKEND"}
-        environment |= dict.fromkeys(("NUMBA_CACHE_DIR", "L2MULTI_CACHE_DIR"), str(home))
-        command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(tree)]
-        self.process = subprocess.Popen(
-            [*command, "--on", on, "--plant", str(plant)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, **order: Any) -> dict[str, Any]:
-        """One order, one answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a version's process ended, with status {self.process.wait()}")
-        return json.loads(line)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
+    environment = {k: v for k, v in os.environ.items() if k != "L2MULTI_BACKEND"}
+    environment |= dict.fromkeys(("NUMBA_CACHE_DIR", "L2MULTI_CACHE_DIR"), str(home))
+    command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(tree)]
+    command += ["--on", on, "--plant", str(plant)]
+    pipe = subprocess.PIPE
+    return Process(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
 
 
-Sides = tuple[Version, Version]
+def ask(process: Process, **order: Any) -> dict[str, Any]:
+    """One order, one answer."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"a version's process ended, with status {process.wait()}")
+    return json.loads(line)  # type: ignore[no-any-return]
 
 
-class Comparison:
+class Comparison(NamedTuple):
     """This tree and a base, and how often to measure."""
 
-    def __init__(self, base: Path, scratch: Path, plant: float, turns: int) -> None:
-        self.base, self.scratch, self.plant, self.turns = base, scratch, plant, turns
+    base: Path
+    scratch: Path
+    plant: float
+    turns: int
 
     @contextlib.contextmanager
-    def sides(self, on: str) -> Iterator[Sides]:
-        """New processes of both versions."""
-        new = Version(ROOT, self.scratch / "new", on, self.plant)
-        old = Version(self.base, self.scratch / "old", on)
-        try:
+    def sides(self, on: str) -> Iterator[tuple[Process, Process]]:
+        """New processes of both versions, which end with their input."""
+        with (
+            start(ROOT, self.scratch / "new", on, self.plant) as new,
+            start(self.base, self.scratch / "old", on) as old,
+        ):
             yield new, old
-        finally:
-            new.close()
-            old.close()
 
-    def ratios(self, sides: Sides, case: Case) -> tuple[float, float] | str:
+    def ratios(self, sides: tuple[Process, Process], case: Case) -> tuple[float, float] | str:
         """This tree's time over the base's, estimated in two ways; or why there is none."""
-        new, old = (side.ask(case=case) for side in sides)
+        new, old = (ask(side, case=case) for side in sides)
         if "skipped" in new:
             return str(new["skipped"]) if "skipped" in old else "LOST: " + str(new["skipped"])
         if "skipped" in old:
@@ -226,7 +215,7 @@ class Comparison:
         for number in range(self.turns):
             for which in (0, 1) if number % 2 else (1, 0):
                 time.sleep(SETTLE)
-                times[which].append(sides[which].ask(repeats=repeats)["seconds"])
+                times[which].append(ask(sides[which], repeats=repeats)["seconds"])
         return estimates(*times)
 
     def look(self, case: Case) -> float:
@@ -273,7 +262,10 @@ def compare(comparison: Comparison, cases: list[Case]) -> list[str]:
                 print(f"{found[0]:6.3f} {found[1]:6.3f}  {' '.join(case)}", flush=True)
                 if max(found) >= SUSPECT:
                     suspects.append(case)
-            wrong += check_code(sides[0].ask(code=True)["code"])
+            if code := ask(sides[0], code=True)["code"]:
+                bad = narrow(code, registers())
+                print(f"  code  {len(code) - len(bad)} of {len(code)} kernels are wide")
+                wrong += [f"no wide registers ({registers()}) in {name}" for name in bad]
     for reason, count in skipped.items():
         print(f"     -  {count} skipped: {reason}")
     for case in suspects:
@@ -283,15 +275,6 @@ def compare(comparison: Comparison, cases: list[Case]) -> list[str]:
         if slow:
             wrong.append(f"slower than the base: {line}")
     return wrong
-
-
-def check_code(code: dict[str, str]) -> list[str]:
-    """What is wrong with the kernels that the cases have linked."""
-    if not code:
-        return []
-    bad = narrow(code, pattern := registers())
-    print(f"  code  {len(code) - len(bad)} of {len(code)} kernels are wide")
-    return [f"no wide registers in {name} ({pattern})" for name in bad]
 
 
 @contextlib.contextmanager
@@ -329,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--only {options.only}: no such case; there are{there}")
     if options.turns < 1:
         parser.error(f"--turns {options.turns}: at least one is needed")
-    start = time.perf_counter()
+    began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         try:
             base = stack.enter_context(checked_out(options.base))
@@ -338,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         comparison = Comparison(base, Path(scratch), options.plant, options.turns)
         wrong = compare(comparison, wanted)
-    print(f"{len(wanted)} cases against {options.base} in {time.perf_counter() - start:.0f} s")
+    print(f"{len(wanted)} cases against {options.base} in {time.perf_counter() - began:.0f} s")
     for line in wrong:
         print(f"FAIL  {line}")
     if not wrong:

@@ -66,16 +66,12 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores())
 
 
-def copies(x: Array, out: Array) -> dict[str, Call]:
-    """Ways to copy the bytes of `x` into those of `out`, both contiguous: the machine's limit.
-
-    Where the sizes differ, as many bytes are moved as `x` and `out` have on the average.
-    """
-    size = (x.nbytes + out.nbytes) // 2
-    if out.nbytes < size:
-        out = np.full(size, 1, np.uint8)
-    elif x.nbytes < size:
-        x = np.full(size, 1, np.uint8)
+def machine_copies(work: Work, x: Array, written: int) -> dict[str, Call]:
+    """Ways to copy as many bytes as a call reads and writes: `x`, and so many more."""
+    size = (x.nbytes + written) // 2
+    x = x if x.flags.forc else x.copy()
+    out = np.full(size, 1, np.uint8) if work.out is None or work.out.nbytes < size else work.out
+    x = np.full(size, 1, np.uint8) if x.nbytes < size else x
     source, to = (a.reshape(-1, order="A").view(np.uint8)[:size] for a in (x, out))
     found: dict[str, Call] = {"copy, one thread": functools.partial(np.copyto, to, source)}
     pool, threads = _pool(), cores()
@@ -96,12 +92,6 @@ def copies(x: Array, out: Array) -> dict[str, Call]:
         keep = (to, source)  # addresses alone do not keep arrays alive
         found["copy, streaming"] = lambda: (streaming(*arguments), keep)
     return found
-
-
-def machine_copies(work: Work, x: Array, written: int) -> dict[str, Call]:
-    """`copies` of what a call reads and writes: `x`, and so many bytes."""
-    out = np.full(written, 1, np.int8) if work.out is None else work.out
-    return copies(x if x.flags.forc else x.copy(), out)
 
 
 def device_copy(work: Work, x: Any, written: int) -> dict[str, Call]:

@@ -150,6 +150,11 @@ def rounded(seconds: float | None) -> float | None:
     return (int(micro) if micro.is_integer() else micro) or None
 
 
+def shown(seconds: float | None) -> str:
+    """The same, to be read."""
+    return f"{rounded(seconds):,}" if seconds else ""
+
+
 def read(text: str) -> tuple[dict[str, Any], list[Cell]]:
     """What `dump` wrote."""
     facts = json.loads(text)
@@ -175,11 +180,6 @@ def groups(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     return found
 
 
-def duration(seconds: float) -> str:
-    """Three digits, in microseconds."""
-    return f"{seconds * 1e6:,.3g}" if seconds < 1e-3 else f"{seconds * 1e6:,.0f}"
-
-
 def title(cell: Cell) -> str:
     """Its shape and how it lies."""
     return cell.shape if cell.layout == "rows" else f"{cell.shape} {cell.layout}"
@@ -190,8 +190,8 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
     heads = list(heads)
     lines = ["", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for row in rows:
-        shown = (f"{one:.2f}" if isinstance(one, float) else str(one) for one in row)
-        lines.append(f"| {' | '.join(shown)} |".replace(" nan ", "  "))
+        texts = (f"{one:.2f}" if isinstance(one, float) else str(one) for one in row)
+        lines.append(f"| {' | '.join(texts)} |".replace(" nan ", "  "))
     return lines
 
 
@@ -235,7 +235,7 @@ def report(facts: dict[str, Any], cells: list[Cell]) -> str:
         heads = ["rows x length", *(f"{one}, us" for one in columns), "speedup", "of a copy"]
         rows = []
         for cell in members:
-            times = (duration(cell.times[one]) if one in cell.times else "" for one in columns)
+            times = (shown(cell.times.get(one)) for one in columns)
             rows.append([title(cell), *times, cell.speedup, cell.share])
         lines += ["", f"## {name}", *table(heads, rows)]
     below = judge(cells, FIELDS[facts["field"]].bars)
@@ -263,14 +263,14 @@ def plot(facts: dict[str, Any], cells: list[Cell], directory: Path) -> None:
     import matplotlib.pyplot as plt
 
     field = FIELDS[facts["field"]]
-    shown = {
+    drawn = {
         ((c.operation, c.kind), title(c)): getattr(c, field.shown)
         for c in cells
         if c.group == "grid" and not math.isnan(getattr(c, field.shown))
     }
-    rows, columns = (list(dict.fromkeys(key[i] for key in shown)) for i in (0, 1))
-    if shown:
-        values = np.array([[shown.get((row, one), np.nan) for one in columns] for row in rows])
+    rows, columns = (list(dict.fromkeys(key[i] for key in drawn)) for i in (0, 1))
+    if drawn:
+        values = np.array([[drawn.get((row, one), np.nan) for one in columns] for row in rows])
         size = (2.5 + 0.55 * len(columns), 2 + 0.3 * len(rows))
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         picture = axes.imshow(np.log2(values), cmap="RdBu", vmin=-3, vmax=3, aspect="auto")
@@ -402,7 +402,7 @@ def main(arguments: list[str] | None = None) -> int:
             record.write_text(dump(facts, cells), encoding="utf-8")  # there if this is ended
             print(
                 f"{number}/{len(wanted)} {time.perf_counter() - start:.0f} s {cell.name}: "
-                f"{duration(cell.times[OURS])} us, {cell.speedup:.2f} x {cell.best}",
+                f"{shown(cell.times[OURS])} us, {cell.speedup:.2f} x {cell.best}",
                 file=sys.stderr,
             )
     if not cells:
