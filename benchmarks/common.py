@@ -26,9 +26,6 @@ Axis = int | tuple[int, ...]
 Call = Callable[[], Any]
 Array = np.ndarray[Any, Any]
 
-BACKENDS = _registry.NAMES
-AUTO = "auto"  # no backend is named, as users call
-WAYS = (AUTO, *BACKENDS)
 # How NumPy arrays become those of a backend that works on another library's.
 CARRY = {"jax": lambda x: importlib.import_module("jax").device_put(x)}
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "complex64")
@@ -43,7 +40,9 @@ BURST = 1e-3  # seconds that one contender runs before the next one does
 SETTLE = 15e-3
 
 
-# The hooks inside l2multi, for this tree's library and for that of a base of the gate.
+# All that is used of the inside of l2multi: of this tree's and of that of a base of the gate.
+
+BACKENDS = _registry.NAMES
 
 
 def busy() -> bool:
@@ -57,6 +56,10 @@ def machine_code() -> dict[str, str]:
     for module in list(_registry._loaded.values()):
         found |= getattr(module, "machine_code", dict)()
     return found
+
+
+AUTO = "auto"  # no backend is named, as users call
+WAYS = (AUTO, *BACKENDS)
 
 
 class Work(NamedTuple):

@@ -192,7 +192,8 @@ def _torch_compiled(work: Work, x: Array) -> Call:
 
     if not _tensor(x).is_cuda:  # on a CPU it asks for a C++ compiler
         raise NotImplementedError
-    return torch.compile(_torch(work, x))  # type: ignore[no-any-return]
+    torch.compiler.reset()  # for it compiles a function only so often, and goes on without
+    return torch.compile(_torch(work, x), dynamic=False)  # type: ignore[no-any-return]
 
 
 def _jax(work: Work, x: Array) -> Call:

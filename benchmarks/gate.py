@@ -76,7 +76,7 @@ def cases() -> list[Case]:
     """How many cores, which backend, and what to do."""
     from benchmarks import common
 
-    found = [("serial", common.AUTO, *case) for case in SMALL]
+    found: list[Case] = [("serial", common.AUTO, *case) for case in SMALL]
     found += [("serial", name, *case) for name in common.BACKENDS for case in CASES]
     return found + [("parallel", name, *case) for name in common.BACKENDS for case in LARGE]
 
@@ -167,7 +167,8 @@ Process = subprocess.Popen[str]
 def start(tree: Path, home: Path, on: str, plant: float = 1.0) -> Process:
     """The process of one version, which answers an order at a time."""
     environment = {k: v for k, v in os.environ.items() if k != "L2MULTI_BACKEND"}
-    environment |= dict.fromkeys(("NUMBA_CACHE_DIR", "L2MULTI_CACHE_DIR"), str(home))
+    caches = "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "L2MULTI_CACHE_DIR"
+    environment |= dict.fromkeys(caches, str(home))
     command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(tree)]
     command += ["--on", on, "--plant", str(plant)]
     pipe = subprocess.PIPE

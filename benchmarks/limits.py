@@ -1,7 +1,6 @@
 """The limits that calls are measured against: how fast the machine, or a device, copies memory."""
 
 import functools
-import importlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,8 +11,8 @@ from benchmarks.common import Array, Call, Work, cores, waited
 
 @functools.cache
 def _streaming_copy() -> Any:
-    """A parallel copy by stores that go past the caches: ``copy(to, from, lines)``, in lines of
-    64 bytes, `to` aligned to them. None without Numba.
+    """A parallel copy by non-temporal stores: ``copy(to, from, lines)``, in lines of 64 bytes, `to`
+    aligned to them. None without Numba.
 
     An ordinary store first reads the line that it overwrites, which makes three transfers of two;
     above the caches' size this is the fastest copy there is. It is written out here, apart from
@@ -96,5 +95,8 @@ def machine_copies(work: Work, x: Array, written: int) -> dict[str, Call]:
 
 def device_copy(work: Work, x: Any, written: int) -> dict[str, Call]:
     """A device's own copy of a JAX array."""
-    copy = functools.partial(importlib.import_module("jax.numpy").copy, x)
+    import jax
+    import jax.numpy as jnp
+
+    copy = functools.partial(jax.jit(jnp.copy), x)
     return {"copy on the device": waited(copy, copy())}
