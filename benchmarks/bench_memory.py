@@ -26,9 +26,7 @@ class Memory:
 
     def setup(self, backend: str, operation: str, dtype: str) -> None:
         small, axis = common.array("64x768", dtype)
-        common.ours(
-            Work(operation, axis), small, backend
-        )()  # the memory of a compiler is not meant
+        common.ours(Work(operation, axis), small, backend)  # a compiler's memory is not meant
         x, axis = common.array(SHAPE, dtype)
         self.work, self.x = Work(operation, axis), x
 

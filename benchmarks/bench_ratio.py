@@ -4,53 +4,49 @@ Both sides take turns in one process, so that a ratio says more than two times f
 is better: 1 is as fast as the other.
 """
 
-from benchmarks import common, peers
-from benchmarks.common import BACKENDS, Work
+import numpy as np
+
+from benchmarks import common, contenders, limits
+from benchmarks.common import BACKENDS, WAYS, Array, Call, Work
 
 BUDGET = 0.3  # seconds: with more, these two would take half of `asv run --quick`
-LIGHT = (("numpy",), ("scikit-learn",))  # peers' needs that asv's environments hold
+# The peers that asv's environments hold.
+LIGHT = contenders.named("x / np.linalg.norm(x)", "np.einsum", "scikit-learn")
 
 
-class Copy:
-    """The time over that of the fastest copy of the same bytes into memory that is there."""
-
-    params = (
-        BACKENDS,
-        ("out", "inplace", "norm"),
-        ("20000x768",),
-        ("float16", "float32", "float64"),
-    )
+class _Ratio:
     param_names = ("backend", "operation", "shape", "dtype")
-    unit = "copies"
 
-    def setup(self, backend: str, operation: str, shape: str, dtype: str) -> None:
-        x, axis = common.array(shape, dtype)
-        self.calls = {"ours": common.ours(Work(operation, axis), x, backend)}
-        self.calls |= common.copies(x, common.like(x, x.dtype))
-
-    def track_to_copy(self, backend: str, operation: str, shape: str, dtype: str) -> float:
-        times = common.interleave(self.calls, BUDGET)
-        return common.ratio(times, "ours", times.keys() - {"ours"})
-
-
-class Peer:
-    """The time over that of the fastest peer installed, on the same work."""
-
-    params = (
-        BACKENDS,
-        ("new", "norm"),
-        ("1x128", "1000x768", "100000x3"),
-        ("float16", "float32"),
-    )
-    param_names = ("backend", "operation", "shape", "dtype")
-    unit = "peers"
+    def others(self, work: Work, x: Array) -> dict[str, Call]:
+        raise NotImplementedError
 
     def setup(self, backend: str, operation: str, shape: str, dtype: str) -> None:
         x, axis = common.array(shape, dtype)
         work = Work(operation, axis)
-        self.calls = {"ours": common.ours(work, x, backend)}
-        self.calls |= peers.contenders(work, x, [p for p in peers.PEERS if p.needs in LIGHT])
+        self.call, self.rest = common.ours(work, x, backend), self.others(work, x)
 
-    def track_to_peer(self, backend: str, operation: str, shape: str, dtype: str) -> float:
-        times = common.interleave(self.calls, BUDGET)
-        return common.ratio(times, "ours", times.keys() - {"ours"})
+    def track_ratio(self, *_: str) -> float:
+        times = common.interleave({"ours": self.call} | self.rest, BUDGET)
+        medians = {name: float(np.median(time)) for name, time in times.items()}
+        return medians.pop("ours") / min(medians.values())
+
+
+class Copy(_Ratio):
+    """The time over that of the fastest copy of the same bytes into memory that is there."""
+
+    dtypes = ("float16", "float32", "float64")
+    params = (BACKENDS, ("out", "inplace", "norm"), ("20000x768",), dtypes)
+    unit = "copies"
+
+    def others(self, work: Work, x: Array) -> dict[str, Call]:
+        return limits.machine_copies(work, x, x.nbytes)
+
+
+class Peer(_Ratio):
+    """The time over that of the fastest peer installed, on the same work."""
+
+    params = (WAYS, ("new", "norm"), ("1x128", "1000x768", "100000x3"), ("float16", "float32"))
+    unit = "peers"
+
+    def others(self, work: Work, x: Array) -> dict[str, Call]:
+        return contenders.contenders(work, x, LIGHT)

@@ -1,37 +1,45 @@
-"""How long does a call on my array take?"""
+"""How long does a call on my array take, of whatever dtype and shape; if my vectors lie otherwise
+in memory, or if I ask for something else?"""
 
 from benchmarks import common
-from benchmarks.common import BACKENDS, Work
+from benchmarks.common import LAYOUTS, OPERATIONS, WAYS, Work
 
 # A process for each combination: a few hundred of them are a matter of minutes.
 DTYPES = ("float16", "float32", "float64", "int8", "complex64")
-
 SHAPES = ("1x8", "1x128", "100x768", "1000x768", "10000x768", "1000000x2")
 
 
 class _Speed:
-    params = (BACKENDS, SHAPES, DTYPES)
-    param_names = ("backend", "shape", "dtype")
-    operation = "new"
+    param_names = ("backend", "operation", "shape", "dtype", "layout")
 
-    def setup(self, backend: str, shape: str, dtype: str) -> None:
-        x, axis = common.array(shape, dtype)
-        self.call = common.ours(Work(self.operation, axis), x, backend)
+    def setup(self, backend: str, operation: str, shape: str, dtype: str, layout: str) -> None:
+        x, axis = common.array(shape, dtype, layout)
+        self.call = common.ours(Work(operation, axis), x, backend)
+        self.call()
+
+    def time_call(self, *_: str) -> None:
         self.call()
 
 
 class Normalize(_Speed):
     """A new array of unit vectors."""
 
-    def time_normalize(self, backend: str, shape: str, dtype: str) -> None:
-        self.call()
+    params = (WAYS, ("new",), SHAPES, DTYPES, ("rows",))
 
 
 class Norm(_Speed):
     """The norms alone."""
 
-    params = (BACKENDS, ("1x128", "100x768", "1000x768", "10000x768"), DTYPES)
-    operation = "norm"
+    params = (WAYS, ("norm",), ("1x128", "100x768", "1000x768", "10000x768"), DTYPES, ("rows",))
 
-    def time_norm(self, backend: str, shape: str, dtype: str) -> None:
-        self.call()
+
+class Layout(_Speed):
+    """Vectors along another axis, with gaps or with strides."""
+
+    params = (WAYS, ("new",), ("1000x768",), ("float32",), tuple(LAYOUTS))
+
+
+class Operation(_Speed):
+    """A warm output, in place, with the norms, to another dtype."""
+
+    params = (WAYS, OPERATIONS, ("1x768", "1000x768"), ("float32",), ("rows",))

@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 
 import l2multi as l2
-from benchmarks.common import BACKENDS
+from benchmarks.common import AUTO, WAYS
 
 FIRST = """
 import sys, time
@@ -24,7 +24,8 @@ print(time.perf_counter() - start)
 
 def fresh(code: str, *arguments: str, home: str) -> float:
     """What a new process prints that finds its caches of compiled code under `home`."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": home, "XDG_CACHE_HOME": home}
+    caches = "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "L2MULTI_CACHE_DIR"
+    environment = os.environ | dict.fromkeys(caches, home)
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(
         command, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=300
@@ -42,12 +43,12 @@ class Import:
 class FirstCall:
     """The first call of a process, without a cache: what ships with the package needs none."""
 
-    params = (("auto", *BACKENDS), ("1x768", "100000x768"))
+    params = (WAYS, ("1x768", "100000x768"))
     param_names = ("backend", "shape")
     unit = "s"
 
     def setup(self, backend: str, shape: str) -> None:
-        if backend != "auto":
+        if backend != AUTO:
             try:
                 l2.explain(np.ones(1, np.float32), backend=backend)
             except ImportError as error:

@@ -1,20 +1,20 @@
-"""What the benchmarks share: parameters, inputs, copies, and the one way to compare times.
+"""What the benchmarks share: parameters, inputs, l2multi's own call, and one way to compare times.
 
-The backends are those of the registry; one that is not installed, or that cannot do the work,
-raises NotImplementedError, which asv shows as a skip.
+A backend that is not installed, or that cannot do the work, raises NotImplementedError, which asv
+shows as a skip.
 """
 
 import contextlib
 import ctypes
 import functools
 import gc
+import importlib
 import itertools
 import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +24,10 @@ from l2multi import _registry
 
 Axis = int | tuple[int, ...]
 Call = Callable[[], Any]
+Array = np.ndarray[Any, Any]
 
-BACKENDS = _registry.NAMES
+# How NumPy arrays become those of a backend that works on another library's.
+CARRY = {"jax": lambda x: importlib.import_module("jax").device_put(x)}
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "complex64")
 OPERATIONS = ("new", "out", "inplace", "norm", "return_norm", "cast")
 
@@ -33,9 +35,31 @@ OPERATIONS = ("new", "out", "inplace", "norm", "return_norm", "cast")
 LARGEST: int | None = None  # no axis of an input is longer
 ROUNDS = 15
 BURST = 1e-3  # seconds that one contender runs before the next one does
-# Seconds for the OpenMP teams of others to stop spinning, as torch's and Numba's do for 6 to 13 ms:
-# they would hold a core that the next contender needs.
+# Seconds for the OpenMP threads of others to stop spinning, as torch's and Numba's do for 6 to
+# 13 ms: they would hold a core that the next contender needs.
 SETTLE = 15e-3
+
+
+# All that is used of the inside of l2multi: of this tree's and of that of a base of the gate.
+
+BACKENDS = _registry.NAMES
+
+
+def busy() -> bool:
+    """Whether any backend is still preparing something, such as the import of LLVM."""
+    return any(getattr(module, "busy", bool)() for module in list(_registry._loaded.values()))
+
+
+def machine_code() -> dict[str, str]:
+    """The assembly of the kernels that backends have linked by now, by the kernel's name."""
+    found: dict[str, str] = {}
+    for module in list(_registry._loaded.values()):
+        found |= getattr(module, "machine_code", dict)()
+    return found
+
+
+AUTO = "auto"  # no backend is named, as users call
+WAYS = (AUTO, *BACKENDS)
 
 
 class Work(NamedTuple):
@@ -73,7 +97,7 @@ def norm_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if dtype.itemsize <= (8 if dtype.kind == "c" else 4) else np.float64)
 
 
-def _values(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+def _values(shape: tuple[int, ...], dtype: str) -> Array:
     """Normal deviates; a block of them over and over, for a large array is slow to draw."""
     random = np.random.default_rng(20)
     count = min(math.prod(shape), 1 << 20)
@@ -90,73 +114,74 @@ def _values(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
     return x.reshape(shape)
 
 
-def _sliced(m: int, n: int, dtype: str) -> np.ndarray[Any, Any]:
-    return _values((m, n + 16), dtype)[:, 8 : 8 + n]
-
-
-def _fortran(m: int, n: int, dtype: str) -> np.ndarray[Any, Any]:
-    return np.asfortranarray(_values((m, n), dtype))
-
-
-def _split(m: int, n: int, dtype: str) -> np.ndarray[Any, Any]:
-    return _values((8, m, max(n // 8, 1)), dtype)
-
-
-def _middle(m: int, n: int, dtype: str) -> np.ndarray[Any, Any]:
-    return _values((max(m // 8, 1), n, 8), dtype)
-
-
 # How vectors lie in memory, for an array of about m times n elements, and their axis.
-LAYOUTS: dict[str, tuple[Callable[[int, int, str], np.ndarray[Any, Any]], Axis]] = {
+LAYOUTS: dict[str, tuple[Callable[[int, int, str], Array], Axis]] = {
     "rows": (lambda m, n, dtype: _values((m, n), dtype), -1),
-    "sliced rows": (_sliced, -1),
+    "sliced rows": (lambda m, n, dtype: _values((m, n + 16), dtype)[:, 8 : 8 + n], -1),
     "columns": (lambda m, n, dtype: _values((m, n), dtype), 0),
-    "Fortran": (_fortran, -1),
-    "middle axis": (_middle, 1),
-    "two axes": (_split, (0, 2)),
+    "Fortran": (lambda m, n, dtype: np.asfortranarray(_values((m, n), dtype)), -1),
+    "middle axis": (lambda m, n, dtype: _values((max(m // 8, 1), n, 8), dtype), 1),
+    "two axes": (lambda m, n, dtype: _values((8, m, max(n // 8, 1)), dtype), (0, 2)),
 }
 
 
-def array(shape: str, dtype: str, layout: str = "rows") -> tuple[np.ndarray[Any, Any], Axis]:
-    """An array of the shape "m x n", new each time and always the same, and the vectors' axis."""
-    m, n = (int(size) if LARGEST is None else min(int(size), LARGEST) for size in shape.split("x"))
+def sizes(shape: str, dtype: str, layout: str = "rows") -> tuple[int, int]:
+    """The m and n of "m x n"; of "64MBxn" those of an array of 64 MB with vectors of n elements."""
+    m, n = shape.split("x")
+    if not m.endswith("MB"):
+        return int(m), int(n)
+    count = max(1, int(float(m[:-2]) * 1e6 / dtype_of(dtype).itemsize / int(n)))
+    return (int(n), count) if layout == "columns" else (count, int(n))
+
+
+def array(shape: str, dtype: str, layout: str = "rows") -> tuple[Array, Axis]:
+    """An array of this shape, new each time and always the same, and the vectors' axis."""
+    m, n = (min(size, LARGEST or size) for size in sizes(shape, dtype, layout))
     make, axis = LAYOUTS[layout]
     return make(m, n, dtype), axis
 
 
-def like(x: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def like(x: Array, dtype: np.dtype[Any]) -> Array:
     """An array laid out as `x` that has been written to: its pages are there."""
     out = np.empty_like(x, dtype=dtype)
     out.fill(0)
     return out
 
 
-def target(work: Work, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def target(work: Work, x: Array) -> Array:
     """Where to write: `x` itself, or an output that is warm."""
     if work.operation == "inplace":
         return x
     return work.out if work.out is not None else like(x, result_dtype(work, x.dtype))
 
 
-def _settled(call: Call) -> Call:
-    """A call at full speed: LLVM has been imported, and the kernel linked."""
-
-    def busy() -> bool:  # a backend may load another when it is first called
-        return any(getattr(module, "busy", bool)() for module in list(_registry._loaded.values()))
-
-    again = True
-    while again:
-        call()
-        again = busy()
+def _settled(call: Call) -> Any:
+    """The result of a call that is at full speed: LLVM has been imported, and the kernel linked."""
+    result = call()
+    while busy():
         while busy():
             time.sleep(0.001)
-    return call
+        result = call()  # a backend may load another when it is first called
+    return result
 
 
-def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Call:
+def waited(call: Call, result: Any) -> Call:
+    """A call that waits for its result, as far as ones like `result` arrive later."""
+    one = result[0] if isinstance(result, (tuple, list)) else result
+    if getattr(one, "is_cuda", False):  # a tensor of torch
+        synchronize = importlib.import_module("torch").cuda.synchronize
+        return lambda: (call(), synchronize())[0]
+    if not hasattr(one, "block_until_ready"):
+        return call
+    if one is not result:
+        return lambda: [y.block_until_ready() for y in call()]
+    return lambda: call().block_until_ready()
+
+
+def ours(work: Work, x: Any, backend: str = AUTO) -> Call:
     """The call of l2multi that does this work, and waits for the result.
 
-    Under `backend` None it is the one in ``L2MULTI_BACKEND``, or the choice is the library's, made
+    Under "auto" no backend is named but by ``L2MULTI_BACKEND``: the choice is the library's, made
     when no kernel has to be waited for.
     """
     operation, axis = work.operation, work.axis
@@ -166,11 +191,9 @@ def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Cal
         keywords["dtype"] = dtype_of(work.cast)
     elif operation == "return_norm":
         keywords["return_norm"] = True
-    elif operation == "inplace":
-        if result_dtype(work, x.dtype) != x.dtype:
-            raise NotImplementedError(f"{x.dtype} cannot hold its own unit vectors")
-        keywords["out"] = x
-    elif operation == "out":
+    elif operation == "inplace" and result_dtype(work, x.dtype) != x.dtype:
+        raise NotImplementedError(f"{x.dtype} cannot hold its own unit vectors")
+    elif operation in ("out", "inplace"):
         keywords["out"] = target(work, x)
 
     def refused(name: str) -> str | None:
@@ -180,27 +203,20 @@ def ours(work: Work, x: np.ndarray[Any, Any], backend: str | None = None) -> Cal
             return str(error)
         return None
 
-    if backend is None:
-        backend = _registry.named(None)
-    if backend is None:
-        for row in _registry.ROWS:  # a backend asked for by name compiles before it answers
-            if row.library == "numpy" and not refused(row.name):
-                function(x, axis, **keywords, backend=row.name)
-        return _settled(functools.partial(function, x, axis, **keywords))
-    if why := refused(backend):
-        raise NotImplementedError(why)
-    library = _registry.row(backend).library
-    if library != "numpy":
-        if "out" in keywords:
-            raise NotImplementedError(f"{library} arrays are immutable")
-        x = _registry.carry(x, "numpy", library)
-    call = functools.partial(function, x, axis, **keywords, backend=backend)
-    _settled(call)
-    if not hasattr(x, "block_until_ready"):
-        return call
-    if operation == "return_norm":
-        return lambda: [y.block_until_ready() for y in call()]
-    return lambda: call().block_until_ready()
+    name = (os.environ.get("L2MULTI_BACKEND") or None) if backend == AUTO else backend
+    if name is None and isinstance(x, np.ndarray):
+        for one in BACKENDS:  # one that is asked for by name compiles before it answers
+            if one not in CARRY and not refused(one):
+                function(x, axis, **keywords, backend=one)
+    elif name is not None:
+        if why := refused(name):
+            raise NotImplementedError(why)
+        if name in CARRY:
+            if "out" in keywords:
+                raise NotImplementedError(f"arrays of {name} are immutable")
+            x = CARRY[name](x)
+    call = functools.partial(function, x, axis, **keywords, backend=name)
+    return waited(call, _settled(call))
 
 
 def burst(call: Call, repeats: int) -> float:
@@ -270,101 +286,8 @@ def interleave(
     return times
 
 
-def ratio(times: dict[str, list[float]], name: str, others: Iterable[str]) -> float:
-    """The median time of one contender over that of the fastest of the others."""
-    return float(np.median(times[name]) / min(np.median(times[other]) for other in others))
-
-
-@functools.cache
-def _streaming_copy() -> Any:
-    """A parallel copy by stores that go past the caches: ``copy(to, from, lines)``, in lines of
-    64 bytes, `to` aligned to them. None without Numba.
-
-    An ordinary store first reads the line that it overwrites, which makes three transfers of two;
-    above the caches' size this is the fastest copy there is. It is written out here, apart from
-    the library, so that the limit does not move with what is measured against it.
-    """
-    try:
-        import numba
-        from llvmlite import ir
-        from numba.core import types
-        from numba.extending import intrinsic
-    except ImportError:
-        return None
-
-    @intrinsic
-    def move(context: Any, to: Any, source: Any) -> Any:
-        def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            line = ir.VectorType(ir.IntType(64), 8).as_pointer()
-            to, source = (builder.inttoptr(value, line) for value in values)
-            value = builder.load(source)
-            value.align = 8
-            store = builder.store(value, to)
-            store.align = 64
-            one = ir.Constant(ir.IntType(32), 1)
-            store.set_metadata("nontemporal", builder.module.add_metadata([one]))
-            return context.get_dummy_value()
-
-        return types.void(types.intp, types.intp), build
-
-    @intrinsic
-    def fence(context: Any) -> Any:
-        def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            builder.fence("seq_cst")
-            return context.get_dummy_value()
-
-        return types.void(), build
-
-    @numba.njit(parallel=True, nogil=True)
-    def copy(to, source, lines, parts):  # type: ignore[no-untyped-def]
-        for part in numba.prange(parts):
-            for line in range(lines * part // parts, lines * (part + 1) // parts):
-                move(to + 64 * line, source + 64 * line)
-            fence()
-
-    threads = numba.get_num_threads()
-    return lambda to, source, lines: copy(to, source, lines, threads)
-
-
 def cores() -> int:
     """The cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores())
-
-
-def copies(x: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> dict[str, Call]:
-    """Ways to copy the bytes of `x` into those of `out`, both contiguous: the machine's limit.
-
-    Where the sizes differ, as many bytes are moved as `x` and `out` have on the average.
-    """
-    size = (x.nbytes + out.nbytes) // 2
-    if out.nbytes < size:
-        out = np.full(size, 1, np.uint8)
-    elif x.nbytes < size:
-        x = np.full(size, 1, np.uint8)
-    source, to = (a.reshape(-1, order="A").view(np.uint8)[:size] for a in (x, out))
-    found: dict[str, Call] = {"copy, one thread": functools.partial(np.copyto, to, source)}
-    pool, threads = _pool(), cores()
-    if threads > 1 and size >= 1 << 20:
-        parts = list(zip(np.array_split(to, threads), np.array_split(source, threads), strict=True))
-
-        def in_threads() -> None:
-            waiting = [pool.submit(np.copyto, *part) for part in parts]
-            for future in waiting:
-                future.result()
-
-        found[f"copy, {threads} threads"] = in_threads
-    streaming = _streaming_copy()
-    if streaming is not None and size >= 1 << 16:
-        skip = -to.ctypes.data % 64  # the ends that are not whole lines, 1 in 500 at most, are left
-        arguments = (to.ctypes.data + skip, source.ctypes.data + skip, (size - skip) // 64)
-        streaming(*arguments)
-        keep = (to, source)  # addresses alone do not keep arrays alive
-        found["copy, streaming"] = lambda: (streaming(*arguments), keep)
-    return found

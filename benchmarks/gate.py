@@ -9,9 +9,9 @@ for noise only ever adds time. There are two estimates: the median of the ratios
 turns, which a slow drift cannot move, and the ratio of the fastest turns, which a busy neighbour
 cannot. If either looks slow, the case is measured again in new processes, where memory lies
 otherwise; it fails if both say so, and in three pairs of five. Most cases run on one thread, for a
-neighbour on the second core makes a team of two wait for milliseconds. The kernels' machine code is
+neighbour on the second core makes two threads wait for milliseconds. The kernels' machine code is
 looked at too, which no neighbour can disturb: each has to do its arithmetic in the machine's wide
-registers.
+registers. The measuring code is this tree's, on both sides.
 
 ``--plant 1.3`` adds busy work to this tree's side: a test of the gate.
 """
@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,9 +37,7 @@ FAIL = 1.15  # between what noise leaves after some looks and the 1.25 that has 
 LOOKS = 5  # of which more than half decide
 TURNS = 20
 PART, TURN = 3e-4, 3e-3  # seconds: the shortest part of a turn, and a turn
-SETTLE = 2e-3  # for an OpenMP team to stop spinning, which would disturb the other process
-
-TEAMS = ("serial", "parallel")  # one core, which libraries ask for before they start threads; all
+SETTLE = 2e-3  # for OpenMP threads to stop spinning, which would disturb the other process
 
 # operation, dtype, layout, shape: each path through a backend once, small and large.
 CASES = (
@@ -61,6 +59,8 @@ CASES = (
     ("norm", "float32", "rows", "1000x768"),
     ("cast", "float32", "rows", "1000x768"),
 )
+# Where no backend is named: what comes before the kernel matters for small arrays only.
+SMALL = tuple(case for case in CASES if case[3] in ("1x128", "1x768", "100x768"))
 # With as many threads as there are cores.
 LARGE = (
     ("new", "float32", "rows", "1000x768"),
@@ -69,13 +69,24 @@ LARGE = (
     ("norm", "float32", "rows", "1x4000000"),
 )
 
+Case = tuple[str, ...]
+
+
+def cases() -> list[Case]:
+    """How many cores, which backend, and what to do."""
+    from benchmarks import common
+
+    found: list[Case] = [("serial", common.AUTO, *case) for case in SMALL]
+    found += [("serial", name, *case) for name in common.BACKENDS for case in CASES]
+    return found + [("parallel", name, *case) for name in common.BACKENDS for case in LARGE]
+
 
 # One version's process
 
 
-def serve(tree: str, team: str, plant: float) -> None:
+def serve(tree: str, on: str, plant: float) -> None:
     """Answer the lines on stdin, one JSON object each, with the library of `tree`."""
-    if team == "serial" and hasattr(os, "sched_setaffinity"):
+    if on == "serial" and hasattr(os, "sched_setaffinity"):  # before libraries start threads
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     # The directory of this file is that of the measuring code, and the library beside it is not
     # what is to be measured unless asked for: l2multi comes first, from where it should.
@@ -107,7 +118,7 @@ def serve(tree: str, team: str, plant: float) -> None:
         elif "repeats" in order:
             answer["seconds"] = turn(call, order["repeats"], extra)
         elif "code" in order:
-            answer["code"] = machine_code(order["code"])
+            answer["code"] = common.machine_code()
         print(json.dumps(answer), file=reply, flush=True)
 
 
@@ -126,19 +137,6 @@ def turn(call: Any, repeats: int, extra: float) -> float:
             pass
         parts.append((time.perf_counter() - start) / repeats)
     return min(parts)
-
-
-def machine_code(backend: str) -> dict[str, str]:
-    """The assembly of the kernels that a backend has compiled by now, by the kernel's name.
-
-    A backend that compiles ahead offers it as ``machine_code()``; others have none to look at.
-    """
-    from l2multi import _registry
-
-    try:
-        return dict(getattr(_registry.load(backend), "machine_code", dict)())
-    except ImportError:
-        return {}
 
 
 # The machine code
@@ -163,64 +161,52 @@ def narrow(code: dict[str, str], pattern: str) -> list[str]:
 
 # The comparison
 
+Process = subprocess.Popen[str]
 
-class Version:
+
+def start(tree: Path, home: Path, on: str, plant: float = 1.0) -> Process:
     """The process of one version, which answers an order at a time."""
-
-    def __init__(self, tree: Path, home: Path, team: str, plant: float = 1.0) -> None:
-        environment = {k: v for k, v in os.environ.items() if k != "L2MULTI_BACKEND"}
-        # Numba's cache does not notice all that changes in a kernel: each version has its own.
-        environment |= {"NUMBA_CACHE_DIR": str(home), "XDG_CACHE_HOME": str(home)}
-        command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(tree)]
-        self.process = subprocess.Popen(
-            [*command, "--team", team, "--plant", str(plant)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, **order: Any) -> dict[str, Any]:
-        """One order, one answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a version's process ended, with status {self.process.wait()}")
-        return json.loads(line)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
+    environment = {k: v for k, v in os.environ.items() if k != "L2MULTI_BACKEND"}
+    caches = "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "L2MULTI_CACHE_DIR"
+    environment |= dict.fromkeys(caches, str(home))
+    command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(tree)]
+    command += ["--on", on, "--plant", str(plant)]
+    pipe = subprocess.PIPE
+    return Process(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
 
 
-Case = tuple[str, ...]
-Sides = tuple[Version, Version]
+def ask(process: Process, **order: Any) -> dict[str, Any]:
+    """One order, one answer."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"a version's process ended, with status {process.wait()}")
+    return json.loads(line)  # type: ignore[no-any-return]
 
 
-class Comparison:
+class Comparison(NamedTuple):
     """This tree and a base, and how often to measure."""
 
-    def __init__(self, base: Path, scratch: Path, plant: float, turns: int) -> None:
-        self.base, self.scratch, self.plant, self.turns = base, scratch, plant, turns
+    base: Path
+    scratch: Path
+    plant: float
+    turns: int
 
     @contextlib.contextmanager
-    def sides(self, team: str) -> Iterator[Sides]:
-        """New processes of both versions."""
-        new = Version(ROOT, self.scratch / "new", team, self.plant)
-        old = Version(self.base, self.scratch / "old", team)
-        try:
+    def sides(self, on: str) -> Iterator[tuple[Process, Process]]:
+        """New processes of both versions, which end with their input."""
+        with (
+            start(ROOT, self.scratch / "new", on, self.plant) as new,
+            start(self.base, self.scratch / "old", on) as old,
+        ):
             yield new, old
-        finally:
-            new.close()
-            old.close()
 
-    def ratios(self, sides: Sides, case: Case) -> tuple[float, float] | str:
+    def ratios(self, sides: tuple[Process, Process], case: Case) -> tuple[float, float] | str:
         """This tree's time over the base's, estimated in two ways; or why there is none."""
-        new, old = (side.ask(case=case) for side in sides)
+        new, old = (ask(side, case=case) for side in sides)
         if "skipped" in new:
             return str(new["skipped"]) if "skipped" in old else "LOST: " + str(new["skipped"])
         if "skipped" in old:
@@ -230,7 +216,7 @@ class Comparison:
         for number in range(self.turns):
             for which in (0, 1) if number % 2 else (1, 0):
                 time.sleep(SETTLE)
-                times[which].append(sides[which].ask(repeats=repeats)["seconds"])
+                times[which].append(ask(sides[which], repeats=repeats)["seconds"])
         return estimates(*times)
 
     def look(self, case: Case) -> float:
@@ -264,9 +250,9 @@ def compare(comparison: Comparison, cases: list[Case]) -> list[str]:
     wrong: list[str] = []
     suspects: list[Case] = []
     skipped: dict[str, int] = {}
-    for team in dict.fromkeys(case[0] for case in cases):
-        members = [case for case in cases if case[0] == team]
-        with comparison.sides(team) as sides:
+    for on in dict.fromkeys(case[0] for case in cases):
+        members = [case for case in cases if case[0] == on]
+        with comparison.sides(on) as sides:
             for case in members:
                 found = comparison.ratios(sides, case)
                 if isinstance(found, str):
@@ -277,7 +263,10 @@ def compare(comparison: Comparison, cases: list[Case]) -> list[str]:
                 print(f"{found[0]:6.3f} {found[1]:6.3f}  {' '.join(case)}", flush=True)
                 if max(found) >= SUSPECT:
                     suspects.append(case)
-            wrong += check_code(sides[0], members)
+            if code := ask(sides[0], code=True)["code"]:
+                bad = narrow(code, registers())
+                print(f"  code  {len(code) - len(bad)} of {len(code)} kernels are wide")
+                wrong += [f"no wide registers ({registers()}) in {name}" for name in bad]
     for reason, count in skipped.items():
         print(f"     -  {count} skipped: {reason}")
     for case in suspects:
@@ -286,19 +275,6 @@ def compare(comparison: Comparison, cases: list[Case]) -> list[str]:
         print(f"again:  {line}", flush=True)
         if slow:
             wrong.append(f"slower than the base: {line}")
-    return wrong
-
-
-def check_code(side: Version, cases: list[Case]) -> list[str]:
-    """What is wrong with the kernels that the cases have compiled."""
-    wrong = []
-    for backend in dict.fromkeys(case[1] for case in cases):
-        code = side.ask(code=backend)["code"]
-        if code:
-            pattern = registers()
-            bad = narrow(code, pattern)
-            print(f"  code  {backend}: {len(code) - len(bad)} of {len(code)} kernels are wide")
-            wrong += [f"{backend}: no wide registers in {name} ({pattern})" for name in bad]
     return wrong
 
 
@@ -325,23 +301,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="cases whose name holds this, as 'numba new'")
     parser.add_argument("--turns", type=int, default=TURNS, help=f"of each side [{TURNS}]")
     parser.add_argument("--serve", metavar="DIRECTORY", help=argparse.SUPPRESS)
-    parser.add_argument("--team", choices=TEAMS, help=argparse.SUPPRESS)
+    parser.add_argument("--on", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
-        serve(options.serve, options.team, options.plant)
+        serve(options.serve, options.on, options.plant)
         return 0
-    from l2multi import _registry
-
-    names = _registry.NAMES
-    cases: list[Case] = [(TEAMS[0], name, *case) for name in names for case in CASES]
-    cases += [(TEAMS[1], name, *case) for name in names for case in LARGE]
-    known = [" ".join(case) for case in cases]
-    cases = [case for case in cases if options.only in " ".join(case)]
-    if not cases:
-        parser.error(f"--only {options.only}: no such case; there are\n  " + "\n  ".join(known))
+    known = cases()
+    wanted = [case for case in known if options.only in " ".join(case)]
+    if not wanted:
+        there = "".join(f"\n  {' '.join(case)}" for case in known)
+        parser.error(f"--only {options.only}: no such case; there are{there}")
     if options.turns < 1:
         parser.error(f"--turns {options.turns}: at least one is needed")
-    start = time.perf_counter()
+    began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         try:
             base = stack.enter_context(checked_out(options.base))
@@ -349,8 +321,8 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(str(error))  # 2, for 1 says that something is slower
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         comparison = Comparison(base, Path(scratch), options.plant, options.turns)
-        wrong = compare(comparison, cases)
-    print(f"{len(cases)} cases against {options.base} in {time.perf_counter() - start:.0f} s")
+        wrong = compare(comparison, wanted)
+    print(f"{len(wanted)} cases against {options.base} in {time.perf_counter() - began:.0f} s")
     for line in wrong:
         print(f"FAIL  {line}")
     if not wrong:

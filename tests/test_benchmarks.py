@@ -4,8 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
-import json
-import operator
+import math
 import os
 import pkgutil
 import re
@@ -13,16 +12,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import common, cpu_jax, gate, gpu, peers, race
-from l2multi import _registry
+import l2multi as l2
+from benchmarks import common, contenders, fields, formulas, gate, peers, race
 
+BACKEND = "L2MULTI_BACKEND"
 ROOT = Path(benchmarks.__path__[0]).parent
 PREFIXES = ("time_", "track_", "peakmem_")
 SUITE = [
@@ -74,15 +74,17 @@ def test_every_combination_of_parameters_runs(suite: type) -> None:
     for name in raw:
         for code in reversed(getattr(suite(), name)()):
             subprocess.run([sys.executable, "-c", code], check=True)
-    usable = [row.name for row in _registry.ROWS if importlib.util.find_spec(row.needs)]
+    usable = [name for name in common.BACKENDS if importlib.util.find_spec(name)]
     assert not names or set(usable) <= set(ran), "a backend has been skipped throughout"
+    asked = getattr(suite, "params", ((),))[0]
+    assert common.AUTO not in asked or common.AUTO in ran
 
 
 def test_backend_that_is_not_installed_is_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = _registry.Row("none", "l2multi.backends.none", "numpy", "none", "pip install none")
-    monkeypatch.setattr(_registry, "ROWS", (*_registry.ROWS, row))
-    monkeypatch.setattr(_registry, "NAMES", (*_registry.NAMES, "none"))
-    monkeypatch.setattr(_registry, "_failed", {})
+    def missing(*_: Any, **__: Any) -> NoReturn:
+        raise ImportError("pip install none")
+
+    monkeypatch.setattr(l2, "explain", missing)
     with pytest.raises(NotImplementedError, match="pip install none"):
         common.ours(common.Work(), common.array("2x3", "float32")[0], "none")
 
@@ -92,33 +94,41 @@ def test_backend_that_is_not_installed_is_a_skip(monkeypatch: pytest.MonkeyPatch
 def test_peers_and_we_agree_on_what_is_to_be_done(
     dtype: str, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(_registry.ENVIRONMENT, "numpy")  # which compiles nothing
+    monkeypatch.setenv(BACKEND, "numpy")  # which compiles nothing
     x, axis = common.array("9x24", dtype, layout)
+    two = contenders.named("x / np.linalg.norm(x)", "np.einsum")
     for operation in ("new", "out", "norm", "return_norm"):
-        found = peers.contenders(common.Work(operation, axis), x, peers.PEERS[:2])
+        found = contenders.contenders(common.Work(operation, axis), x, two)
         # Complex numbers as pairs of real ones are einsum's only where they lie along the axis.
         several = dtype != "complex64" or layout == "rows"
-        assert set(found) == {peer.name for peer in peers.PEERS[: 1 + several]}
+        assert set(found) == {peer.name for peer in two[: 1 + several]}
 
 
 def test_peer_that_does_other_work_is_left_out() -> None:
     x, axis = common.array("4x8", "float32")
 
-    def wrong(work: common.Work, x: peers.Array) -> common.Call:
+    def wrong(work: common.Work, x: common.Array) -> common.Call:
         return lambda: x / 2
 
-    def other(work: common.Work, x: peers.Array) -> common.Call:
+    def other(work: common.Work, x: common.Array) -> common.Call:
         return lambda: x.astype("float64")
 
-    def broken(work: common.Work, x: peers.Array) -> common.Call:
+    def flat(work: common.Work, x: common.Array) -> common.Call:
+        return lambda: x[:, 0]
+
+    def none(work: common.Work, x: common.Array) -> common.Call:
+        raise NotImplementedError
+
+    def broken(work: common.Work, x: common.Array) -> common.Call:
         raise RuntimeError("out of order")
 
-    lame = [peers.Peer(f.__name__, (), f) for f in (wrong, other, broken)]
+    lame = [contenders.Peer(f.__name__, (), f) for f in (wrong, other, flat, none, broken)]
     refused: dict[str, str] = {}
-    assert not peers.contenders(common.Work("new", axis), x, lame, refused)
+    assert not contenders.contenders(common.Work("new", axis), x, lame, refused)
     assert refused == {
         "wrong": "returns other values",
-        "other": "returns float64 of shape (4, 8)",
+        "other": "returns float64",
+        "flat": "returns the shape (4,)",
         "broken": "RuntimeError: out of order",
     }
 
@@ -126,28 +136,31 @@ def test_peer_that_does_other_work_is_left_out() -> None:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, for it sets what a process can set once; on the backend
     that compiles nothing."""
-    environment = os.environ | {_registry.ENVIRONMENT: "numpy"}
+    environment = os.environ | {BACKEND: "numpy"}
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
-def test_race_writes_table_and_json(tmp_path: Path) -> None:
-    done = run("benchmarks.race", str(tmp_path), "--quick", "--only", "float32/rows/1")
+def test_race_writes_a_record_and_prints_tables(tmp_path: Path) -> None:
+    only = ("--only", "float32/rows/1", "--only", "out/float32/rows/20x")
+    done = run("benchmarks.race", str(tmp_path), "--quick", *only)
     assert done.returncode == 0, done.stderr
-    facts = json.loads((tmp_path / "race.json").read_text())
-    assert {"machine", "commit", "date", "versions", "cells"} <= set(facts)
-    assert {cell["operation"] for cell in facts["cells"]} >= {"new", "out", "inplace", "norm"}
-    for cell in facts["cells"]:
-        assert {race.OURS, "x / np.linalg.norm(x)", "np.einsum"} <= set(cell["times"])
-    text = (tmp_path / "race.md").read_text()
-    assert "| out, float32, rows | " in text
-    (head, *_) = re.findall(r"^\| rows x length \| (.*) \|$", text, re.MULTILINE)
+    facts, cells = race.read((tmp_path / "cpu.json").read_text())
+    assert {"machine", "commit", "date", "versions", "left out"} <= set(facts)
+    assert {cell.operation for cell in cells} >= {"new", "out", "inplace", "norm"}
+    for cell in cells:
+        assert {fields.OURS, "x / np.linalg.norm(x)", "np.einsum"} <= set(cell.times)
+    assert "| out, float32, rows | " in done.stdout
+    (head, *_) = re.findall(r"^\| rows x length \| (.*) \|$", done.stdout, re.MULTILINE)
     assert head.startswith("l2multi, us | x / np.linalg.norm(x), us | np.einsum, us | ")
-    if importlib.util.find_spec("matplotlib"):
-        assert (tmp_path / "race.png").stat().st_size
-        assert (tmp_path / "throughput.png").stat().st_size
+    plots = {path.name for path in tmp_path.glob("*.png") if path.stat().st_size}
+    assert plots == (
+        {"cpu.png", "cpu-sizes.png"} if importlib.util.find_spec("matplotlib") else set()
+    )
+    again = run("benchmarks.race", "--draw", str(tmp_path / "cpu.json"))
+    assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
 
 
 @pytest.mark.parametrize(
@@ -159,8 +172,11 @@ def test_race_writes_table_and_json(tmp_path: Path) -> None:
         ("gate --only TYPO", "serial numpy new float32 rows 1x128"),
         ("gate --base TYPO", "--base TYPO: "),
         ("gate --turns 0", "--turns 0: at least one"),
-        ("gpu DIR --megabytes 0", "--megabytes [0.0]: expected sizes above 0"),
-        ("cpu_jax DIR --budjet 1", "unrecognized arguments"),
+        ("race DIR --field gpu --only TYPO", "SHAPE: 1MBx64, 1MBx128"),
+        ("race DIR --field TYPO", "argument --field: invalid choice: 'TYPO'"),
+        ("race --only new", "DIRECTORY: expected a place for the results"),
+        ("race DIR --draw DIR/none.json", "none.json"),
+        ("race DIR --draw DIR/race.md", "race.md: "),
         ("peers --write DIR/none.md", "none.md"),
         ("peers --write DIR/race.md", "race.md has no lines <!-- peers:begin -->"),
     ],
@@ -179,63 +195,85 @@ def test_unknown_selections_are_refused_and_nothing_is_written(
 def test_race_names_who_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "version", lambda name: None if name == "faiss-cpu" else "1")
-    assert "faiss" not in [peer.name for peer in peers.installed(race.RACING)]
+    monkeypatch.setattr(contenders, "version", lambda name: None if name == "faiss-cpu" else "1")
+    racing = contenders.named(*fields.FIELDS["cpu"].peers)
+    assert "faiss" not in [peer.name for peer in contenders.installed(racing)]
     assert capsys.readouterr().err == "faiss is left out; try: pip install faiss-cpu\n"
 
 
-def a_race() -> tuple[list[race.Cell], dict[str, Any]]:
+def a_race() -> tuple[dict[str, Any], list[fields.Cell]]:
     """Cells with times of three digits; one contender can do the work in place only."""
+    ours = fields.OURS
     cells = [
-        race.Cell("new", "float32", "rows", "1x8", times={race.OURS: 1e-6, "faiss": 8.1e-7}),
-        race.Cell("new", "float32", "two axes", "4x8", times={race.OURS: 1.5, "torch": 2.5}),
-        race.Cell("cast", "float32", "rows", "1x8", times={race.OURS: 2e-6, "torch": 3e-6}),
+        fields.Cell("grid", "new", "float32", "rows", "1x8", {ours: 1e-6, "faiss": 8.1e-7}),
+        fields.Cell("grid", "new", "float32", "two axes", "4x8", {ours: 1.5, "torch": 2.5}),
+        fields.Cell("grid", "cast", "float32 to float16", "rows", "1x8", {ours: 2e-6}),
     ]
-    for cell in cells[:2]:
-        cell.cast = ""
     for operation, names in (("out", ["torch"]), ("inplace", ["torch", "scikit-learn"])):
         for rows in (20, 41):
-            times = {race.OURS: rows * 1e-7} | dict.fromkeys(names, rows * 2e-7)
-            cell = race.Cell(operation, "float32", "rows", f"{rows}x768", True, "", times)
-            cell.copies = {"copy, one thread": rows * 3e-7}
-            cell.megabytes = 8 * rows * 768 / 1e6
-            cells.append(cell)
+            times = {ours: rows * 1e-7} | dict.fromkeys(names, rows * 2e-7)
+            times |= {"copy, one thread": rows * 3e-7, "copy, streaming": rows * 5e-8}
+            shape = f"{rows}x768"
+            cells.append(fields.Cell("sizes", operation, "float32", "rows", shape, times))
     host = {"cpu": "Chip (family, model: 1, 2)", "cores": 2, "system": "Linux", "load": 0.5}
-    return cells, {"machine": host, "commit": "abc", "date": "2026-01-02", "versions": {"a": "1"}}
+    facts = {"field": "cpu", "commit": "abc", "date": "2026-01-02", "versions": {"a": "1"}}
+    return facts | {"machine": host}, cells
 
 
-def test_a_record_holds_what_the_plots_show() -> None:
-    cells, facts = a_race()
-    again, read = race.read(race.report(cells, facts))
-    assert race.caption(read) == "Chip (family, model: 1, 2), 2 cores; 2026-01-02, commit abc"
-    assert race.caption(read) == race.caption(facts)
-    key = operator.attrgetter("name")
-    for old, new in zip(sorted(cells, key=key), sorted(again, key=key), strict=True):
+def test_a_record_holds_the_race() -> None:
+    facts, cells = a_race()
+    read, again = race.read(race.dump(facts, cells))
+    assert read == facts
+    assert race.caption(facts) == "Chip (family, model: 1, 2), 2 cores; 2026-01-02, commit abc"
+    for old, new in zip(cells, again, strict=True):
         assert new.name == old.name
-        for of in ("times", "copies"):
-            assert getattr(new, of) == pytest.approx(getattr(old, of))
-        if old.sweep:
-            assert new.megabytes == pytest.approx(old.megabytes)
-    with pytest.raises(ValueError, match="not a report"):
-        race.read("x")
+        assert new.times == pytest.approx(old.times)
+    with pytest.raises(ValueError, match="not a record"):
+        race.read("{}")
 
 
-@pytest.mark.parametrize("record", sorted((ROOT / "benchmarks/records").glob("race-*.md")), ids=str)
-def test_records_can_be_read(record: Path) -> None:
-    text = record.read_text(encoding="utf-8")
-    cells, facts = race.read(text)
-    assert len([cell for cell in cells if not cell.sweep and cell.best]) == sum(
-        int(count) for count in re.findall(r"^\| \w+, [^|]* \| (\d+) \|", text, re.MULTILINE)
-    )
-    assert facts["machine"]["cores"] == "2"
+def test_a_cell_is_compared_with_the_best_peer_and_the_fastest_copy() -> None:
+    _, cells = a_race()
+    assert [cell.best for cell in cells] == ["faiss", "torch", None, *["torch"] * 4]
+    assert cells[0].speedup == pytest.approx(0.81)
+    assert math.isnan(cells[0].share)
+    assert cells[3].speedup == pytest.approx(2)
+    assert cells[3].share == pytest.approx(0.5)
+    assert cells[3].megabytes == pytest.approx(2 * 4 * 20 * 768 / 1e6)
+    assert fields.Cell("grid", "cast", "float32 to float16", "rows", "2x5").megabytes == 6e-5
+
+
+def test_bars_hold_for_large_cells_of_their_kind() -> None:
+    bars = fields.FIELDS["gpu"].bars
+    assert list(bars.values()) == [0.97, 0.9, 0.9]
+    times = {fields.OURS: 1.0, "copy on the device": 0.95}
+    cells = [
+        fields.Cell("grid", operation, "float32", layout, shape, times)
+        for operation, layout in (*bars, ("norm", "rows"))
+        for shape in ("8MBx64", "64MBx64")
+    ]
+    assert race.judge(cells, bars) == [
+        "grid/new/float32/rows/64MBx64: 0.950 of a copy's speed, below 0.97"
+    ]
+    del times["copy on the device"]
+    assert len(race.judge(cells, bars)) == 3, "who is compared with no copy passes no bar"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/records").glob("*.json")), ids=str)
+def test_records_can_be_read(path: Path) -> None:
+    facts, cells = race.read(path.read_text(encoding="utf-8"))
+    assert facts["machine"]["cores"] == 2
+    known = {cell.name for cell in fields.FIELDS[facts["field"]].cells()}
+    assert {cell.name for cell in cells} <= known
+    assert len(cells) == {"cpu": 495, "jax": 27}[facts["field"]]
+    assert race.report(facts, cells)
 
 
 def test_every_line_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plt = pytest.importorskip("matplotlib.pyplot", reason="of the group `bench`")
     figures = []
     monkeypatch.setattr(plt, "close", figures.append)
-    cells, facts = a_race()
-    race.plot(cells, tmp_path, race.caption(facts))
+    race.plot(*a_race(), tmp_path)
     for figure in figures:
         monkeypatch.undo()
         plt.close(figure)
@@ -298,37 +336,49 @@ def test_gate_tells_wide_code_from_narrow(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("tiny")
-def test_gpu_benchmark_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "ROWS", (64, 128))
-    assert gpu.main([str(tmp_path), "--megabytes", "0.01", "--budget", "0"]) == 0
-    (record,) = tmp_path.glob("gpu-*.md")
-    lines = record.read_text().splitlines()
-    cells = [line.split("|")[1:-1] for line in lines if re.match(r"\| b?float\d+ \|", line)]
-    assert len(cells) == len(gpu.DTYPES) * 2
-    assert all(len(row) >= 6 for row in cells), "a contender failed"
-    names = " | ".join(gpu.FORMULATIONS)
-    assert any(f"{names} | jax.jit of the formula | copy" in line for line in lines)
+@pytest.mark.parametrize(("field", "count"), [("jax", 3), ("gpu", 9)])
+def test_race_on_jax_arrays(
+    field: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At tiny size, on a CPU that stands in for other devices."""
+    monkeypatch.setattr(common, "LARGEST", 70)
+    monkeypatch.setattr(race, "COPIED", 0)
+    only = {"jax": "/1x768", "gpu": "/1MBx64"}[field]
+    given = [str(tmp_path), "--field", field, "--budget", "0", "--only", only]
+    assert race.main(given) == 0
+    facts, cells = race.read((tmp_path / f"{field}.json").read_text())
+    assert len(cells) == count
+    assert facts["machine"]["device"] == jax.devices()[0].device_kind
+    assert not facts["left out"]
+    for cell in cells:
+        assert {fields.OURS, "jax.jit"} <= set(cell.times)
+        assert bool(cell.copies) == (cell.operation != "gradient")
+        if field == "gpu" and (cell.operation, cell.layout) == ("new", "rows"):
+            assert {"three float32 sums", "one, and three if needed"} <= set(cell.times)
+    assert ("programs" in facts) == (field == "gpu")
 
 
-def test_formulations_for_gpu() -> None:
-    """All are right where the textbook formula is not; ours alone is one sum without a choice."""
+def test_gradients_of_other_functions_are_left_out() -> None:
+    x = jax.device_put(common.array("9x24", "float32")[0])
+    work = common.Work("gradient")
+    peer = contenders.Peer(
+        "half", (), lambda work, x: lambda: contenders.ours_compiled(work, x)() / 2
+    )
+    refused: dict[str, str] = {}
+    found = contenders.contenders(
+        work, x, (peer, *contenders.named("jax.jit", "x * rsqrt")), refused
+    )
+    assert list(found) == ["jax.jit", "x * rsqrt"]
+    assert refused == {"half": "returns other values"}
+
+
+def test_formulas_for_gpu() -> None:
+    """The safe ones are right where the textbook's is not; ours is one sum without a choice."""
     x = np.array([[3, 4], [3e30, 4e30], [3e-30, 4e-30], [0, 0]], np.float32)
-    for function in gpu.FORMULATIONS.values():
+    for function in formulas.SAFE.values():
         for rows in (x, x[:1]):
             want = [[0.6, 0.8]] * 3 + [[0, 0]]
             np.testing.assert_allclose(jax.jit(function)(rows), want[: len(rows)], rtol=1e-6)
-    _, _, ours, three, rescued, naive = gpu.programs()
-    assert ours == "| l2multi | 1 | 0 | 0 | yes |"
-    assert naive == "| x / norm, not safe | 1 | 0 | 0 | no |"
-    assert [int(cell) for cell in three.split("|")[2:5]] == [3, 4, 0]
-    assert [int(cell) for cell in rescued.split("|")[2:5]] == [5, 4, 1]
-
-
-def test_jax_on_a_cpu_writes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At tiny size: every shape has its line, and every contender its time."""
-    monkeypatch.setattr(cpu_jax, "SHAPES", ("1x8", "20x30"))
-    assert cpu_jax.main([str(tmp_path), "--budget", "0"]) == 0
-    (record,) = tmp_path.glob("cpu-jax-*.md")
-    cells = [line for line in record.read_text().splitlines() if line.startswith(("| 1x8", "| 20"))]
-    assert len(cells) == 2
-    assert all(line.count("|") == len(cpu_jax.VALUES | cpu_jax.GRADIENTS) + 5 for line in cells)
+    assert [list(counts.values()) for counts in formulas.programs().values()] == [
+        [1, 0, 0, 1], [3, 4, 0, 0], [5, 4, 1, 0], [1, 0, 0, 0],
+    ]  # fmt: skip
