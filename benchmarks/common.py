@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import l2multi as l2
-from l2multi import _registry
 
 Axis = int | tuple[int, ...]
 Call = Callable[[], Any]
@@ -42,20 +41,23 @@ SETTLE = 15e-3
 
 # All that is used of the inside of l2multi: of this tree's and of that of a base of the gate.
 
-BACKENDS = _registry.NAMES
+try:
+    from l2multi._testing import BACKENDS, busy, machine_code
+except ImportError:  # a base before 28 November 2026
+    from l2multi import _registry
 
+    BACKENDS = _registry.NAMES
 
-def busy() -> bool:
-    """Whether any backend is still preparing something, such as the import of LLVM."""
-    return any(getattr(module, "busy", bool)() for module in list(_registry._loaded.values()))
+    def busy() -> bool:
+        """Whether any backend is still preparing something, such as the import of LLVM."""
+        return any(getattr(module, "busy", bool)() for module in list(_registry._loaded.values()))
 
-
-def machine_code() -> dict[str, str]:
-    """The assembly of the kernels that backends have linked by now, by the kernel's name."""
-    found: dict[str, str] = {}
-    for module in list(_registry._loaded.values()):
-        found |= getattr(module, "machine_code", dict)()
-    return found
+    def machine_code() -> dict[str, str]:
+        """The assembly of the kernels that backends have linked by now, by the kernel's name."""
+        found: dict[str, str] = {}
+        for module in list(_registry._loaded.values()):
+            found |= getattr(module, "machine_code", dict)()
+        return found
 
 
 AUTO = "auto"  # no backend is named, as users call

@@ -367,7 +367,8 @@ def explain(
     request = _call.validated(request)
     call = _call.prepare(_containers.open(x, request), request, of_norm=False, look=True)
     row, backend_, why = call.selection
-    kernel, threads = backend_.kernel(call.x, call.axes, call.result, out)
+    target = None if out is None else call.opened.target(out)
+    kernel, threads = backend_.kernel(call.x, call.axes, call.result, target)
     return Explanation(row.name, kernel, threads, why)
 
 

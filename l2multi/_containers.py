@@ -139,21 +139,14 @@ class Moved(Opened):
         self.owner = owner
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
-        x, library = self.owner.values(axes, look), self.library
-        if self.owner.library != "numpy":
-            x = _backends.home(self.owner.library).to_numpy(x, copy=False)
-        if library == "numpy":
-            return x
-        if (why := _backends.home(library).unsupported(x, x.dtype)) is not None:
-            raise TypeError(f"x: {library} cannot hold {_contract.name(x.dtype)}: {why}")
-        return x if look else _backends.home(library).from_numpy(x)
+        x = _on_host(self.owner.values(axes, look), self.owner.library, copy=False)
+        _check_holds(self.library, x)
+        return x if look else _from_host(x, self.library)
 
     def back(self, y: Any) -> Any:
-        if self.library != "numpy":
-            y = _backends.home(self.library).to_numpy(y, copy=True)
-        if self.owner.library == "numpy":
-            return y
-        return _backends.home(self.owner.library).from_numpy(y, self.array)
+        y = _on_host(y, self.library, copy=True)
+        _check_holds(self.owner.library, y)
+        return _from_host(y, self.owner.library, self.array)
 
     def target(self, out: Any) -> Any:
         return self.owner.target(out)
@@ -166,6 +159,23 @@ class Moved(Opened):
 
     def close_target(self, out: Any, axes: tuple[int, ...] | None, keepdims: bool = False) -> Any:
         return self.owner.close_target(out, axes, keepdims)
+
+
+def _on_host(x: Any, library: str, copy: bool) -> Any:
+    """An array of a library as a NumPy array."""
+    return x if library == "numpy" else _backends.home(library).to_numpy(x, copy=copy)
+
+
+def _from_host(x: Any, library: str, like: Any = None) -> Any:
+    """A NumPy array as one of a library."""
+    return x if library == "numpy" else _backends.home(library).from_numpy(x, like)
+
+
+def _check_holds(library: str, x: Any) -> None:
+    """Refuse a NumPy array that a library cannot hold."""
+    why = None if library == "numpy" else _backends.home(library).unsupported(x, x.dtype)
+    if why is not None:
+        raise TypeError(f"x: {library} cannot hold {_contract.name(x.dtype)}: {why}")
 
 
 def find(x: Any) -> Row:

@@ -34,12 +34,17 @@ def general_path() -> Iterator[None]:
                 _backends.fast_paths = _kept
 
 
+BACKENDS = _backends.NAMES
+
+
 def busy() -> bool:
-    """Whether a backend is still at work on what it needs, such as importing LLVM."""
+    """Whether any backend is still preparing something, such as the import of LLVM."""
     return any(getattr(one, "busy", bool)() for one in list(_backends._loaded.values()))
 
 
-def machine_code(backend: str) -> dict[str, str]:
-    """The assembly of the kernels that a backend has linked by now, if it compiles ahead."""
-    loaded = _backends.load(_backends.first(backend))
-    return dict(getattr(loaded, "machine_code", dict)())
+def machine_code() -> dict[str, str]:
+    """The assembly of the kernels that backends have linked by now, by the kernel's name."""
+    found: dict[str, str] = {}
+    for one in list(_backends._loaded.values()):
+        found |= getattr(one, "machine_code", dict)()
+    return found

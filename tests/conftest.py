@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 import l2multi as l2
-from l2multi import _registry
+from l2multi import _backends
 from tests import cases
 
 settings.register_profile("l2multi", derandomize=True, deadline=None, max_examples=40)
@@ -230,7 +230,7 @@ VARIANTS = {
 
 def _subjects(row):
     """The variants of one backend that this machine can run."""
-    _registry.load(row.name)
+    _backends.load(_backends.first(row.name))
     kind, variants = VARIANTS.get(row.name, (Subject, {row.name: None}))
     return [kind(v, row) for v, possible in variants.items() if possible is None or possible()]
 
@@ -272,7 +272,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "only(attribute): for subjects that have it true")
     asked = config.getoption("--backends")
     found, missing = {}, {}
-    for row in _registry.ROWS:
+    for row in _backends.ROWS:
         if asked is None or row.name in {one.split(":")[0] for one in asked.split(",")}:
             try:
                 found[row.name] = _subjects(row)

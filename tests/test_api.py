@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi import _contract, _registry
+from l2multi import _backends, _contract, _usable
 
 X = np.array([3.0, 4.0])
 FUNCTIONS = (l2.normalize, l2.norm, l2.is_normalized, l2.explain)
@@ -25,20 +25,30 @@ FUNCTIONS = (l2.normalize, l2.norm, l2.is_normalized, l2.explain)
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
     """No backend is chosen from outside, and what a test loads is forgotten."""
-    monkeypatch.delenv(_registry.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(_registry, "_failed", {})
-    monkeypatch.setattr(_registry, "_usual", {})
-    monkeypatch.setattr(_registry, "_loaded", dict(_registry._loaded))
+    monkeypatch.delenv(_backends.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(_backends, "_failed", {})
+    monkeypatch.setattr(_backends, "fast_paths", {})
+    monkeypatch.setattr(_backends, "_loaded", dict(_backends._loaded))
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
     """The preferred NumPy backend, played by the readable one, so that nothing is compiled."""
-    sound = _registry.load("numpy")
-    names = ("normalize", "norm", "finite", "traced", "unsupported", "unready", "short", "check")
+    sound = _backends.load(_backends.first("numpy"))
+    names = (
+        "normalize",
+        "norm",
+        "finite",
+        "traced",
+        "unsupported",
+        "unready",
+        "fast_path",
+        "check",
+    )
     fake = types.SimpleNamespace(**{n: getattr(sound, n) for n in names})
+    fake.fast_path = sound.fast_path
     fake.kernel = lambda *_: ("stand-in", 7)
-    monkeypatch.setitem(_registry._loaded, "numba", fake)
+    monkeypatch.setitem(_backends._loaded, _backends.first("numba").module, fake)
     return fake
 
 
@@ -47,11 +57,11 @@ def used(**keywords):
     return l2.explain(X, **keywords).backend
 
 
-@pytest.mark.parametrize("name", _registry.NAMES)
+@pytest.mark.parametrize("name", _backends.NAMES)
 def test_backends_keep_to_the_protocol(name):
     """The names of the protocol, with its parameters."""
-    found = _registry.load(name)
-    for method, wanted in inspect.getmembers(_registry.Backend, inspect.isfunction):
+    found = _backends.load(_backends.first(name))
+    for method, wanted in inspect.getmembers(_backends.Backend, inspect.isfunction):
         if not method.startswith("_") and hasattr(found, method):
             have = list(inspect.signature(getattr(found, method)).parameters)
             assert have == list(inspect.signature(wanted).parameters)[1:], method
@@ -60,7 +70,7 @@ def test_backends_keep_to_the_protocol(name):
 def test_precedence(stand_in, monkeypatch):
     """Argument, then context manager, then environment at the time of the call, then auto."""
     assert used() == "numba"
-    monkeypatch.setenv(_registry.ENVIRONMENT, "numpy")
+    monkeypatch.setenv(_backends.ENVIRONMENT, "numpy")
     assert used() == "numpy"
     with l2.backend("numba"):
         assert used() == "numba"
@@ -69,7 +79,7 @@ def test_precedence(stand_in, monkeypatch):
             assert used(backend="numba") == "numba"
         assert used() == "numba"
     assert used() == "numpy"
-    monkeypatch.setenv(_registry.ENVIRONMENT, "")
+    monkeypatch.setenv(_backends.ENVIRONMENT, "")
     assert used() == "numba"
 
 
@@ -97,7 +107,7 @@ def test_context_ends_with_an_exception(stand_in):
 
 def test_unknown_names(monkeypatch):
     """An unknown name is a ValueError that lists the known ones, from wherever it comes."""
-    known = ".*".join(map(repr, _registry.NAMES))
+    known = ".*".join(map(repr, _backends.NAMES))
     match = rf"^backend: unknown name 'cupid'; known are .*{known}"
     for function in FUNCTIONS:
         with pytest.raises(ValueError, match=match):
@@ -106,24 +116,24 @@ def test_unknown_names(monkeypatch):
         l2.backend("cupid")
     with pytest.raises(ValueError, match="unknown name ''"):
         l2.normalize(X, backend="")
-    monkeypatch.setenv(_registry.ENVIRONMENT, "cupid")
+    monkeypatch.setenv(_backends.ENVIRONMENT, "cupid")
     with pytest.raises(ValueError, match=match):
         l2.normalize(X)
     assert l2.norm(X, backend="numpy") == 5
 
 
 @pytest.mark.parametrize(
-    "row", [r for r in _registry.ROWS if r.name != "numpy"], ids=lambda r: r.name
+    "row", [_backends.first(n) for n in _backends.NAMES if n != "numpy"], ids=lambda r: r.name
 )
 def test_not_installed(monkeypatch, row):
     """A known backend that does not load is an ImportError that says what to install."""
-    _registry._loaded.pop(row.name, None)
+    _backends._loaded.pop(row.module, None)
     monkeypatch.setitem(sys.modules, row.module, None)
     for function in FUNCTIONS:
         with pytest.raises(ImportError, match=f"'{row.name}' cannot be loaded") as info:
             function(X, backend=row.name)
-        assert row.install in str(info.value)
-    assert used() in set(_registry.NAMES) - {row.name}
+        assert _usable.INSTALL[row.name] in str(info.value)
+    assert used() in set(_backends.NAMES) - {row.name}
     assert l2.norm(X) == 5
 
 
@@ -242,8 +252,8 @@ def test_a_named_backend_that_cannot_is_a_type_error(stand_in):
 
 def test_show_versions(capsys, monkeypatch):
     """It tells versions, which backends are usable and why not, and the environment."""
-    monkeypatch.setenv(_registry.ENVIRONMENT, "numpy")
-    _registry._loaded.pop("jax", None)
+    monkeypatch.setenv(_backends.ENVIRONMENT, "numpy")
+    _backends._loaded.pop(_backends.first("jax").module, None)
     monkeypatch.setitem(sys.modules, "l2multi.backends.jax", None)
     l2.show_versions()
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
@@ -253,8 +263,8 @@ def test_show_versions(capsys, monkeypatch):
     assert lines["backend numpy"] == "usable"
     assert lines["backend jax"].startswith("not usable: ")
     assert "pip install" in lines["backend jax"]
-    assert lines[f"${_registry.ENVIRONMENT}"] == "numpy"
-    assert {f"backend {name}" for name in _registry.NAMES} <= lines.keys()
+    assert lines[f"${_backends.ENVIRONMENT}"] == "numpy"
+    assert {f"backend {name}" for name in _backends.NAMES} <= lines.keys()
 
 
 ASKING = """if True:
@@ -282,7 +292,7 @@ ASKING = """if True:
     assert not {"numba", "llvmlite", "jax"} & sys.modules.keys()
     ask(large)
     l2.show_versions()
-    if l2._registry.ARRAYS.keys() & sys.modules.keys():
+    if "jax" in sys.modules:
         import jax
         y = jax.numpy.asarray(x)
         for z in (y, jax.numpy.asarray(large), x):
@@ -299,20 +309,20 @@ ASKING = """if True:
 def test_asking_starts_nothing(tmp_path):
     """No process, no thread, no compilation, and no import of what a call would not need."""
     told = python(ASKING, L2MULTI_CACHE_DIR=str(tmp_path))
-    assert told.count("usable") == 2 * len(_registry.NAMES)
+    assert told.count("usable") == 2 * len(_backends.NAMES)
     assert "not usable" not in told
 
 
-@pytest.mark.parametrize("name", _registry.NAMES)
+@pytest.mark.parametrize("name", _backends.NAMES)
 def test_explain_copies_nothing(name, monkeypatch):
     """Not to the host and not to a device, whatever the layout and byte order."""
-    _registry.load(name)
+    _backends.load(_backends.first(name))
     x = np.ones((1000, 1000), np.float32)
     arrays = [x, x.T, x[:, ::2], x.astype(">f4"), x.view(np.recarray)]
     if "jax" in sys.modules:
         jax = sys.modules["jax"]
         arrays.append(jax.numpy.asarray(x))
-        monkeypatch.setattr(_registry.load("jax"), "from_numpy", None)
+        monkeypatch.setattr(_backends.load(_backends.first("jax")), "from_numpy", None)
     for array in arrays:
         l2.explain(array, backend=name)
         tracemalloc.start()
@@ -329,7 +339,7 @@ def test_explain_takes_what_normalize_takes():
         masked = np.ma.MaskedArray(view, np.zeros(view.shape, bool))
         for axis in (-1, 0, (0, 2)):
             told = l2.explain(masked, axis, out=masked, backend="numba")
-            assert told == l2.explain(view.copy("K"), axis, backend="numba")
+            assert told == l2.explain(view.copy("K"), axis, out=view, backend="numba")
     for lists in ([3.0, 4.0], [[3, 4]], (3j, 4)):
         assert l2.explain(lists) == l2.explain(np.asarray(lists))
     assert l2.explain(3, None) == l2.explain(np.asarray(3), None)
@@ -369,14 +379,14 @@ def test_keywords_only():
             function(X, -1, 0.0)
 
 
-NUMPY_BACKENDS = [row.name for row in _registry.ROWS if row.library == "numpy"]
+NUMPY_BACKENDS = [row.name for row in _backends.ROWS if row.library == "numpy"]
 
 
 @pytest.mark.only("immutable")
 @pytest.mark.parametrize("name", NUMPY_BACKENDS)
 def test_jax_arrays_under_numpy_backends(backend, name):
     """A concrete CPU array is served and comes back as one; a tracer is a TypeError."""
-    _registry.load(name)
+    _backends.load(_backends.first(name))
     jax = backend.jax
     x = backend.array(X.astype("f4"))
     if backend.device.platform != "cpu":

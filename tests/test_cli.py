@@ -166,7 +166,7 @@ def test_versions(capsys, monkeypatch):
     assert main(["versions"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("l2multi ")
-    known = ", ".join(l2._registry.NAMES)
+    known = ", ".join(l2._backends.NAMES)
     assert re.search(rf"^\$L2MULTI_BACKEND +abacus: unknown, .*; known are {known}$", out, re.M)
     assert re.search(r"^\$L2MULTI_JAX_KERNELS +off: unknown, .*counts as 1", out, re.M)
 

@@ -16,7 +16,7 @@ import pytest
 from numpy.exceptions import AxisError
 
 import l2multi as l2
-from l2multi import _contract, _registry, files
+from l2multi import _backends, _contract, _testing, files
 from l2multi.files import normalize_npy
 from tests import modes
 
@@ -436,8 +436,8 @@ def test_ml_dtypes_have_no_name_in_a_file(source, target):
 
 def test_backend_that_is_not_installed(source, target, monkeypatch):
     source.write_bytes(WHOLE)
-    monkeypatch.delitem(_registry._loaded, "jax", raising=False)
-    monkeypatch.setitem(_registry._failed, "jax", "ModuleNotFoundError: no")
+    monkeypatch.delitem(_backends._loaded, _backends.first("jax").module, raising=False)
+    monkeypatch.setitem(_backends._failed, _backends.first("jax").module, "ModuleNotFoundError: no")
     with pytest.raises(ImportError, match=r"pip install '.*\[jax\]'"):
         normalize_npy(source, target, backend="jax")
     assert_unchanged(target, ["in.npy", "out.npy"])
@@ -669,8 +669,8 @@ def test_report_names_who_served(source: Path, target: Path, small_windows, monk
     x = np.random.default_rng(0).standard_normal((1000, 3))
     np.save(source, x)
     want = saved(l2.normalize(x, backend="numpy"))
-    monkeypatch.delenv(_registry.ENVIRONMENT, raising=False)
-    numba = _registry.load("numba")
+    monkeypatch.delenv(_backends.ENVIRONMENT, raising=False)
+    numba = _backends.load(_backends.first("numba"))
     sound, calls = numba.normalize, itertools.count()
 
     def missing(*arguments, **keywords):
@@ -679,7 +679,7 @@ def test_report_names_who_served(source: Path, target: Path, small_windows, monk
         return sound(*arguments, **keywords)
 
     monkeypatch.setattr(numba, "normalize", missing)
-    with _registry.no_short_way():
+    with _testing.general_path():
         report = normalize_npy(source, target)
         assert target.read_bytes() == want
         assert report.backend == "numba, then numpy"

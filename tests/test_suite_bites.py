@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi import _registry
+from l2multi import _backends
 from tests import cases, reference
 from tests.conformance import (
     test_accuracy,
@@ -156,8 +156,10 @@ def run(test, backend, dtype):
 def test_mutant(backend, monkeypatch, broken, test, dtype):
     """The test passes on the sound backend and fails on the broken one."""
     run(test, backend, dtype)
-    sound = _registry.load(backend.name)
-    monkeypatch.setitem(_registry._loaded, backend.name, Mutant(sound, broken))
+    sound = _backends.load(_backends.first(backend.name))
+    monkeypatch.setitem(
+        _backends._loaded, _backends.first(backend.name).module, Mutant(sound, broken)
+    )
     with pytest.raises(AssertionError):
         run(test, backend, dtype)
 
@@ -231,8 +233,10 @@ def test_nan_gradient(backend, monkeypatch):
 
     test = test_gradient.test_zero_vector
     run(test, backend, F4)
-    sound = _registry.load(backend.name)
-    monkeypatch.setitem(_registry._loaded, backend.name, Mutant(sound, broken))
+    sound = _backends.load(_backends.first(backend.name))
+    monkeypatch.setitem(
+        _backends._loaded, _backends.first(backend.name).module, Mutant(sound, broken)
+    )
     with pytest.raises(AssertionError):
         run(test, backend, F4)
 

@@ -1,4 +1,4 @@
-"""NumPy arrays: of any strides and byte order, read-only, memory-mapped; subclasses as base arrays."""
+"""NumPy arrays of any layout and byte order; instances of subclasses as base arrays."""
 
 from typing import Any
 
@@ -54,8 +54,8 @@ def base(name: str, x: Array) -> Array:
     if how is not None:
         how = how if name == "x" else f"np.asarray({name})"
         raise TypeError(
-            f"{name}: type {_cures.type_name(x)} means more than its numbers, and that would be lost; "
-            f"try {how}"
+            f"{name}: type {_cures.type_name(x)} means more than its numbers, and that would be "
+            f"lost; try {how}"
         )
     return x if masked else np.asarray(x)
 

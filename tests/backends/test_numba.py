@@ -11,7 +11,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 import l2multi as l2
-from l2multi import _api, _registry
+from l2multi import _backends, _call
 from l2multi._summation import LANES
 from l2multi.backends.numba import (
     _own,
@@ -287,15 +287,15 @@ def test_small_stacks() -> None:
 
 def test_force_in_threads_that_overlap() -> None:
     """When the last has left, the short way is back."""
-    before = _registry._usual
+    before = _backends.fast_paths
     one, two = launch.force("parallel"), launch.force("parallel")
     one.__enter__()
     context = contextvars.copy_context()
     context.run(two.__enter__)
     one.__exit__(None, None, None)
-    assert _registry._usual is not before
+    assert _backends.fast_paths is not before
     context.run(two.__exit__, None, None, None)
-    assert _registry._usual is before
+    assert _backends.fast_paths is before
 
 
 def test_force() -> None:
@@ -591,9 +591,9 @@ def test_unpickled_arrays_change_nothing() -> None:
     script = """
     import pickle
     x = pickle.loads(pickle.dumps(np.ones((2, 3), np.float16)))
-    from l2multi import _registry
+    from l2multi import _backends
     l2.normalize(x, backend="numba")
-    short = _registry._usual[np.dtype("f2")][0]
+    short = _backends.fast_paths[np.dtype("f2")].own[0]
     assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
     """
     run(after(script))
@@ -679,7 +679,7 @@ def test_the_short_way_casts() -> None:
         for _ in range(2):
             got = l2.normalize(x, dtype=asked, backend="numba")
             assert got.tobytes() == l2.normalize(x, dtype=asked, backend="numpy").tobytes()
-        assert _registry._usual[x.dtype, asked][0] is short
+        assert _backends.fast_paths[x.dtype].ways[asked][0] is short
     with pytest.raises(TypeError, match="floating"):
         l2.normalize(x, dtype=np.int8, backend="numba")
     with pytest.raises(TypeError, match=r"got \[1\]"):
@@ -714,7 +714,7 @@ def test_the_short_way_serves_every_keyword(dtype: str, monkeypatch: pytest.Monk
     wanted = [np.array(call("numpy")) for call in calls]
     ready(x.dtype)
     l2.normalize(x, backend="numba")
-    monkeypatch.setattr(_api, "enter", None)
+    monkeypatch.setattr(_call, "prepare", None)
     for call, want in zip(calls, wanted, strict=True):
         got = call("numba")
         assert type(got) is type(call("numba"))
@@ -802,7 +802,7 @@ def test_the_short_way_is_not_learned_from_other_libraries() -> None:
     """JAX's integers become float32, NumPy's float64, in any order."""
     jnp = pytest.importorskip("jax.numpy")
     for function in (l2.normalize, l2.norm):
-        _registry._usual.pop(np.dtype("i4"), None)
+        _backends.fast_paths.pop(np.dtype("i4"), None)
         assert function(jnp.array([[3, 4]], "i4"), backend="numba").dtype == np.float32
         for backend in (None, "numba"):
             assert function(np.array([[3, 4]], "i4"), backend=backend).dtype == np.float64

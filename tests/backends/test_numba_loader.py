@@ -86,9 +86,9 @@ def test_the_first_small_calls_wait_for_nothing(tmp_path: Path) -> None:
 def test_a_large_first_call_has_its_kernel() -> None:
     """From the first call on."""
     script = """
-    from l2multi import _registry
+    from l2multi import _backends
     big = np.ones((6000, 768), np.float32)
-    numpy = _registry.load("numpy")
+    numpy = _backends.load(_backends.first("numpy"))
     numpy.normalize = numpy.norm = None
     assert (l2.normalize(big) == np.float32(768**-0.5)).all()
     """
@@ -618,13 +618,13 @@ def test_the_fast_path_checks_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> 
     fast_call.usable.cache_clear()
     assert fast_call.usable()
     script = """
-    from l2multi import _registry
+    from l2multi import _backends
     from l2multi.backends.numba import fast_call
     %s
     for _ in range(3):
         assert (l2.normalize(x, backend="numba") == want).all()
     settle()
-    assert not _registry._usual
+    assert not _backends.fast_paths
     """
     cold(script % "fast_call._as_expected = lambda a: False")
     cold(script % "fast_call.function = None")  # which cannot be called

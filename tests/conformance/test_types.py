@@ -224,7 +224,7 @@ def test_a_number_has_no_axes():
 
 @pytest.mark.parametrize("x", [None, "34", b"34", object(), tensor(is_meta=True)])
 def test_nothing_is_told_that_does_not_help(x):
-    with pytest.raises(TypeError, match=r"numbers$"):
+    with pytest.raises(TypeError, match=r"accepted are [^;]*$"):
         l2.normalize(x)
 
 

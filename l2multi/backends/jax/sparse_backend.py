@@ -1,4 +1,4 @@
-"""The JAX backend for BCOO and BCSR: the functions of `sparse` behind the names every backend has."""
+"""The backend of BCOO and BCSR: the functions of `sparse` behind the names every backend has."""
 
 from typing import Any
 
@@ -23,13 +23,12 @@ def normalize(
     norm_dtype: np.dtype[Any] | None,
 ) -> tuple[Any, Any]:
     """The unit rows, and the norms where asked for."""
-    wanted = norm_dtype is not None
-    return sparse.normalize(x, eps, dtype.name, wanted, norm_dtype.name if wanted else "")
+    wanted = norm_dtype.name if norm_dtype is not None else ""
+    results: tuple[Any, Any] = sparse.normalize(x, eps, dtype.name, bool(wanted), wanted)
+    return results
 
 
-def norm(
-    x: Any, axes: tuple[int, ...], *, keepdims: bool, out: None, dtype: np.dtype[Any]
-) -> Any:
+def norm(x: Any, axes: tuple[int, ...], *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> Any:
     """The norms of the rows."""
     return sparse.norm(x, keepdims, dtype.name)
 

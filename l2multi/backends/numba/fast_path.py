@@ -58,9 +58,7 @@ class FastPath:
             return None
         return y if norms is None else (y, norms[()])
 
-    def norm(
-        self, x: Array, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
-    ) -> Any:
+    def norm(self, x: Array, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any) -> Any:
         """As `l2multi.norm`; None where a call needs the general path."""
         way, shape = self.own, _norm_shape(x, axis, keepdims)
         if way is None or shape is None:
