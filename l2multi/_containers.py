@@ -61,26 +61,32 @@ ROWS = (
     ),
     Row(
         "NumPy array", ("numpy.ndarray",), "numpy_array", "numpy.ndarray",
-        "NumPy array",
-        "any strides and byte order, read-only and memory-mapped too; subclasses come back as base "
-        "arrays, and one with a unit or arithmetic of its own is refused",
+        "array, laid out in memory as the input",
+        "any strides, byte order and alignment, read-only and memory-mapped too; other subclasses "
+        "come back as base arrays, but one with a unit or arithmetic of its own (astropy, unyt) is "
+        "a TypeError that says what to do",
     ),
     Row(
         "list or number",
         ("builtins.list", "builtins.tuple", "builtins.bool", "builtins.int", "builtins.float",
          "builtins.complex", "numpy.generic"),
-        "numbers", "lists, tuples and numbers", "NumPy array or scalar", "by `numpy.asarray`",
+        "numbers", "lists, tuples and numbers", "NumPy array or scalar",
+        "by `numpy.asarray`; a list of tensors or of JAX arrays is a TypeError that says what to "
+        "do (`l2multi.jax` takes JAX arrays in lists)",
     ),
     Row(
         "JAX array", ("jax.Array",), "jax_array", "jax.Array",
         "JAX array, on its device",
-        "eager or traced (`jit`, `vmap`, `grad`, ...), differentiable to any order; no `out=`",
+        "with values or traced (`jit`, `vmap`, `grad`, ...), differentiable to any order; no "
+        "`out=`",
     ),
     Row(
         "sparse JAX matrix",
         ("jax.experimental.sparse.BCOO", "jax.experimental.sparse.BCSR"),
         "jax_sparse", "BCOO and BCSR", "the same class",
-        "its rows; only stored entries change, and those for one place are added first",
+        "rows only, with `zero=\"keep\"` and `nonfinite=\"propagate\"`; stored entries are scaled and "
+        "no others appear, those for one place are added first, those out of range do not "
+        "count; `jax.vmap` serves batch dimensions",
     ),
 )  # fmt: skip
 

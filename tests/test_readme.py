@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import l2multi as l2
+from l2multi import _containers
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -50,3 +51,8 @@ def test_table_of_peers():
     for cell, (dtype, size) in zip(cells, inputs, strict=True):
         unit = l2.normalize(np.array([3 * size, 4 * size], dtype))
         assert cell == ", ".join(f"{value:.3g}" for value in unit.tolist())
+
+
+def test_table_of_containers():
+    """It is the one that the table of containers makes: ``_containers.table()``."""
+    assert _containers.table() in README
