@@ -41,8 +41,7 @@ class Row(NamedTuple):
         """`x` as an array that a backend computes on, and the way back."""
         module = _modules.get(self.module)
         if module is None:
-            module = importlib.import_module(f"l2multi.containers.{self.module}")
-            _modules[self.module] = module
+            module = _modules[self.module] = importlib.import_module(self.module)
         opened: Opened = module.open(x, request)
         return opened
 
@@ -54,13 +53,19 @@ _modules: dict[str, Any] = {}
 # The first row that owns a value opens it.
 ROWS = (
     Row(
-        "masked array", ("numpy.ma.MaskedArray",), "masked", "numpy.ma.MaskedArray",
+        "masked array",
+        ("numpy.ma.MaskedArray",),
+        "l2multi.containers.masked",
+        "numpy.ma.MaskedArray",
         "masked array",
         "masked entries do not count and stay masked; the norm of a vector masked in full is "
         "masked",
     ),
     Row(
-        "NumPy array", ("numpy.ndarray",), "numpy_array", "numpy.ndarray",
+        "NumPy array",
+        ("numpy.ndarray",),
+        "l2multi.containers.numpy_array",
+        "numpy.ndarray",
         "array, laid out in memory as the input",
         "any strides, byte order and alignment, read-only and memory-mapped too; other subclasses "
         "come back as base arrays, but one with a unit or arithmetic of its own (astropy, unyt) is "
@@ -68,14 +73,21 @@ ROWS = (
     ),
     Row(
         "list or number",
-        ("builtins.list", "builtins.tuple", "builtins.bool", "builtins.int", "builtins.float",
-         "builtins.complex", "numpy.generic"),
-        "numbers", "lists, tuples and numbers", "NumPy array or scalar",
+        (
+            *(f"builtins.{name}" for name in ("list", "tuple", "bool", "int", "float", "complex")),
+            "numpy.generic",
+        ),
+        "l2multi.containers.numbers",
+        "lists, tuples and numbers",
+        "NumPy array or scalar",
         "by `numpy.asarray`; a list of tensors or of JAX arrays is a TypeError that says what to "
         "do (`l2multi.jax` takes JAX arrays in lists)",
     ),
     Row(
-        "JAX array", ("jax.Array",), "jax_array", "jax.Array",
+        "JAX array",
+        ("jax.Array",),
+        "l2multi.containers.jax_array",
+        "jax.Array",
         "JAX array, on its device",
         "with values or traced (`jit`, `vmap`, `grad`, ...), differentiable to any order; no "
         "`out=`",
@@ -83,12 +95,14 @@ ROWS = (
     Row(
         "sparse JAX matrix",
         ("jax.experimental.sparse.BCOO", "jax.experimental.sparse.BCSR"),
-        "jax_sparse", "BCOO and BCSR", "the same class",
-        "rows only, with `zero=\"keep\"` and `nonfinite=\"propagate\"`; stored entries are scaled and "
-        "no others appear, those for one place are added first, those out of range do not "
-        "count; `jax.vmap` serves batch dimensions",
+        "l2multi.containers.jax_sparse",
+        "BCOO and BCSR",
+        "the same class",
+        'rows only, with `zero="keep"` and `nonfinite="propagate"`; stored entries are scaled and '
+        "no others appear, those for one place are added first, those out of range do not count; "
+        "`jax.vmap` serves batch dimensions",
     ),
-)  # fmt: skip
+)
 
 
 _PLAIN = next(row for row in ROWS if row.name == "NumPy array")
