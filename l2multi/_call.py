@@ -32,7 +32,8 @@ class Call(NamedTuple):
 
 def validated(request: Request) -> Request:
     """A request whose keywords are right; what depends on `x` is looked at later."""
-    _contract.check_choice("zero", request.zero, _contract.ZERO)
+    if request.zero != "null":  # which some containers know
+        _contract.check_choice("zero", request.zero, _contract.ZERO)
     _contract.check_choice("nonfinite", request.nonfinite, _contract.NONFINITE)
     eps, keepdims, return_norm = request.eps, request.keepdims, request.return_norm
     if type(eps) is float and eps >= 0.0 and type(keepdims) is type(return_norm) is bool:
@@ -53,7 +54,9 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
     """Validate what `normalize` and `norm` have in common, and select the backend. For who will
     only `look` at the call, no values are moved."""
     array = opened.array
-    axes = known("axis", request.axis, _contract.normalize_axes, array.ndim)
+    if request.zero == "null" and not opened.has_nulls:
+        _contract.check_choice("zero", request.zero, _contract.ZERO)
+    axes = opened.axes(request)
     rule = _contract.rule(array.dtype)
     result, norm = rule.result, rule.norm
     if opened.library != "numpy" and result != rule.native:
@@ -97,9 +100,10 @@ def _target(call: Call, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[A
 
 
 def _refuse(call: Call, zero: str) -> None:
-    """Raise where a policy says so, before anything is written."""
+    """Raise where a policy says so, before anything is written; or find which vectors are to be
+    null."""
     nonfinite = call.request.nonfinite
-    if zero != "raise" and nonfinite != "raise":
+    if zero in ("keep", "nan") and nonfinite != "raise":
         return
     if call.backend.traced(call.x):
         given, use = 'zero="raise"', 'zero="keep" or "nan"'
@@ -109,6 +113,8 @@ def _refuse(call: Call, zero: str) -> None:
             f"{given} needs values; under tracing (jit, grad, vmap) there are none: use {use}"
         )
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
+    if zero == "null":
+        call.opened.make_null(_contract.are_zero(np.asarray(norms)))
     _contract.refuse(
         np.asarray(norms),
         lambda: np.asarray(call.backend.finite(call.x, call.axes)),

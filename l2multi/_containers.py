@@ -84,6 +84,19 @@ ROWS = (
         "do (`l2multi.jax` takes JAX arrays in lists)",
     ),
     Row(
+        "Arrow array",
+        (
+            "pyarrow.FixedSizeListArray",
+            "pyarrow.FixedShapeTensorArray",
+            "pyarrow.ChunkedArray",
+        ),
+        "l2multi.containers.arrow",
+        "Arrow fixed-size lists and tensors",
+        "the same Arrow type, chunks kept; norms as an Arrow array",
+        "each row is a vector; a null row stays null, a null element makes its row null, what lies "
+        'under a null never counts; also `zero="null"`; no `out=`',
+    ),
+    Row(
         "JAX array",
         ("jax.Array",),
         "l2multi.containers.jax_array",
@@ -115,9 +128,18 @@ class Opened:
     """
 
     has_fast_path = True  # whether a call is none but on `array`
+    has_nulls = False  # whether it can hold a null in place of a vector
 
     def __init__(self, array: Any, library: str) -> None:
         self.array, self.library = array, library
+
+    def axes(self, request: _contract.Request) -> tuple[int, ...]:
+        """The axes of `array` over which a vector extends, ascending."""
+        return known("axis", request.axis, _contract.normalize_axes, self.array.ndim)
+
+    def make_null(self, vectors: Any) -> None:
+        """Make vectors null, before `close`, where `has_nulls`."""
+        raise NotImplementedError
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
         """What a backend computes on, for vectors over these axes; for who will only `look`, an
@@ -156,7 +178,8 @@ class Moved(Opened):
 
     def __init__(self, owner: Opened, library: str) -> None:
         super().__init__(owner.array, library)
-        self.owner = owner
+        self.owner, self.has_nulls = owner, owner.has_nulls
+        self.axes, self.make_null = owner.axes, owner.make_null  # type: ignore[method-assign]
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
         x = _on_host(self.owner.values(axes, look), self.owner.library, copy=False)

@@ -48,9 +48,7 @@ class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
         """A copy or view of X as floating numbers, finite unless they may be what they like."""
         _contract.check_choice("nonfinite", self.nonfinite, _contract.NONFINITE)
         finite = self.nonfinite == "raise"
-        found: Array = validate_data(
-            self, X, reset=reset, dtype=_DTYPES, ensure_all_finite=finite, estimator=self
-        )
+        found: Array = validate_data(self, X, reset=reset, dtype=_DTYPES, ensure_all_finite=finite)
         return found
 
     def __sklearn_tags__(self) -> Any:
