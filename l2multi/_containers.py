@@ -97,6 +97,15 @@ ROWS = (
         'under a null never counts; also `zero="null"`; no `out=`',
     ),
     Row(
+        "Polars Series",
+        ("polars.Series",),
+        "l2multi.containers.polars_series",
+        "Polars Series of Array",
+        "a Series of the same name and type",
+        "as Arrow's; after `import l2multi.polars` also expressions, `pl.col(...).l2.normalize()`, "
+        "lazy and streaming",
+    ),
+    Row(
         "JAX array",
         ("jax.Array",),
         "l2multi.containers.jax_array",
@@ -169,6 +178,29 @@ class Opened:
     def moved(self, name: str, library: str) -> "Opened":
         """The same for the backend of this name, and of another library."""
         return Moved(self, library)
+
+
+class Inside(Opened):
+    """A value that holds another, which is opened in its place: what comes back is wrapped."""
+
+    has_fast_path = False
+
+    def __init__(self, inner: Opened) -> None:
+        super().__init__(inner.array, inner.library)
+        self.inner, self.has_nulls = inner, inner.has_nulls
+        # What backends are given is the inner value's.
+        self.axes, self.values = inner.axes, inner.values  # type: ignore[method-assign]
+        self.target, self.make_null = inner.target, inner.make_null  # type: ignore[method-assign]
+
+    def wrap(self, result: Any) -> Any:
+        """Unit vectors or norms of the inner value, as the owner holds them."""
+        raise NotImplementedError
+
+    def close(self, y: Any) -> Any:
+        return self.wrap(self.inner.close(y))
+
+    def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+        return self.wrap(self.inner.close_norms(norms, axes, keepdims))
 
 
 class Moved(Opened):

@@ -210,15 +210,15 @@ class L2Scaler(_Base):
         self.norms_ = np.broadcast_to(norms, X.shape[1:]).copy()
         return self
 
-    def transform(self, X: Any) -> Array:
+    def transform(self, X: Any) -> Any:
         """X over the norms, in the dtype of X if it is a floating one."""
         return self._scaled(X, np.divide, lambda x, root: x * self._up / root * self._down)
 
-    def inverse_transform(self, X: Any) -> Array:
+    def inverse_transform(self, X: Any) -> Any:
         """X times the norms."""
         return self._scaled(X, np.multiply, lambda x, root: x / self._down * root / self._up)
 
-    def _scaled(self, X: Any, one_step: Any, steps: Any) -> Array:
+    def _scaled(self, X: Any, one_step: Any, steps: Any) -> Any:
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         root, y = np.where(self._root == 0, 1.0, self._root), np.empty_like(X)

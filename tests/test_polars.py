@@ -1,0 +1,81 @@
+"""Polars: Series and expressions, by way of Arrow."""
+
+import numpy as np
+import pytest
+
+import l2multi as l2
+
+pl = pytest.importorskip("polars")
+pytest.importorskip("pyarrow")
+pytest.importorskip("l2multi.polars")
+
+KIND = pl.Array(pl.Float32, 2)
+FRAME = pl.DataFrame(
+    {"k": [1, 1, 2, 2, 2], "v": [[3, 4], None, [0, 0], [6, 8], [None, 4]]},
+    schema={"k": pl.Int8, "v": KIND},
+)
+UNIT = [np.float32([0.6, 0.8]).tolist(), None, [0.0, 0.0], np.float32([0.6, 0.8]).tolist(), None]
+NORMS = [5.0, None, 0.0, 10.0, None]
+
+
+def test_series():
+    """A Series of the same name and type; also a slice, and one of many chunks."""
+    x = FRAME["v"]
+    unit, norms = l2.normalize(x, return_norm=True)
+    assert unit.name == norms.name == "v"
+    assert unit.dtype == KIND
+    assert unit.to_list() == UNIT
+    assert norms.to_list() == NORMS
+    assert l2.is_normalized(unit).to_list() == [True, None, False, True, None]
+    assert l2.normalize(x[2:]).to_list() == UNIT[2:]
+    assert l2.norm(pl.concat([x, x[:1]], rechunk=False)).to_list() == [*NORMS, 5.0]
+    assert l2.normalize(x.clear()).dtype == KIND
+    assert l2.explain(x).backend == l2.explain(np.ones((5, 2), "f4")).backend
+    with pytest.raises(TypeError, match="x: "):
+        l2.normalize(pl.Series([1.0]))
+
+
+@pytest.mark.parametrize("engine", ["eager", "in-memory", "streaming"])
+def test_expressions(engine):
+    """The schema is known before, and is what comes."""
+    e = pl.col("v").l2
+    asked = {
+        "unit": e.normalize(), "null": e.normalize(zero="null"),
+        "norm": e.norm(), "known": e.is_normalized(),
+    }  # fmt: skip
+    lazy = FRAME.lazy().select(**asked)
+    got = FRAME.select(**asked) if engine == "eager" else lazy.collect(engine=engine)
+    assert got.schema == lazy.collect_schema()
+    assert got["unit"].to_list() == UNIT
+    assert got["null"].to_list() == [UNIT[0], None, None, UNIT[3], None]
+    assert got["norm"].to_list() == NORMS
+    assert got["known"].to_list() == [False, None, False, False, None]
+
+
+def test_groups():
+    got = FRAME.group_by("k", maintain_order=True).agg(pl.col("v").l2.norm())
+    assert got["v"].to_list() == [[5.0, None], [0.0, 10.0, None]]
+    assert FRAME.select(pl.col("v").l2.normalize().over("k"))["v"].to_list() == UNIT
+
+
+@pytest.mark.parametrize(
+    ("inner", "unit", "norm"),
+    [
+        (pl.Int16, pl.Float64, pl.Float64),
+        (pl.Float64, pl.Float64, pl.Float64),
+        *([(pl.Float16, pl.Float16, pl.Float32)] if hasattr(pl, "Float16") else []),
+    ],
+)
+def test_dtypes(inner, unit, norm):
+    frame = FRAME.select(pl.col("v").cast(pl.Array(inner, 2)))
+    got = frame.select(pl.col("v").l2.normalize(), n=pl.col("v").l2.norm())
+    assert got.schema == {"v": pl.Array(unit, 2), "n": norm}
+    assert got["n"].to_list() == NORMS
+
+
+def test_refusals():
+    for column in ("k",):
+        with pytest.raises(TypeError, match="polars type Int8 is not supported"):
+            FRAME.select(pl.col(column).l2.norm())
+    with pytest.raises(Exception, match="zero norm"):
+        FRAME.select(pl.col("v").l2.normalize(zero="raise"))
