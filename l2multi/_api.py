@@ -33,6 +33,7 @@ def normalize(
     return_norm: bool = False,
     backend: str | None = None,
     axis_name: None = None,
+    dim: Any = None,
 ) -> Any:
     """Scale vectors to unit Euclidean length: ``x / max(norm(x), eps)``.
 
@@ -80,6 +81,8 @@ def normalize(
     axis_name : None
         Anything else is refused: vectors that are split over a mesh of devices inside
         `jax.shard_map` are for `l2multi.jax.normalize`.
+    dim : str or tuple of str, optional
+        In place of `axis`, of arrays whose dimensions have names (`xarray.DataArray`).
 
     Returns
     -------
@@ -132,12 +135,12 @@ def normalize(
     if type(eps) is not float:
         eps = _call.size("eps", eps)
     path = _backends.fast_path(x, backend)
-    if path is not None:
+    if path is not None and dim is None:
         done = path.normalize(x, axis, eps, zero, nonfinite, out, dtype, return_norm)
         if done is not None:
             return done
     return _call.normalize(
-        x, Request(axis, eps, zero, nonfinite, False, out, dtype, return_norm, backend)
+        x, Request(axis, eps, zero, nonfinite, False, out, dtype, return_norm, backend, dim)
     )
 
 
@@ -151,6 +154,7 @@ def norm(
     dtype: Any = None,
     backend: str | None = None,
     axis_name: None = None,
+    dim: Any = None,
 ) -> Any:
     """Measure the Euclidean length of vectors: ``sqrt(sum(|x|**2))``.
 
@@ -177,6 +181,8 @@ def norm(
         As for `normalize`.
     axis_name : None
         Anything else is refused: `l2multi.jax.norm` takes it.
+    dim : str or tuple of str, optional
+        In place of `axis`, as for `normalize`.
 
     Returns
     -------
@@ -206,12 +212,12 @@ def norm(
     if axis_name is not None:
         raise _split("norm")
     path = _backends.fast_path(x, backend)
-    if path is not None:
+    if path is not None and dim is None:
         done = path.norm(x, axis, keepdims, nonfinite, out, dtype)
         if done is not None:
             return done
     return _call.norm(
-        x, Request(axis, 0.0, "keep", nonfinite, keepdims, out, dtype, False, backend)
+        x, Request(axis, 0.0, "keep", nonfinite, keepdims, out, dtype, False, backend, dim)
     )
 
 

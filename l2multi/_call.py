@@ -126,7 +126,7 @@ def _refuse(call: Call, zero: str) -> None:
 
 def _fast_path_now(opened: Opened, x: Any, request: Request) -> _backends.FastPath | None:
     """The fast path for what has become an array only now, such as a list."""
-    if opened.array is x or not opened.has_fast_path:
+    if opened.array is x or not opened.has_fast_path or request.dim is not None:
         return None
     return _backends.fast_path(opened.array, request.backend)
 
@@ -136,7 +136,7 @@ def normalize(x: Any, request: Request) -> Any:
     request = validated(request)
     opened = _containers.open(x, request)
     if (path := _fast_path_now(opened, x, request)) is not None:
-        _, eps, zero, nonfinite, _, out, dtype, return_norm, _ = request
+        _, eps, zero, nonfinite, _, out, dtype, return_norm, *_ = request
         done = path.normalize(
             opened.array, request.axis, eps, zero, nonfinite, out, dtype, return_norm
         )

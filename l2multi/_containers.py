@@ -53,6 +53,14 @@ _modules: dict[str, Any] = {}
 # The first row that owns a value opens it.
 ROWS = (
     Row(
+        "quantity",
+        ("pint.Quantity", "astropy.units.Quantity"),
+        "l2multi.containers.quantity",
+        "quantities of pint and astropy",
+        "unit vectors without a unit, norms with it",
+        "whatever holds their numbers; `eps` is in their unit",
+    ),
+    Row(
         "masked array",
         ("numpy.ma.MaskedArray",),
         "l2multi.containers.masked",
@@ -82,6 +90,14 @@ ROWS = (
         "NumPy array or scalar",
         "by `numpy.asarray`; a list of tensors or of JAX arrays is a TypeError that says what to "
         "do (`l2multi.jax` takes JAX arrays in lists)",
+    ),
+    Row(
+        "DataArray",
+        ("xarray.DataArray",),
+        "l2multi.containers.xarray_array",
+        "xarray.DataArray",
+        "DataArray with the same dimensions, coordinates, attributes and name",
+        'whatever holds its data; `dim="space"` or `axis="space"` names dimensions',
     ),
     Row(
         "Arrow array",
@@ -144,6 +160,8 @@ class Opened:
 
     def axes(self, request: _contract.Request) -> tuple[int, ...]:
         """The axes of `array` over which a vector extends, ascending."""
+        if request.dim is not None:
+            raise TypeError("dim: x has no dimensions with names, as those of xarray; use axis=")
         return known("axis", request.axis, _contract.normalize_axes, self.array.ndim)
 
     def make_null(self, vectors: Any) -> None:

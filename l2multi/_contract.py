@@ -59,6 +59,7 @@ class Request(NamedTuple):
     dtype: Any = None
     return_norm: bool = False
     backend: str | None = None
+    dim: Any = None
 
 
 class Rule(NamedTuple):
