@@ -157,12 +157,19 @@ class _Library(codegen.CPUCodeLibrary):
         for symbol in (*module.functions, *module.global_variables):
             if symbol.name != name and not symbol.is_declaration:
                 symbol.linkage = binding.Linkage.internal
-        for symbol in module.functions:
-            inlined = any(b"alwaysinline" in one for one in symbol.attributes)
-            if symbol.name != name and not symbol.is_declaration and not inlined:
-                symbol.add_function_attribute("noinline")
-        like = f' "tune-cpu"="{machine.aimed().like}"'
-        module = binding.parse_assembly(re.sub(r"(?<=\n)define .*\)", rf"\g<0>{like}", str(module)))
+        apart = {
+            symbol.name
+            for symbol in module.functions
+            if symbol.name != name and not any(b"alwaysinline" in a for a in symbol.attributes)
+        }
+
+        def with_attributes(found: re.Match[str]) -> str:
+            told = " noinline" if found[1] in apart else ""
+            return f'{found[0]}{told} "tune-cpu"="{machine.aimed().like}"'
+
+        # In text: up to 0.44 llvmlite gives attributes to the return value.
+        text = re.sub(r'(?<=\n)define .*?@"?([^"(]+)"?\(.*\)', with_attributes, str(module))
+        module = binding.parse_assembly(text)
         # Once, with all inlined: done to each function before and after, as Numba does, that takes
         # four times as long and makes twice the code, which is no faster. Vectors are there by now.
         module.data_layout = str(self._codegen.target_data)
