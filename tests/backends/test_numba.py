@@ -21,10 +21,11 @@ from l2multi.backends.numba import (
     _run,
     _threads,
     build,
-    entries,
-    launch,
+    descriptor,
+    kernels,
     loader,
-    records,
+    plan,
+    threads,
 )  # fmt: skip
 from tests import cases, modes
 from tests.processes import run
@@ -87,7 +88,7 @@ def test_threads(layer: str) -> None:
 @pytest.mark.stress
 @pytest.mark.parametrize("layer", ["default", "workqueue", "omp"])
 def test_fork(layer: str) -> None:
-    """A child forked before and after the parent's first launch."""
+    """A child forked before and after the parent's first threads."""
     run(after(FORK) + "\nchild()\nwork()\nchild()\n", NUMBA_THREADING_LAYER=layer)
 
 
@@ -154,7 +155,7 @@ def test_fork_from_a_foreign_user_of_openmp() -> None:
 
 @pytest.mark.stress
 def test_process_pool() -> None:
-    """Workers of a pool, forked after the parent's first launch."""
+    """Workers of a pool, forked after the parent's first threads."""
     script = """
     import concurrent.futures, multiprocessing
     work()
@@ -185,13 +186,13 @@ print(l2.explain(x, backend='numba').threads)
 def test_large_calls_launch() -> None:
     """Whatever layer Numba's own parallel loops use."""
     for layer in ("omp", "workqueue"):
-        most = min(launch.paid(400_000), launch._allowed(), launch.cores())
+        most = min(threads.paid(400_000), threads._allowed(), threads.cores())
         assert int(run(after(SETTLED), NUMBA_THREADING_LAYER=layer)) == most
 
 
 @pytest.mark.stress
 def test_a_forked_child_works_alone() -> None:
-    """Its helpers are its parent's, even where another thread is in the midst of a launch."""
+    """Its helpers are its parent's, even where another thread is in the midst of a threads."""
     script = """
     stop = threading.Event()
     def launches():
@@ -213,8 +214,8 @@ def test_a_forked_child_works_alone() -> None:
 
 
 SEVEN = """
-from l2multi.backends.numba import launch
-launch.pretend(7)
+from l2multi.backends.numba import threads
+threads.pretend(7)
 """
 
 
@@ -288,7 +289,7 @@ def test_small_stacks() -> None:
 def test_force_in_threads_that_overlap() -> None:
     """When the last has left, the short way is back."""
     before = _backends.fast_paths
-    one, two = launch.force("parallel"), launch.force("parallel")
+    one, two = threads.force("parallel"), threads.force("parallel")
     one.__enter__()
     context = contextvars.copy_context()
     context.run(two.__enter__)
@@ -301,19 +302,19 @@ def test_force_in_threads_that_overlap() -> None:
 def test_force() -> None:
     """The block decides, and ends."""
     few = np.ones((2, 4), np.float32)
-    many = np.ones((2, launch.PARALLEL), np.float32)
-    with launch.force("parallel"):
+    many = np.ones((2, threads.PARALLEL), np.float32)
+    with threads.force("parallel"):
         most = l2.explain(few, backend="numba").threads
         assert most == _threads()
     assert l2.explain(many, backend="numba").threads == min(most, 2)
-    with launch.force("serial"):
+    with threads.force("serial"):
         assert l2.explain(many, backend="numba").threads == 1
     assert l2.explain(few, backend="numba").threads == 1
-    with pytest.raises(ValueError, match="'serial' or 'parallel'"), launch.force("no"):
+    with pytest.raises(ValueError, match="'serial' or 'parallel'"), threads.force("no"):
         pass
 
 
-@pytest.mark.parametrize("name", sorted(entries.WORKERS))
+@pytest.mark.parametrize("name", sorted(kernels.WORKERS))
 def test_wide_registers(name: str) -> None:
     """The machine code computes in the widest registers that LLVM uses on this machine."""
     import llvmlite.binding as llvm
@@ -341,19 +342,19 @@ def test_kernels_by_layout() -> None:
     assert "rows" in l2.explain(x[::2], backend="numba").kernel
     assert "columns" in l2.explain(x, 1, backend="numba").kernel
     assert "columns" in l2.explain(np.asfortranarray(x), backend="numba").kernel
-    assert "packed" in l2.explain(x[..., ::2], backend="numba").kernel
-    assert "slabs" in l2.explain(x[..., 4:].copy(), 1, backend="numba").kernel
+    assert "gathered" in l2.explain(x[..., ::2], backend="numba").kernel
+    assert "narrow_columns" in l2.explain(x[..., 4:].copy(), 1, backend="numba").kernel
     assert "columns" in l2.explain(x[..., 4:], 1, backend="numba").kernel
-    assert "packed" in l2.explain(x, (0, 2), backend="numba").kernel
-    assert "runs" in l2.explain(x[..., 2:18], (0, 2), backend="numba").kernel
-    assert "runs" in l2.explain(x[..., 4:].astype("c8"), (0, 2), backend="numba").kernel
-    assert "packed" in l2.explain(x[..., 2:18].astype(">f4"), (0, 2), backend="numba").kernel
-    assert "runs" in l2.explain(np.ones((2, 3, 257), "f4"), (0, 2), backend="numba").kernel
-    assert "packed" in l2.explain(x.astype(">f4"), backend="numba").kernel
-    assert "bundles" in l2.explain(x[..., :16], backend="numba").kernel
+    assert "gathered" in l2.explain(x, (0, 2), backend="numba").kernel
+    assert "segmented" in l2.explain(x[..., 2:18], (0, 2), backend="numba").kernel
+    assert "segmented" in l2.explain(x[..., 4:].astype("c8"), (0, 2), backend="numba").kernel
+    assert "gathered" in l2.explain(x[..., 2:18].astype(">f4"), (0, 2), backend="numba").kernel
+    assert "segmented" in l2.explain(np.ones((2, 3, 257), "f4"), (0, 2), backend="numba").kernel
+    assert "gathered" in l2.explain(x.astype(">f4"), backend="numba").kernel
+    assert "short_rows" in l2.explain(x[..., :16], backend="numba").kernel
     assert "rows" in l2.explain(x[0, :, :16], backend="numba").kernel
     # Columns longer than there is room for are no columns.
-    for rows, kernel in ((records.ROWS_MOST - 1, "columns"), (records.ROWS_MOST, "packed")):
+    for rows, kernel in ((plan.COLUMNS_MOST - 1, "columns"), (plan.COLUMNS_MOST, "gathered")):
         fake = as_strided(x, (rows, 20), (0, 4), writeable=False)
         assert kernel in l2.explain(fake, 0, backend="numba").kernel
 
@@ -541,15 +542,15 @@ def test_columns_without_memory() -> None:
     import numpy as np, l2multi as l2
     from llvmlite import ir
     from numba import types
-    from l2multi.backends.numba import shipped, simd
-    external, asked = simd.external, []
+    from l2multi.backends.numba import cabi, compiler, lanes, shipped
+    external, asked = cabi.external, []
     def none_left(name, *kinds):
         if name != "malloc":
             return external(name, *kinds)
         asked.append(name)
-        zero = ir.Constant(simd.I64, 0)
-        return simd.primitive(types.intp, types.intp)(lambda builder, size: zero)
-    simd.external = none_left
+        zero = ir.Constant(lanes.I64, 0)
+        return compiler.primitive(types.intp, types.intp)(lambda builder, size: zero)
+    cabi.external = none_left
     shipped.FOLDER = ""  # so that the kernel is made here
     x = np.random.default_rng(0).standard_normal((9000, 200)).astype("f4")
     want = l2.normalize(x, 0, backend="numpy")
@@ -572,14 +573,14 @@ def test_norms_of_nan_have_one_bit_pattern(dtype: str) -> None:
 def test_columns_in_place_by_one_thread() -> None:
     """Small ones; and what `explain` says of them. Larger ones by several give the same."""
     x = np.random.default_rng(4).standard_normal((4100, 256)).astype("f4")
-    assert launch.PARALLEL < x[:1000].size <= launch.IN_PLACE < x.size
+    assert threads.PARALLEL < x[:1000].size <= threads.IN_PLACE < x.size
     for a in (x[:1000], x):
         want = l2.normalize(a, 0, backend="numpy")
         several = l2.explain(a, 0, backend="numba").threads
         in_place = l2.explain(a, 0, out=a, backend="numba").threads
-        assert in_place == (1 if a.size <= launch.IN_PLACE else several)
+        assert in_place == (1 if a.size <= threads.IN_PLACE else several)
         for how in ("serial", "parallel"):
-            with launch.force(how):
+            with threads.force(how):
                 b = a.copy()
                 assert l2.normalize(b, 0, out=b, backend="numba").tobytes() == want.tobytes()
         b = a.copy()
@@ -602,8 +603,8 @@ def test_unpickled_arrays_change_nothing() -> None:
 def ready(x: np.dtype[Any], y: np.dtype[Any] | None = None) -> Any:
     """The short way, with all kernels of a pair of dtypes linked."""
     pair = _own(x) if y is None else _pair(x, y)
-    loader.address(("short",))
-    for name in records.WAYS:
+    loader.address(("fast_call",))
+    for name in descriptor.WORKERS:
         pair.worker(name)
     return pair.short
 
@@ -637,7 +638,7 @@ def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
     room = (rng.standard_normal((6, 40, 3, 20)) * 40).astype(dtype)
     pair = _own(room.dtype)
     short = ready(room.dtype)
-    addresses = list(pair.bound[: len(records.WAYS)])
+    addresses = list(pair.bound[: len(descriptor.WORKERS)])
     for _ in range(200):
         x = room.transpose(rng.permutation(4))
         cuts = [slice(None, None, rng.choice([1, 1, 1, -1, 2])) for _ in range(4)]
@@ -654,7 +655,7 @@ def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
         ascending = axes if axis is axes else (axis % 4,)
         name = _plan(x, y, norms, ascending, pair)[0]
         for way, address in enumerate(addresses):
-            pair.bound[way] = address if records.WAYS[way] == name else 0
+            pair.bound[way] = address if descriptor.WORKERS[way] == name else 0
         try:
             plain = np.empty(x.shape, pair.y)
             assert short(x, plain, norms, 0.0, axis, True, False) is (
@@ -662,7 +663,7 @@ def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
             )
             assert short(x, y, norms, 0.0, axis, False, False)
         finally:
-            pair.bound[: len(records.WAYS)] = addresses
+            pair.bound[: len(descriptor.WORKERS)] = addresses
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
         y[...] = 7
@@ -761,21 +762,21 @@ def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
         x[:2] *= 1e200
     y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
     pair = _Pair(x.dtype, x.dtype)
-    assert all(map(loader.address, (("short",), ("team",), ("helper",))))
+    assert all(map(loader.address, (("fast_call",), ("parallel_for",), ("helper",))))
     assert not pair.short(x, y, norms, 0.0, -1, True, False)
     pair.worker("rows")
     parts = shape[1] * pair.source.parts
-    served = parts > LANES and (parts < 2 * records.SPLIT or _threads() == 1)
+    served = parts > LANES and (parts < 2 * plan.SPLIT or _threads() == 1)
     assert pair.short(x, y, norms, 0.0, -1, True, False) == served
     assert served or (y == 1).all()
-    with launch.force("parallel"):
+    with threads.force("parallel"):
         _run(pair, x, np.ones_like(x), None, (1,), 0.0, 1.0)
     assert pair.short(x, y, norms, 0.0, -1, True, False)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     assert y.tobytes() == want.tobytes()
     assert norms.tobytes() == np.asarray(lengths).tobytes()
-    if parts >= 2 * records.SPLIT:
-        long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
+    if parts >= 2 * plan.SPLIT:
+        long = np.ones((1, plan.SPLIT * (plan.PARTS_MOST + 1)), x.dtype)
         alone = _threads() == 1
         assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
 

@@ -48,8 +48,8 @@ def test_what_ships_is_here() -> None:
     """This installation has been built with all its kernels, each of which can be linked."""
     found = shipped.file_for(machine.here().name)
     assert not isinstance(found, str), found
-    assert set(found.places) == set(shipped.UNITS)
-    assert loader.available(*shipped.UNITS)
+    assert set(found.places) == set(shipped.KEYS)
+    assert loader.available(*shipped.KEYS)
 
 
 def test_sources_are_all_that_is_imported() -> None:
@@ -120,7 +120,7 @@ def test_asking_makes_nothing(tmp_path: Path) -> None:
     assert "numba" not in sys.modules or not os.path.exists(os.environ["L2MULTI_CACHE_DIR"])
     """
     told = cold(script, L2MULTI_CACHE_DIR=str(tmp_path / "cache"))
-    assert f"{len(shipped.UNITS)} for {machine.here().name}" in told
+    assert f"{len(shipped.KEYS)} for {machine.here().name}" in told
     assert not (tmp_path / "cache").exists()
 
 
@@ -560,8 +560,8 @@ def test_the_instructions_of_each_level(level: str, tmp_path: Path) -> None:
     level, folder = os.environ["LEVEL"], os.environ["FOLDER"]
     machine.aim(level)
     for unit in (
-        ("columns", "float16", "float16"), ("bundles", "bfloat16", "bfloat16"),
-        ("runs", "float32", "float32"), ("packed", "float64", "float64"),
+        ("columns", "float16", "float16"), ("short_rows", "bfloat16", "bfloat16"),
+        ("segmented", "float32", "float32"), ("gathered", "float64", "float64"),
         ("rows", "uint64", "float64"), ("rows", "int8", "float64"),
     ):
         with open(os.path.join(folder, "-".join(unit) + ".o"), "wb") as file:
@@ -613,7 +613,7 @@ def test_the_fast_path_checks_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> 
             elif what == "error":
                 patch.setattr(fast_call, "_as_expected", lambda a: 1 / 0)
             else:
-                patch.setattr(fast_call.records, "HEAD", 32)
+                patch.setattr(fast_call.descriptor, "HEAD", 32)
             assert not fast_call.usable()
     fast_call.usable.cache_clear()
     assert fast_call.usable()

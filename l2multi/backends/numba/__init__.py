@@ -16,7 +16,7 @@ import numpy as np
 from l2multi import _contract, _registry
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
-from l2multi.backends.numba import fast_call, launch, loader, machine, records, shipped
+from l2multi.backends.numba import descriptor, fast_call, loader, machine, plan, shipped, threads
 from l2multi.backends.numba.fast_path import FastPath, hashable
 
 if importlib.util.find_spec("llvmlite") is None:  # which comes with Numba
@@ -87,17 +87,17 @@ class _Pair:
         self.norm = rule.norm
         self.table_x = self.source.decode.ctypes.data
         self.table_y = self.target.encode.ctypes.data
-        self.bound = np.zeros(records.SHORT, np.int64)  # what `short` is bound to
+        self.bound = np.zeros(descriptor.PAIR_SIZE, np.int64)  # what `short` is bound to
         self._short: Callable[..., bool | None] | None = None
 
-    def unit(self, name: str) -> shipped.Unit:
+    def key(self, name: str) -> shipped.Key:
         """The worker of this name, for these dtypes."""
         return (name, self.source.kind, self.target.kind)
 
     def worker(self, name: str) -> int:
         """The address of a worker, whatever it takes to get it; the short way knows it from now."""
-        found = loader.address(self.unit(name))
-        self.bound[records.WAYS.index(name)] = found
+        found = loader.address(self.key(name))
+        self.bound[descriptor.WORKERS.index(name)] = found
         return found
 
     @property
@@ -110,40 +110,40 @@ class _Pair:
         if self._short is not None:
             return self._short
         for slot, value in (
-            (records.TYPE_X, id(self.x)),
-            (records.TYPE_Y, id(self.y)),
-            (records.SIZE_X, self.x.itemsize),
-            (records.SIZE_Y, self.y.itemsize),
-            (records.SHORT_PARTS, self.source.parts),
-            (records.SHORT_TABLE_X, self.table_x),
-            (records.SHORT_TABLE_Y, self.table_y),
-            (records.SHORT_RISKY, self.source.kind == "float64"),
-            (records.SHORT_THREADS, id(_limit)),
-            (records.SHORT_POOL, launch.pool()),
+            (descriptor.TYPE_X, id(self.x)),
+            (descriptor.TYPE_Y, id(self.y)),
+            (descriptor.SIZE_X, self.x.itemsize),
+            (descriptor.SIZE_Y, self.y.itemsize),
+            (descriptor.PAIR_PARTS, self.source.parts),
+            (descriptor.PAIR_TABLE_X, self.table_x),
+            (descriptor.PAIR_TABLE_Y, self.table_y),
+            (descriptor.PAIR_RESCALING, self.source.kind == "float64"),
+            (descriptor.PAIR_THREADS, id(_limit)),
+            (descriptor.PAIR_POOL, threads.pool()),
         ):
             self.bound[slot] = value
-        self._short = fast_call.function(loader.address(_SHORT), self.bound, (self, _limit))
+        self._short = fast_call.function(loader.address(_FAST_CALL), self.bound, (self, _limit))
         return self._short
 
 
 # Load-once caches.
 _pairs: dict[tuple[Any, Any], _Pair] = {}
 _paths: dict[np.dtype[Any], FastPath] = {}
-_functions: dict[shipped.Unit, Any] = {}
+_functions: dict[shipped.Key, Any] = {}
 
 # A call's record, without what only `split` asks for, and the length of that.
-_RECORD = struct.Struct(f"={records.EPS}q2d{records.PART_SUM - records.TOTAL}q")
+_RECORD = struct.Struct(f"={descriptor.EPS}q2d{descriptor.PART_SUM - descriptor.TOTAL}q")
 
-_SHORT, _TEAM, _HELPER, _SPLIT = ("short",), ("team",), ("helper",), ("split",)
-_FOREIGN = ("foreign",)
+_FAST_CALL, _PARALLEL_FOR, _HELPER = ("fast_call",), ("parallel_for",), ("helper",)
+_LONG_ROWS, _XLA_FFI = ("long_rows",), ("xla_ffi",)
 
 
-def _function(unit: shipped.Unit, arguments: int) -> Any:
+def _function(key: shipped.Key, arguments: int) -> Any:
     """A compiled function of so many addresses or numbers, which lets go of Python's lock."""
-    found = _functions.get(unit)
+    found = _functions.get(key)
     if found is None:
         prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * arguments)
-        found = _functions[unit] = prototype(loader.address(unit))
+        found = _functions[key] = prototype(loader.address(key))
     return found
 
 
@@ -171,24 +171,24 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) 
     """Why a call that may go elsewhere should, this time: LLVM is being imported, or there is no
     kernel and nothing that could make it."""
     # Policies and float32 norms of a float64 result are measured by the input's own pair.
-    pairs = {pair.unit("rows"): pair for pair in (_pair(x.dtype, result), _own(x.dtype))}
-    units = [pair.unit(_way(x, axes, pair)) for pair in pairs.values()]
-    if loader.linked(*units):
+    pairs = {pair.key("rows"): pair for pair in (_pair(x.dtype, result), _own(x.dtype))}
+    keys = [pair.key(_way(x, axes, pair)) for pair in pairs.values()]
+    if loader.linked(*keys):
         return None
-    if (why := loader.failure(*units)) is not None:
+    if (why := loader.failure(*keys)) is not None:
         return why
     if look:
         return machine.trouble()
     if _registry.asking.get():
-        found = (x.size >= WAIT or loader.started()) and loader.available(*units)
+        found = (x.size >= WAIT or loader.started()) and loader.available(*keys)
         return None if found else "no kernel is made ready for who only asks"
-    if x.size < WAIT and loader.link_soon(*units, _SHORT):
+    if x.size < WAIT and loader.link_soon(*keys, _FAST_CALL):
         return "its kernel is being linked"
     try:
-        for unit in units:
-            loader.address(unit)
+        for key in keys:
+            loader.address(key)
     except ImportError as error:
-        return loader.failure(*units) or str(error)
+        return loader.failure(*keys) or str(error)
     return None
 
 
@@ -210,7 +210,7 @@ def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | N
     pair = _pair(dtype, result)
     if pair.source.swap or not fast_call.usable():
         return None
-    if _registry.asking.get() and not loader.linked(_SHORT):
+    if _registry.asking.get() and not loader.linked(_FAST_CALL):
         return None
     try:
         return pair.short
@@ -220,7 +220,7 @@ def short(dtype: np.dtype[Any], result: np.dtype[Any]) -> Callable[..., bool | N
 
 def check() -> None:
     """Raise an ImportError if there is no kernel, and nothing to compile one with."""
-    loader.check(_SHORT)
+    loader.check(_FAST_CALL)
 
 
 def report() -> dict[str, str]:
@@ -230,13 +230,13 @@ def report() -> dict[str, str]:
 
 # For XLA: workers by what is to be done, and their slots in the table.
 _FOR_XLA = {
-    "rows": {"rows": records.FOREIGN_ROWS, "bundles": records.FOREIGN_BUNDLES},
-    "turn": {"turn": records.FOREIGN_TURN},
+    "rows": {"rows": descriptor.XLA_ROWS, "short_rows": descriptor.XLA_SHORT_ROWS},
+    "jvp": {"jvp": descriptor.XLA_JVP},
 }
 
 
-def _for_xla(pair: _Pair, work: str) -> tuple[shipped.Unit, ...]:
-    return (_FOREIGN, _TEAM, _HELPER, *map(pair.unit, _FOR_XLA[work]))
+def _for_xla(pair: _Pair, work: str) -> tuple[shipped.Key, ...]:
+    return (_XLA_FFI, _PARALLEL_FOR, _HELPER, *map(pair.key, _FOR_XLA[work]))
 
 
 def ready_for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> bool:
@@ -251,26 +251,26 @@ def known_to_xla(x: np.dtype[Any], y: np.dtype[Any]) -> bool:
 
 
 def _known_to_xla(pair: _Pair) -> bool:
-    return {pair.source.kind, pair.target.kind} <= set(records.FOREIGN_KINDS)
+    return {pair.source.kind, pair.target.kind} <= set(descriptor.XLA_KINDS)
 
 
 def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | None:
     """For programs that XLA compiles for the CPU: the address of the handler, and the number of the
-    kernels that take `x` to `y`; `work` is "rows" or, for their derivative, "turn". None where
+    kernels that take `x` to `y`; `work` is "rows" or, for their derivative, "jvp". None where
     there is no such kernel."""
     pair = _pair(x, y)
     if not _known_to_xla(pair):
         return None
-    first, second = map(records.FOREIGN_KINDS.index, (pair.source.kind, pair.target.kind))
-    number = first * len(records.FOREIGN_KINDS) + second
+    first, second = map(descriptor.XLA_KINDS.index, (pair.source.kind, pair.target.kind))
+    number = first * len(descriptor.XLA_KINDS) + second
     try:
         handler, team, helper, *workers = map(loader.address, _for_xla(pair, work))
     except ImportError:
         return None
-    launch.open_pool(team, helper)
-    sizes = {records.FOREIGN_READ: pair.source.size, records.FOREIGN_WRITE: pair.target.size}
+    threads.open_pool(team, helper)
+    sizes = {descriptor.XLA_READ: pair.source.size, descriptor.XLA_WRITE: pair.target.size}
     slots = dict(zip(_FOR_XLA[work].values(), workers, strict=True))
-    launch.open_foreign(number, slots | sizes)
+    threads.open_foreign(number, slots | sizes)
     return handler, number
 
 
@@ -280,15 +280,15 @@ def warm(dtypes: Iterable[np.dtype[Any]], result: np.dtype[Any] | None) -> tuple
     many were compiled, and how many a later process will not find.
     """
     pairs = [_own(dtype) if result is None else _pair(dtype, result) for dtype in dtypes]
-    units: dict[shipped.Unit, None] = dict.fromkeys((name,) for name in shipped.LAUNCHERS)
-    units |= dict.fromkeys(pair.unit(name) for pair in pairs for name in records.WAYS)
-    turns = (pair.unit("turn") for pair in pairs)
-    units |= dict.fromkeys(unit for unit in turns if unit in shipped.UNITS)
+    keys: dict[shipped.Key, None] = dict.fromkeys((name,) for name in shipped.SHARED)
+    keys |= dict.fromkeys(pair.key(name) for pair in pairs for name in descriptor.WORKERS)
+    jvps = (pair.key("jvp") for pair in pairs)
+    keys |= dict.fromkeys(key for key in jvps if key in shipped.KEYS)
     compiled = 0
-    for unit in units:
-        compiled += not loader.available(unit)
-        loader.address(unit)
-    return len(units), compiled, sum(not loader.kept(unit) for unit in units)
+    for key in keys:
+        compiled += not loader.available(key)
+        loader.address(key)
+    return len(keys), compiled, sum(not loader.kept(key) for key in keys)
 
 
 def busy() -> bool:
@@ -300,7 +300,7 @@ def machine_code() -> dict[str, str]:
     """The assembly of the kernels linked by now, for who watches it; compiles each again."""
     from l2multi.backends.numba import build
 
-    return {" ".join(unit): build.assembly(unit) for unit in loader.workers()}
+    return {" ".join(key): build.assembly(key) for key in loader.workers()}
 
 
 def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:
@@ -317,13 +317,13 @@ def _way(x: Array, axes: tuple[int, ...], pair: _Pair, y: Array | None = None) -
 def _limit() -> int:
     """How many threads a call of any size may use, but for its thread's cores; who only asks has
     those that are there."""
-    most = launch.limit(_ready_team)
-    return min(most, launch.helpers() + 1) if _registry.asking.get() else most
+    most = threads.limit(_ready_team)
+    return min(most, threads.helpers() + 1) if _registry.asking.get() else most
 
 
 def _threads() -> int:
     """How many threads a call of any size may use."""
-    cores = launch.cores()
+    cores = threads.cores()
     return min(cores, _limit()) if cores > 1 else 1
 
 
@@ -331,23 +331,23 @@ def _threads_for(
     name: str, x: Array, y: Array | None, ready: Callable[[], bool] | None = None
 ) -> int:
     """How many threads this call uses at most."""
-    paid = launch.paid(x.size)
-    if name == "columns" and y is not None and x.size <= launch.IN_PLACE:
+    paid = threads.paid(x.size)
+    if name == "columns" and y is not None and x.size <= threads.IN_PLACE:
         paid = 1 if _address(x) == _address(y) else paid
-    if paid == 1 and not launch.forced():
+    if paid == 1 and not threads.forced():
         return 1
-    most = launch.threads(ready) if ready else _threads()
-    return most if launch.forced() else min(paid, most)
+    most = threads.threads(ready) if ready else _threads()
+    return most if threads.forced() else min(paid, most)
 
 
 def _ready_team() -> bool:
     """Whether threads can be launched."""
-    if launch.is_open():
+    if threads.is_open():
         return True
-    if _registry.asking.get() and not loader.available(_TEAM, _HELPER):
+    if _registry.asking.get() and not loader.available(_PARALLEL_FOR, _HELPER):
         return False
     try:
-        launch.open_pool(loader.address(_TEAM), loader.address(_HELPER))
+        threads.open_pool(loader.address(_PARALLEL_FOR), loader.address(_HELPER))
     except ImportError:  # no POSIX threads here
         return False
     return True
@@ -355,8 +355,8 @@ def _ready_team() -> bool:
 
 def _ready_split(pair: _Pair) -> bool:
     try:
-        for unit in (_SPLIT, pair.unit("part_sum"), pair.unit("part_scale")):
-            loader.address(unit)
+        for key in (_LONG_ROWS, pair.key("part_sum"), pair.key("part_scale")):
+            loader.address(key)
     except ImportError:
         return False
     return True
@@ -372,7 +372,7 @@ def normalize(
     dtype: np.dtype[Any],
     norm_dtype: np.dtype[Any] | None,
 ) -> tuple[Array, Any]:
-    """The unit vectors, and the norms where asked for."""
+    """The key vectors, and the norms where asked for."""
     y = np.empty_like(x, dtype=dtype, subok=False) if out is None else out
     norms = None
     if norm_dtype is not None:
@@ -436,29 +436,29 @@ def _run(
             n, at_tables, len(inner),
             at_tables + tables.itemsize * len(inner[0]) * len(inner), len(batch),
             pair.source.parts, pair.source.swap, tiles,
-            records.GROUPS if name == "columns" else 1, pair.table_x, pair.table_y,
-            eps, zero_root, x.size, launch.pool(), threads,
+            plan.GROUPS if name == "columns" else 1, pair.table_x, pair.table_y,
+            eps, zero_root, x.size, threads.pool(), threads,
         ),
     )  # fmt: skip
-    if name in ("columns", "slabs", "bundles"):
+    if name in ("columns", "narrow_columns", "short_rows"):
         count = count // batch[-1][0] * tiles
     parts = n * pair.source.parts
     worker = pair.worker(name)
     if threads == 1:
-        _function(pair.unit(name), 3)(0, count, record.buffer_info()[0])
+        _function(pair.key(name), 3)(0, count, record.buffer_info()[0])
     elif (
-        name == "rows" and count < 2 * threads and parts >= 2 * records.SPLIT and _ready_split(pair)
+        name == "rows" and count < 2 * threads and parts >= 2 * plan.SPLIT and _ready_split(pair)
     ):
-        scratch = np.empty((parts // records.SPLIT + 1, LANES))
+        scratch = np.empty((parts // plan.SPLIT + 1, LANES))
         told = (
             pair.worker("part_sum"), pair.worker("part_scale"),
             pair.source.kind == "float64", _address(scratch),
         )  # fmt: skip
-        record.extend((*told, *[0] * (records.CALL - records.PART_SUM - len(told))))
-        _function(_SPLIT, 2)(count, record.buffer_info()[0])
-        pair.bound[records.SHORT_SPLIT] = loader.address(_SPLIT)
+        record.extend((*told, *[0] * (descriptor.CALL_SIZE - descriptor.PART_SUM - len(told))))
+        _function(_LONG_ROWS, 2)(count, record.buffer_info()[0])
+        pair.bound[descriptor.PAIR_LONG_ROWS] = loader.address(_LONG_ROWS)
     else:
-        _function(_TEAM, 3)(worker, count, record.buffer_info()[0])
+        _function(_PARALLEL_FOR, 3)(worker, count, record.buffer_info()[0])
 
 
 def _address(a: Array) -> int:
@@ -496,22 +496,22 @@ def _planned(
     n = math.prod(row[0] for row in inner)
     batch = _joined(batch) or [(1, 0, 0, 0)]
     inner = _joined(inner) or [(1, read, write)]
-    name = "packed"
+    name = "gathered"
     near = inner[-1][1:] == (read, write)
     beside = [k for k, row in enumerate(batch) if row[1:3] == (read, write)]
     if swap:
         pass
     elif len(inner) > 1:
         run = inner[-1][0] * parts
-        if near and (run % LANES == 0 or run >= records.LONG_RUN):
-            name = "runs"
+        if near and (run % LANES == 0 or run >= plan.LONG_SEGMENT):
+            name = "segmented"
     elif near:
-        name = "bundles" if n * parts <= LANES <= batch[-1][0] else "rows"
-    elif parts == 1 and beside and n < records.ROWS_MOST:
+        name = "short_rows" if n * parts <= LANES <= batch[-1][0] else "rows"
+    elif parts == 1 and beside and n < plan.COLUMNS_MOST:
         batch.append(batch.pop(beside[0]))
         width = batch[-1][0]
         alone = width <= LANES and inner[0][1:] == (width * read, width * write)
-        name = "slabs" if alone else "columns"
+        name = "narrow_columns" if alone else "columns"
     return name, n, inner, batch
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from l2multi.backends.numba import records
+from l2multi.backends.numba import descriptor
 
 FastCall = Callable[..., bool | None]
 
@@ -37,14 +37,14 @@ def function(address: int, bound: Any, owners: Any) -> FastCall:
     """The compiled function at an address, bound to the int64 array that it reads (see `records`),
     which holds addresses in `owners`."""
     for slot, value in (
-        (records.TYPE_SINGLE, _SINGLE),
-        (records.TYPE_DOUBLE, _DOUBLE),
-        (records.NONE, None),
-        (records.TRUE, True),
-        (records.FALSE, False),
-        (records.INT, int),
-        (records.TUPLE, tuple),
-        (records.FLOAT, float),
+        (descriptor.TYPE_SINGLE, _SINGLE),
+        (descriptor.TYPE_DOUBLE, _DOUBLE),
+        (descriptor.NONE, None),
+        (descriptor.TRUE, True),
+        (descriptor.FALSE, False),
+        (descriptor.INT, int),
+        (descriptor.TUPLE, tuple),
+        (descriptor.FLOAT, float),
     ):
         bound[slot] = id(value)
     definition = _MethodDef(b"short", address, _METH_FASTCALL, None)
@@ -65,10 +65,10 @@ def usable() -> bool:
         return (
             sys.implementation.name == "cpython"
             and sys.byteorder == "little"
-            and object.__basicsize__ == records.HEAD
+            and object.__basicsize__ == descriptor.HEAD
             and _as_expected(np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2])
             and all(_slot(id(v), -1) == id(type(v)) for v in (2.5, 3, (1, 2)))
-            and ctypes.c_double.from_address(id(half := 0.5) + records.HEAD).value == half
+            and ctypes.c_double.from_address(id(half := 0.5) + descriptor.HEAD).value == half
         )
     except Exception:  # whatever else is not as expected
         return False
@@ -76,7 +76,7 @@ def usable() -> bool:
 
 def _slot(address: int, index: int) -> int:
     """An int64 of an object, counted from where the fields of its own begin."""
-    return ctypes.c_int64.from_address(address + records.HEAD + 8 * index).value
+    return ctypes.c_int64.from_address(address + descriptor.HEAD + 8 * index).value
 
 
 def _as_expected(a: np.ndarray[Any, Any]) -> bool:

@@ -4,10 +4,11 @@ What a plan says is written into a call's record (see `records`), with tables as
 """
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import records
-from l2multi.backends.numba.frontend import device
-from l2multi.backends.numba.kernels import BATCH, INNER
-from l2multi.backends.numba.simd import get_int, set_int
+from l2multi.backends.numba import descriptor
+from l2multi.backends.numba.compiler import device
+from l2multi.backends.numba.kernels.common import BATCH, INNER
+from l2multi.backends.numba.memory import get_int, set_int
+from l2multi.backends.numba.plan import COLUMNS_MOST, GROUPS, LONG_SEGMENT
 
 AXES = 64  # NumPy's arrays have no more
 
@@ -60,7 +61,7 @@ def fill(table, columns, of_vector, mask, axes, sizes, strides_x, strides_y, nor
 @device
 def plan(call, inner, mask, axes, sizes, strides_x, strides_y, read, write, parts, norm_size):
     """Write the geometry of a call whose vectors extend over the axes of a bit mask; the tables go
-    to `inner`, where there is ROOM. The number of the kernel for it, among `records.WAYS`, the
+    to `inner`, where there is ROOM. The number of the kernel for it, among `descriptor.WAYS`, the
     length of a vector, and the number of what the kernel takes for one vector."""
     batch = inner + 8 * AXES * INNER
     n = count = 1
@@ -78,37 +79,41 @@ def plan(call, inner, mask, axes, sizes, strides_x, strides_y, read, write, part
             set_int(table, 2, write if of_vector else 0)
             found = 1
         inner_rows, rows = (found, rows) if of_vector else (inner_rows, found)
-    way = records.PACKED
+    way = descriptor.GATHERED
     last = (inner_rows - 1) * INNER
     near = get_int(inner, last + 1) == read and get_int(inner, last + 2) == write
     if inner_rows > 1:
         run = get_int(inner, last) * parts
-        if near and (run % LANES == 0 or run >= records.LONG_RUN):
-            way = records.RUNS
+        if near and (run % LANES == 0 or run >= LONG_SEGMENT):
+            way = descriptor.SEGMENTED
     elif near:
         few = n * parts <= LANES and get_int(batch, (rows - 1) * BATCH) >= LANES
-        way = records.BUNDLES if few else records.ROWS
-    elif parts == 1 and n < records.ROWS_MOST:
+        way = descriptor.SHORT_ROWS if few else descriptor.ROWS
+    elif parts == 1 and n < COLUMNS_MOST:
         for row in range(rows):
             x, y = get_int(batch, row * BATCH + 1), get_int(batch, row * BATCH + 2)
             if x == read and y == write:
-                way = records.COLUMNS
+                way = descriptor.COLUMNS
                 move_row(batch, BATCH, row, rows)
                 for later in range(row, rows):
                     move_row(batch, BATCH, later + 1, later)
                 break
     width = get_int(batch, (rows - 1) * BATCH)
-    if way == records.COLUMNS and width <= LANES:
+    if way == descriptor.COLUMNS and width <= LANES:
         alone = get_int(inner, 1) == width * read and get_int(inner, 2) == width * write
-        way = records.SLABS if alone else way
+        way = descriptor.NARROW_COLUMNS if alone else way
     tiles = (width + LANES - 1) // LANES
-    set_int(call, records.N, n)
-    set_int(call, records.INNER, inner)
-    set_int(call, records.INNER_AXES, inner_rows)
-    set_int(call, records.BATCH, batch)
-    set_int(call, records.BATCH_AXES, rows)
-    set_int(call, records.TILES, tiles)
-    set_int(call, records.TOGETHER, records.GROUPS if way == records.COLUMNS else 1)
-    if way == records.BUNDLES or way == records.COLUMNS or way == records.SLABS:
+    set_int(call, descriptor.N, n)
+    set_int(call, descriptor.INNER, inner)
+    set_int(call, descriptor.INNER_AXES, inner_rows)
+    set_int(call, descriptor.BATCH, batch)
+    set_int(call, descriptor.BATCH_AXES, rows)
+    set_int(call, descriptor.TILES, tiles)
+    set_int(call, descriptor.TOGETHER, GROUPS if way == descriptor.COLUMNS else 1)
+    if (
+        way == descriptor.SHORT_ROWS
+        or way == descriptor.COLUMNS
+        or way == descriptor.NARROW_COLUMNS
+    ):
         count = count // width * tiles
     return way, n, count

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _registry
-from l2multi.backends.numba import quota, records
+from l2multi.backends.numba import descriptor, quota
 
 # Elements from which more than one thread works: with a helper awake, two need 0.6 of one's time
 # there (3 us).
@@ -56,7 +56,7 @@ _forked = _child_of_fork()
 def _in_child() -> None:
     global _forked
     _forked = True
-    _pool()[records.LIMIT] = 1
+    _pool()[descriptor.LIMIT] = 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -79,8 +79,8 @@ def _allowed() -> int:
 
 def cores() -> int:
     """How many cores the calling thread may use now; 0.3 us for two, 1 us for sixty-four."""
-    if _pool()[records.CORES]:
-        return int(_pool()[records.CORES])
+    if _pool()[descriptor.CORES]:
+        return int(_pool()[descriptor.CORES])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _allowed()
 
 
@@ -89,10 +89,10 @@ def _limit() -> int:
     Numba, keep to what was found here last, by any thread."""
     numba: Any = sys.modules.get("numba.np.ufunc.parallel")
     # Numba has no mask before it has threads; asked for it, it would start them.
-    most = int(_pool()[records.CORES]) or _allowed()
+    most = int(_pool()[descriptor.CORES]) or _allowed()
     if getattr(numba, "_is_initialized", False):
         most = min(most, int(numba.get_num_threads()))
-    _pool()[records.LIMIT] = 1 if _forked else most
+    _pool()[descriptor.LIMIT] = 1 if _forked else most
     return most
 
 
@@ -111,46 +111,46 @@ def _slots(address: int, count: int) -> Any:
 @functools.cache
 def pool() -> int:
     """The address of the pool."""
-    return _room(records.POOL_SIZE)
+    return _room(descriptor.POOL_SIZE)
 
 
 @functools.cache
 def _pool() -> Any:
     """The slots of the pool."""
-    return _slots(pool(), records.POOL_SIZE)
+    return _slots(pool(), descriptor.POOL_SIZE)
 
 
 @functools.cache
 def foreign_table() -> int:
     """The address of the table of kernels for XLA."""
-    return _room(records.FOREIGN_SIZE)
+    return _room(descriptor.XLA_SIZE)
 
 
 @functools.cache
 def machine_table(habits: tuple[int, ...]) -> int:
     """The address of what kernels know of this machine."""
-    address = _room(records.MACHINE_SIZE)
-    _slots(address, records.MACHINE_SIZE)[:] = habits
+    address = _room(descriptor.MACHINE_SIZE)
+    _slots(address, descriptor.MACHINE_SIZE)[:] = habits
     return address
 
 
 def open_pool(team: int, helper: int) -> None:
     """Tell the pool the addresses of the compiled functions."""
     slots = _pool()
-    slots[records.HELPER], slots[records.TEAM] = helper, team
+    slots[descriptor.HELPER], slots[descriptor.PARALLEL_FOR] = helper, team
 
 
 def is_open() -> bool:
     """Whether the pool has been told."""
-    return bool(_pool()[records.TEAM])
+    return bool(_pool()[descriptor.PARALLEL_FOR])
 
 
 def open_foreign(pair: int, entries: dict[int, int]) -> None:
     """Enter kernels for one pair of kinds, and the sizes of its elements, into their slots."""
-    slots = _slots(foreign_table(), records.FOREIGN_SIZE)
+    slots = _slots(foreign_table(), descriptor.XLA_SIZE)
     for slot, value in entries.items():
-        slots[pair * records.FOREIGN_PAIR + slot] = value
-    slots[records.FOREIGN_POOL] = pool()
+        slots[pair * descriptor.XLA_PAIR + slot] = value
+    slots[descriptor.XLA_POOL] = pool()
     _limit()
 
 
@@ -171,12 +171,12 @@ def threads(prepare: Callable[[], bool]) -> int:
 
 def pretend(cores: int) -> None:
     """Take this machine for one of so many cores, or, with 0, for itself. For tests."""
-    _pool()[records.CORES] = cores
+    _pool()[descriptor.CORES] = cores
 
 
 def helpers() -> int:
     """How many helpers there are."""
-    return int(_pool()[records.HELPERS])
+    return int(_pool()[descriptor.HELPERS])
 
 
 def threads_in_xla(size: int) -> int:

@@ -8,14 +8,15 @@ it was made for, and refuses a later one than its own.
 import sys
 from typing import Any
 
-from numba import types
+from numba.core import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import records, simd, team
-from l2multi.backends.numba.frontend import device, function
-from l2multi.backends.numba.simd import get_double, get_int, lesser, set_int
-from l2multi.backends.numba.team import HELPER
-from l2multi.backends.numba.team import launch as share_out
+from l2multi.backends.numba import cabi, descriptor, memory, thread_pool
+from l2multi.backends.numba.compiler import device, function
+from l2multi.backends.numba.kernels.common import fill_descriptor
+from l2multi.backends.numba.lanes import I32, I64, lesser
+from l2multi.backends.numba.memory import get_double, get_int, set_int
+from l2multi.backends.numba.thread_pool import HELPER, call_parallel_for
 
 # Versions as they lie in a slot: the minor number above the major one.
 _FIRST, _LAST = 1 << 32, 3 << 32
@@ -28,24 +29,24 @@ _DATA, _RANK, _SIZES = 3, 4, 5
 _VERSION, _NEW_ERROR = 4, 6  # of the table of functions
 # The attributes, which XLA sorts by name.
 EPS, KERNEL, N, RESULTS, ZERO = range(5)
-UNIT, NORM, TURN = 1, 2, 4  # of `results`; the last alone
+UNIT, NORM, JVP = 1, 2, 4  # of `results`; the last alone
 
 # Bytes of an output from which huge pages are asked for, as NumPy does and XLA does not; and
 # Linux's word for it.
 HUGE_FROM, PAGE = 2**22, 2**12
 HUGE = 14 if sys.platform == "linux" else 0
 
-_advise = simd.external("madvise", simd.I32, simd.I64, simd.I64, simd.I32)
-_report = simd.calling(types.intp(types.intp))
+_advise = cabi.external("madvise", I32, I64, I64, I32)
+_report = cabi.calling(types.intp(types.intp))
 
 
 def handler() -> Any:
     """Rows of x, of `n` elements, to unit vectors and to norms with inverses (see `records`),
     whichever is wanted; or x and what it moves by to how unit vectors turn."""
-    table_at = simd.symbol(records.FOREIGN)
-    cores = team.cores()
-    new_record, new_batch, new_error = map(simd.room, (records.CALL, 4, 4))
-    message = simd.text("l2multi: this process has not linked the kernel")
+    table_at = cabi.symbol(descriptor.XLA_TABLE)
+    cores = thread_pool.cores()
+    new_record, new_batch, new_error = map(memory.room, (descriptor.CALL_SIZE, 4, 4))
+    message = cabi.text("l2multi: this process has not linked the kernel")
 
     @device
     def number(attributes, k):
@@ -63,15 +64,15 @@ def handler() -> Any:
             return 0
         attributes, results = get_int(frame, _ATTRIBUTES), get_int(frame, _RESULTS)
         table = table_at()
-        pair = table + 8 * records.FOREIGN_PAIR * get_int(number(attributes, KERNEL), 0)
-        pool = get_int(table, records.FOREIGN_POOL)
+        pair = table + 8 * descriptor.XLA_PAIR * get_int(number(attributes, KERNEL), 0)
+        pool = get_int(table, descriptor.XLA_POOL)
         n, wanted = get_int(number(attributes, N), 0), get_int(number(attributes, RESULTS), 0)
-        worker, bundles = (
-            get_int(pair, records.FOREIGN_ROWS),
-            get_int(pair, records.FOREIGN_BUNDLES),
+        worker, short_rows = (
+            get_int(pair, descriptor.XLA_ROWS),
+            get_int(pair, descriptor.XLA_SHORT_ROWS),
         )
-        if wanted & TURN:
-            worker, bundles = get_int(pair, records.FOREIGN_TURN), 0
+        if wanted & JVP:
+            worker, short_rows = get_int(pair, descriptor.XLA_JVP), 0
         if worker == 0 or pool == 0:
             error = new_error()
             set_int(error, 0, 32)
@@ -85,34 +86,36 @@ def handler() -> Any:
             total *= get_int(get_int(buffer, _SIZES), axis)
         count = total // n
         y = norms = 0
-        if wanted & (UNIT | TURN):
+        if wanted & (UNIT | JVP):
             y = get_int(get_int(results, 0), _DATA)
         if wanted & NORM:
             norms = get_int(get_int(results, 1 if y else 0), _DATA)
-        read, write = get_int(pair, records.FOREIGN_READ), get_int(pair, records.FOREIGN_WRITE)
-        three = records.THREE_DOUBLE if read == 8 else records.THREE_SINGLE
-        threads = lesser(team.paid(total), get_int(pool, records.LIMIT))
+        read, write = get_int(pair, descriptor.XLA_READ), get_int(pair, descriptor.XLA_WRITE)
+        three = descriptor.THREE_DOUBLE if read == 8 else descriptor.THREE_SINGLE
+        threads = lesser(thread_pool.paid(total), get_int(pool, descriptor.LIMIT))
         if threads > 1:
             threads = lesser(threads, cores(pool))
         eps = get_double(number(attributes, EPS), 0)
         zero_root = get_double(number(attributes, ZERO), 0)
         x, call = get_int(buffer, _DATA), new_record()
-        team.enter(call, x, y, norms, three, n, 1, 0, 0, eps, zero_root, total, pool, threads)
-        if wanted & TURN:
-            set_int(call, records.MOVES, get_int(get_int(get_int(frame, _ARGUMENTS), 1), _DATA))
-        if n <= LANES and count >= LANES and bundles != 0:
+        fill_descriptor(call, x, y, norms, three, n, 1, 0, 0, eps, zero_root, total, pool, threads)
+        if wanted & JVP:
+            set_int(
+                call, descriptor.TANGENT, get_int(get_int(get_int(frame, _ARGUMENTS), 1), _DATA)
+            )
+        if n <= LANES and count >= LANES and short_rows != 0:
             batch = new_batch()
             set_int(batch, 0, count)
             set_int(batch, 1, n * read)
             set_int(batch, 2, n * write)
             set_int(batch, 3, three)
-            set_int(call, records.BATCH, batch)
-            set_int(call, records.BATCH_AXES, 1)
-            worker, count = bundles, (count + LANES - 1) // LANES
-            set_int(call, records.TILES, count)
+            set_int(call, descriptor.BATCH, batch)
+            set_int(call, descriptor.BATCH_AXES, 1)
+            worker, count = short_rows, (count + LANES - 1) // LANES
+            set_int(call, descriptor.TILES, count)
         if HUGE and y != 0 and total * write >= HUGE_FROM:
             _advise(y + -y % PAGE, total * write - PAGE, HUGE)
-        share_out(get_int(pool, records.TEAM), worker, count, call)
+        call_parallel_for(get_int(pool, descriptor.PARALLEL_FOR), worker, count, call)
         return 0
 
     return handle
