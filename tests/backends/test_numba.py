@@ -1,4 +1,4 @@
-"""What the Numba backend alone has: launches that never end the process, and machine code."""
+"""What the Numba backend alone has: threads, the fast path, and machine code."""
 
 import contextvars
 import itertools
@@ -14,19 +14,16 @@ import l2multi as l2
 from l2multi import _backends, _call
 from l2multi._summation import LANES
 from l2multi.backends.numba import (
-    _own,
-    _Pair,
-    _pair,
     _plan,
     _run,
-    _threads,
     build,
     descriptor,
     kernels,
     loader,
     plan,
     threads,
-)  # fmt: skip
+)
+from l2multi.backends.numba.pairs import Pair, own, pair
 from tests import cases, modes
 from tests.processes import run
 
@@ -133,7 +130,7 @@ def test_fork_while_an_import_logs(first: str) -> None:
 
 @pytest.mark.stress
 def test_fork_from_a_foreign_user_of_openmp() -> None:
-    """A child whose parent launched by way of Numba, before l2multi was imported."""
+    """A child whose parent used Numba's threads before l2multi was imported."""
     script = """
     import os, signal, numba, numpy as np
     @numba.njit(parallel=True)
@@ -183,7 +180,7 @@ print(l2.explain(x, backend='numba').threads)
 """
 
 
-def test_large_calls_launch() -> None:
+def test_large_calls_use_threads() -> None:
     """Whatever layer Numba's own parallel loops use."""
     for layer in ("omp", "workqueue"):
         most = min(threads.paid(400_000), threads._allowed(), threads.cores())
@@ -195,10 +192,10 @@ def test_a_forked_child_works_alone() -> None:
     """Its helpers are its parent's, even where another thread is in the midst of a threads."""
     script = """
     stop = threading.Event()
-    def launches():
+    def calls():
         while not stop.is_set():
             work()
-    thread = threading.Thread(target=launches)
+    thread = threading.Thread(target=calls)
     thread.start()
     for _ in range(20):
         pid = os.fork()
@@ -221,7 +218,7 @@ threads.pretend(7)
 
 @pytest.mark.stress
 def test_more_threads_than_cores() -> None:
-    """Many launchers, many helpers: each call is whole when it returns, at all sizes."""
+    """Many callers, many helpers: each call is whole when it returns, at all sizes."""
     script = """
     sizes = [(m, n) for m in (3, 40, 400) for n in (90, 1000)] + [(1, 300_000), (50_000, 3)]
     def one(seed):
@@ -272,7 +269,7 @@ def test_small_stacks() -> None:
             ):
                 x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
                 want = l2.normalize(x, axis=axis, backend="numpy")
-                for _ in range(2):  # by the long way, and by the short one
+                for _ in range(2):  # by the general path, and by the fast one
                     y = l2.normalize(x, axis=axis, backend="numba")
                     assert y.tobytes() == want.tobytes(), (dtype, shape)
         done.append(True)
@@ -287,7 +284,7 @@ def test_small_stacks() -> None:
 
 
 def test_force_in_threads_that_overlap() -> None:
-    """When the last has left, the short way is back."""
+    """When the last has left, the fast path is back."""
     before = _backends.fast_paths
     one, two = threads.force("parallel"), threads.force("parallel")
     one.__enter__()
@@ -305,7 +302,7 @@ def test_force() -> None:
     many = np.ones((2, threads.PARALLEL), np.float32)
     with threads.force("parallel"):
         most = l2.explain(few, backend="numba").threads
-        assert most == _threads()
+        assert most == min(threads.cores(), threads.limit())
     assert l2.explain(many, backend="numba").threads == min(most, 2)
     with threads.force("serial"):
         assert l2.explain(many, backend="numba").threads == 1
@@ -360,7 +357,7 @@ def test_kernels_by_layout() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
-def test_bundles_have_the_bits_of_rows(dtype: str) -> None:
+def test_short_rows_have_the_bits_of_rows(dtype: str) -> None:
     """Short vectors, sixteen at a time, special ones among them, as each by itself."""
     rng = np.random.default_rng(5)
     for n, apart in itertools.product(range(1, 17), (0, 3)):
@@ -441,7 +438,7 @@ def _special(x: Any) -> None:
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 15, 16, 17])
-def test_slabs_have_the_bits_of_numpy(dtype: str, width: int) -> None:
+def test_narrow_columns_have_the_bits_of_numpy(dtype: str, width: int) -> None:
     """Narrow columns with nothing between them, special ones among them."""
     rng = np.random.default_rng(6)
     for n in (1, 16, 17, 128, 145, 1025):
@@ -459,18 +456,18 @@ def test_slabs_have_the_bits_of_numpy(dtype: str, width: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8"])
-@pytest.mark.parametrize("run", [8, 16, 96, 257, 1024])
-def test_runs_have_the_bits_of_numpy(dtype: str, run: int) -> None:
-    """Vectors that are cut into runs, which may lie anywhere, special ones among them."""
+@pytest.mark.parametrize("length", [8, 16, 96, 257, 1024])
+def test_segmented_have_the_bits_of_numpy(dtype: str, length: int) -> None:
+    """Vectors that are cut into segments, which may lie anywhere, special ones among them."""
     rng = np.random.default_rng(7)
-    for runs in (2, 9):
-        x = (rng.standard_normal((runs, 9, run)) * 50).astype(dtype)
+    for segments in (2, 9):
+        x = (rng.standard_normal((segments, 9, length)) * 50).astype(dtype)
         vectors = x.transpose(1, 0, 2).reshape(9, -1).copy()
         _special(vectors)
-        x[...] = vectors.reshape(9, runs, run).transpose(1, 0, 2)
+        x[...] = vectors.reshape(9, segments, length).transpose(1, 0, 2)
         _as_numpy_has_it(x, (0, 2))
         _as_numpy_has_it(x, (0, 2), eps=30.0)
-        _as_numpy_has_it(np.pad(x, ((0, 0), (0, 0), (1, 4)))[..., 1 : run + 1], (0, 2))
+        _as_numpy_has_it(np.pad(x, ((0, 0), (0, 0), (1, 4)))[..., 1 : length + 1], (0, 2))
         _as_numpy_has_it(x[::-1, ::2], (0, 2))
         if dtype == "f4":
             _as_numpy_has_it(x, (0, 2), dtype="f2")
@@ -480,10 +477,10 @@ def test_runs_have_the_bits_of_numpy(dtype: str, run: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "axis"), [((600, 1024, 7), 1), ((16, 700, 400), (0, 2)), ((8, 600, 1025), (0, 2))]
 )
-def test_large_slabs_and_runs_wherever_the_output_begins(
+def test_large_narrow_columns_and_segmented_wherever_the_output_begins(
     dtype: str, shape: tuple[int, ...], axis: Any
 ) -> None:
-    """What goes past the caches, or is asked for ahead of time."""
+    """What is streamed, or prefetched."""
     x = np.random.default_rng(8).standard_normal(shape).astype(dtype)
     want = l2.normalize(x, axis, backend="numpy")
     room = np.zeros(x.size + 64, dtype)
@@ -498,7 +495,7 @@ def test_large_slabs_and_runs_wherever_the_output_begins(
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_large_columns_wherever_the_output_begins(dtype: str) -> None:
-    """What goes past the caches goes by whole lines, the rest of each row by others."""
+    """What is streamed goes by whole lines, the rest of each row by others."""
     kind = np.dtype(dtype)
     rows, columns = 2**23 // (320 * kind.itemsize) + 2, 320
     x = np.random.default_rng(2).standard_normal((rows, columns)).astype(dtype)
@@ -588,57 +585,57 @@ def test_columns_in_place_by_one_thread() -> None:
 
 
 def test_unpickled_arrays_change_nothing() -> None:
-    """Their dtype is an object of its own, which the short way must not take for NumPy's."""
+    """Their dtype is an object of its own, which the fast path must not take for NumPy's."""
     script = """
     import pickle
     x = pickle.loads(pickle.dumps(np.ones((2, 3), np.float16)))
     from l2multi import _backends
     l2.normalize(x, backend="numba")
-    short = _backends.fast_paths[np.dtype("f2")].own[0]
-    assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
+    call = _backends.fast_paths[np.dtype("f2")].own[0]
+    assert call(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
     """
     run(after(script))
 
 
 def ready(x: np.dtype[Any], y: np.dtype[Any] | None = None) -> Any:
-    """The short way, with all kernels of a pair of dtypes linked."""
-    pair = _own(x) if y is None else _pair(x, y)
+    """The fast path, with all kernels of a pair of dtypes linked."""
+    one = own(x) if y is None else pair(x, y)
     loader.address(("fast_call",))
     for name in descriptor.WORKERS:
-        pair.worker(name)
-    return pair.short
+        one.worker(name)
+    return one.fast_call
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i4", "?"])
 @pytest.mark.parametrize(
     "shape", [(), (3,), (4, 5), (2, 3, 7), (0, 3), (3, 0), (70, 90), (600, 900), (9000, 600)]
 )
-def test_the_short_way(dtype: str, shape: tuple[int, ...]) -> None:
+def test_the_fast_path(dtype: str, shape: tuple[int, ...]) -> None:
     """What it serves has the bits of NumPy; what it does not serve, it leaves alone."""
     x = np.random.default_rng(1).uniform(-3, 3, shape).astype(dtype)
-    short = ready(x.dtype)
-    y, norms = np.ones(shape, _own(x.dtype).y), np.ones(shape[:-1], _own(x.dtype).norm)
+    call = ready(x.dtype)
+    y, norms = np.ones(shape, own(x.dtype).y), np.ones(shape[:-1], own(x.dtype).norm)
     if x.ndim == 0 or x.size == 0:
-        assert short(x, y, norms, 0.0, -1, True, False) is False
+        assert call(x, y, norms, 0.0, -1, True, False) is False
         assert (y == 1).all()
         return
     for eps in (0.0, 2.5):
-        assert short(x, y, norms, eps, -1, True, False)
+        assert call(x, y, norms, eps, -1, True, False)
         want, lengths = l2.normalize(x, eps=eps, return_norm=True, backend="numpy")
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
-    assert short(x, None, norms, 0.0, -1, True, False)
-    assert short(x, y, None, 0.0, -1, True, False)
+    assert call(x, None, norms, 0.0, -1, True, False)
+    assert call(x, y, None, 0.0, -1, True, False)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
-def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
+def test_the_fast_path_plans_as_the_general_one(dtype: str) -> None:
     """Views of any strides, along any axes: the same kernel, the same bits, the same order."""
     rng = np.random.default_rng(3)
     room = (rng.standard_normal((6, 40, 3, 20)) * 40).astype(dtype)
-    pair = _own(room.dtype)
-    short = ready(room.dtype)
-    addresses = list(pair.bound[: len(descriptor.WORKERS)])
+    one = own(room.dtype)
+    call = ready(room.dtype)
+    addresses = list(one.descriptor[: len(descriptor.WORKERS)])
     for _ in range(200):
         x = room.transpose(rng.permutation(4))
         cuts = [slice(None, None, rng.choice([1, 1, 1, -1, 2])) for _ in range(4)]
@@ -648,39 +645,39 @@ def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
             x = np.broadcast_to(x[:1], x.shape)
         axes = tuple(int(d) for d in np.flatnonzero(rng.random(4) < 0.4))
         axis: Any = rng.choice([0, 1, 2, 3, -1, -4]).item() if rng.random() < 0.4 else axes
-        y = np.empty_like(x, pair.y)
+        y = np.empty_like(x, one.y)
         want, lengths = l2.normalize(x, axis, return_norm=True, backend="numpy")
-        norms = np.empty(np.shape(lengths), pair.norm)
-        # With no worker but the one that the long way would take.
+        norms = np.empty(np.shape(lengths), one.norm)
+        # With no worker but the one that the general path would take.
         ascending = axes if axis is axes else (axis % 4,)
-        name = _plan(x, y, norms, ascending, pair)[0]
+        name = _plan(x, y, norms, ascending, one).layout
         for way, address in enumerate(addresses):
-            pair.bound[way] = address if descriptor.WORKERS[way] == name else 0
+            one.descriptor[way] = address if descriptor.WORKERS[way] == name else 0
         try:
-            plain = np.empty(x.shape, pair.y)
-            assert short(x, plain, norms, 0.0, axis, True, False) is (
+            plain = np.empty(x.shape, one.y)
+            assert call(x, plain, norms, 0.0, axis, True, False) is (
                 True if y.flags.c_contiguous else None
             )
-            assert short(x, y, norms, 0.0, axis, False, False)
+            assert call(x, y, norms, 0.0, axis, False, False)
         finally:
-            pair.bound[: len(descriptor.WORKERS)] = addresses
+            one.descriptor[: len(descriptor.WORKERS)] = addresses
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
         y[...] = 7
-        assert short(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False, False)
+        assert call(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False, False)
         assert y.tobytes() == want.tobytes()
 
 
-def test_the_short_way_casts() -> None:
-    """A dtype asked for has a short way of its own."""
+def test_the_fast_path_casts() -> None:
+    """A dtype asked for has a fast path of its own."""
     x = np.linspace(-1, 2, 60, dtype=np.float32).reshape(3, 20)
     for asked in (np.float16, np.dtype("f8"), np.float32):
         result = np.dtype(asked)
-        short = ready(x.dtype, result)
+        call = ready(x.dtype, result)
         for _ in range(2):
             got = l2.normalize(x, dtype=asked, backend="numba")
             assert got.tobytes() == l2.normalize(x, dtype=asked, backend="numpy").tobytes()
-        assert _backends.fast_paths[x.dtype].ways[asked][0] is short
+        assert _backends.fast_paths[x.dtype].ways[asked][0] is call
     with pytest.raises(TypeError, match="floating"):
         l2.normalize(x, dtype=np.int8, backend="numba")
     with pytest.raises(TypeError, match=r"got \[1\]"):
@@ -688,8 +685,8 @@ def test_the_short_way_casts() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
-def test_the_short_way_serves_every_keyword(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies that refuse nothing, numbers of any class, lists: none of them goes the long way."""
+def test_the_fast_path_serves_every_keyword(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies that refuse nothing, numbers of any class, lists: none needs the general path."""
     x = (np.random.default_rng(3).uniform(-9, 9, (3, 40)) + 1).astype(dtype)
     zeros = x.copy()
     zeros[1] = 0
@@ -723,9 +720,9 @@ def test_the_short_way_serves_every_keyword(dtype: str, monkeypatch: pytest.Monk
         assert np.asarray(got).dtype == want.dtype
 
 
-def test_the_short_way_measures_into_what_fits() -> None:
-    """Norms go nowhere but into an array of their own; the rest goes the long way, which says why
-    not, or gives the same answer."""
+def test_the_fast_path_measures_into_what_fits() -> None:
+    """Norms go nowhere but into an array of their own; the rest takes the general path, which says
+    why not, or gives the same answer."""
     x = np.linspace(1, 2, 32, dtype=np.float32).reshape(4, 8)
     want = l2.norm(x, backend="numpy")
     ready(x.dtype)
@@ -755,37 +752,39 @@ def test_the_short_way_measures_into_what_fits() -> None:
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8"])
 @pytest.mark.parametrize("shape", [(3, 70_001), (1, 2**19), (20_001, 3), (600, 16), (513, 1)])
-def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
+def test_the_fast_path_grows(dtype: str, shape: tuple[int, ...]) -> None:
     """Short vectors and long ones are left alone until what serves them is linked."""
     x = np.random.default_rng(1).uniform(-3, 3, shape).astype(dtype)
     if dtype == "f8":
         x[:2] *= 1e200
     y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
-    pair = _Pair(x.dtype, x.dtype)
+    one = Pair(x.dtype, x.dtype)
     assert all(map(loader.address, (("fast_call",), ("parallel_for",), ("helper",))))
-    assert not pair.short(x, y, norms, 0.0, -1, True, False)
-    pair.worker("rows")
-    parts = shape[1] * pair.source.parts
-    served = parts > LANES and (parts < 2 * plan.SPLIT or _threads() == 1)
-    assert pair.short(x, y, norms, 0.0, -1, True, False) == served
+    assert not one.fast_call(x, y, norms, 0.0, -1, True, False)
+    one.worker("rows")
+    parts = shape[1] * one.source.parts
+    served = parts > LANES and (
+        parts < 2 * plan.SPLIT or min(threads.cores(), threads.limit()) == 1
+    )
+    assert one.fast_call(x, y, norms, 0.0, -1, True, False) == served
     assert served or (y == 1).all()
     with threads.force("parallel"):
-        _run(pair, x, np.ones_like(x), None, (1,), 0.0, 1.0)
-    assert pair.short(x, y, norms, 0.0, -1, True, False)
+        _run(one, x, np.ones_like(x), None, (1,), 0.0, 1.0)
+    assert one.fast_call(x, y, norms, 0.0, -1, True, False)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     assert y.tobytes() == want.tobytes()
     assert norms.tobytes() == np.asarray(lengths).tobytes()
     if parts >= 2 * plan.SPLIT:
         long = np.ones((1, plan.SPLIT * (plan.PARTS_MOST + 1)), x.dtype)
-        alone = _threads() == 1
-        assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
+        alone = min(threads.cores(), threads.limit()) == 1
+        assert one.fast_call(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
 
 
 @pytest.mark.skipif(not modes.FLUSH, reason="it is not known how modes are set here")
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("shape", [(3, 40), (2, 9), (60, 100), (700, 100), (1, 2**19), (1, 2**22)])
-def test_the_short_way_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
-    """Small calls, those that let go of Python's lock, and those of several threads, of a vector's
+def test_the_fast_path_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
+    """Small calls, those that release the GIL, and those of several threads, of a vector's
     parts among them: whether subnormal numbers are flushed, and whichever way it is rounded."""
     x = np.resize(cases.vectors(np.dtype(dtype), 100)[2:], shape)
     ready(x.dtype)
@@ -799,7 +798,7 @@ def test_the_short_way_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
             assert norms.tobytes() == lengths.tobytes()
 
 
-def test_the_short_way_is_not_learned_from_other_libraries() -> None:
+def test_the_fast_path_is_not_that_of_other_libraries() -> None:
     """JAX's integers become float32, NumPy's float64, in any order."""
     jnp = pytest.importorskip("jax.numpy")
     for function in (l2.normalize, l2.norm):
@@ -827,10 +826,10 @@ def test_errors_do_not_depend_on_the_way() -> None:
     assert l2.norm(x, ()).shape == x.shape
 
 
-def test_the_short_way_declines() -> None:
+def test_the_fast_path_declines() -> None:
     """Everything but arrays of these dtypes that fit and do not overlap, and what is no axis."""
     x = np.ones((4, 6), np.float32)
-    short = ready(x.dtype)
+    call = ready(x.dtype)
     frozen, odd = x.copy(), np.ones(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     frozen.flags.writeable = False
     room = np.ones(48, np.float32)
@@ -849,14 +848,14 @@ def test_the_short_way_declines() -> None:
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
     ):
         before = target.copy()
-        assert short(source, target, None, 0.0, -1, False, False) is False
+        assert call(source, target, None, 0.0, -1, False, False) is False
         assert (target == before)[~np.isnan(before)].all()
     y = np.zeros_like(x)
-    assert short(x, y, np.ones(3, np.float32), 0.0, -1, False, False) is False  # norms do not fit
+    assert call(x, y, np.ones(3, np.float32), 0.0, -1, False, False) is False  # norms do not fit
     for axis in (2, -3, 2**70, -(2**70), True, np.int64(1), 1.0, [1], (0, 0), (0, -2), (2,), "1"):
-        assert short(x, y, None, 0.0, axis, False, False) is False
+        assert call(x, y, None, 0.0, axis, False, False) is False
     for eps in (1, -1.0, np.nan, np.float64(1), "0.0"):
-        assert short(x, y, None, eps, -1, False, False) is False
+        assert call(x, y, None, eps, -1, False, False) is False
     assert not y.any()
     deep = np.ones((3,) + (1,) * (63 if np.__version__ >= "2" else 31), np.float32)
     assert np.allclose(l2.normalize(deep, None, backend="numba"), 1 / np.sqrt(3))
@@ -873,5 +872,5 @@ def test_the_short_way_declines() -> None:
         (x[:, ::2], np.empty((4, 3), np.float32)),
         (room[:24].reshape(4, 6), room[24:].reshape(4, 6)),
     ):
-        assert short(source, target, None, 0.0, -1, False, False)
+        assert call(source, target, None, 0.0, -1, False, False)
         assert np.allclose(target, 1 / np.sqrt(target.shape[1]))

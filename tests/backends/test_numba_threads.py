@@ -169,7 +169,7 @@ def test_the_quota_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     threads._allowed.cache_clear()
     try:
-        assert threads._allowed() == threads._limit() == 1
+        assert threads._allowed() == threads.by_mask() == 1
         assert l2.explain(np.ones((4000, 100), "f4"), backend="numba").threads == 1
         assert len(asked) == 1
     finally:

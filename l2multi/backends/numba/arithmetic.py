@@ -32,7 +32,7 @@ from l2multi.backends.numba.lanes import (
     lanes,
     vector_of,
 )
-from l2multi.backends.numba.memory import masked_load, slot_pointer, write_non_temporal
+from l2multi.backends.numba.memory import read, read_some, slot, write, write_non_temporal
 
 
 def _sum_of_squares(builder: Any, kind: Kind, values: list[Value]) -> Value:
@@ -74,11 +74,7 @@ def _decoded(builder: Any, kind: Kind, raw: Value, table: Value, scale: Value | 
 def _sum_of_rows(
     builder: Any, kind: Kind, places: Iterable[Value], scale: Value | None, table: Value
 ) -> Value:
-    values = []
-    for place in places:
-        raw = builder.load(builder.inttoptr(place, vector_of(kind.element).as_pointer()))
-        raw.align = 1
-        values.append(raw)
+    values = [read(builder, place, vector_of(kind.element)) for place in places]
     if kind.size == 1 and kind.decode in (decode_signed, decode_unsigned) and scale is None:
         return _sum_of_byte_squares(builder, kind, values)
     return _sum_of_squares(
@@ -104,8 +100,7 @@ def sum_squares_at(kind: Kind, scaled: bool) -> Any:
 
     @primitive(lanes, types.intp, lanes, types.intp)
     def whole(builder: Any, address: Value, scale: Value, table: Value) -> Value:
-        rows = (ir.Constant(I64, row) for row in range(BLOCK))
-        places = (builder.load(slot_pointer(builder, address, row, I64, 8)) for row in rows)
+        places = (read(builder, slot(builder, address, row, 8), I64, 8) for row in range(BLOCK))
         return _sum_of_rows(builder, kind, places, scale if scaled else None, table)
 
     return whole
@@ -115,51 +110,38 @@ def sum_squares_of_some(kind: Kind, scaled: bool, rows: int) -> Any:
     """As `sum_squares`, over the first `rows` rows, of which row k has
     ``min(count - k * fewer, most)`` elements: ``(address, stride, count, fewer, most, scale,
     table)``."""
-    integers = [types.intp] * 5
 
-    @primitive(lanes, *integers, lanes, types.intp)
-    def part(
-        builder: Any,
-        address: Value,
-        stride: Value,
-        count: Value,
-        fewer: Value,
-        most: Value,
-        scale: Value,
-        table: Value,
-    ) -> Value:
+    @primitive(lanes, *[types.intp] * 5, lanes, types.intp)
+    def part(builder: Any, *arguments: Value) -> Value:
+        address, stride, count, fewer, most, scale, table = arguments
         values = []
         for row in range(rows):
             k = ir.Constant(I64, row)
             where = builder.add(address, builder.mul(stride, k))
             left = builder.sub(count, builder.mul(fewer, k))
             left = builder.select(builder.icmp_signed("<", left, most), left, most)
-            raw = masked_load(builder, kind, where, left)
+            raw = read_some(builder, where, kind.element, left)
             values.append(_decoded(builder, kind, raw, table, scale if scaled else None))
         return _sum_of_squares(builder, kind, values)
 
     return part
 
 
-def scaling(source: Kind, target: Kind, past: bool) -> Any:
+def scaling(source: Kind, target: Kind, non_temporal: bool) -> Any:
     """A primitive: lanes of one array divided into another, ``(from, to, divisor, table_x,
-    table_y)``; of narrow kinds, multiplied by the divisor's inverse, which then is given. `past`:
-    by a store as `non_temporal_store` has it.
+    table_y)``; of narrow kinds, multiplied by the divisor's inverse, which then is given.
 
     All is finite. Half types can do with a product in float32, of which the inverse and the product
     are rounded, half a unit each: within two units of what float64 gives. Where that leaves doubt
     about the result, one time in some thousand, float64 decides (bfloat16 then takes 0.45 of the
     time).
     """
-    read, write = vector_of(source.element), vector_of(target.element)
-    encode = target.encode
-    assert encode is not None
 
     def wide(builder: Any, v: Value, divisor: Value, table_x: Value, table_y: Value) -> Value:
         product = source.narrow and target.narrow
         v = source.decode(builder, v, table_x)
         v = builder.fmul(v, divisor) if product else builder.fdiv(v, divisor)
-        return encode(builder, v, table_y)
+        return target.encoded(builder, v, table_y)
 
     def narrow(builder: Any, v: Value, inverse: Value, table_x: Value, table_y: Value) -> Value:
         single = builder.fptrunc(inverse, vector_of(FLOAT))
@@ -175,7 +157,7 @@ def scaling(source: Kind, target: Kind, past: bool) -> Any:
         with builder.if_then(any_doubt, likely=False):
             sure = wide(builder, v, inverse, table_x, table_y)
             after = builder.block
-        chosen = builder.phi(write)
+        chosen = builder.phi(sure.type)
         chosen.add_incoming(found, before)
         chosen.add_incoming(sure, after)
         return chosen
@@ -186,12 +168,11 @@ def scaling(source: Kind, target: Kind, past: bool) -> Any:
     def whole(
         builder: Any, address: Value, to: Value, divisor: Value, table_x: Value, table_y: Value
     ) -> None:
-        v = builder.load(builder.inttoptr(address, read.as_pointer()))
-        v.align = 1
+        v = read(builder, address, vector_of(source.element))
         v = make(builder, v, divisor, table_x, table_y)
-        if past:
+        if non_temporal:
             write_non_temporal(builder, target, v, to)
         else:
-            builder.store(v, builder.inttoptr(to, write.as_pointer())).align = 1
+            write(builder, v, to)
 
     return whole

@@ -22,6 +22,15 @@ def calling(signature: Any) -> Any:
     return call
 
 
+# The signatures of what is compiled to C, and calls of such functions.
+WORKER = types.void(types.intp, types.intp, types.intp)  # first, last, call
+PARALLEL_FOR = types.void(types.intp, types.intp, types.intp)  # worker, count, call
+LONG_ROWS = types.void(types.intp, types.intp)  # count, call
+ON_ADDRESS = types.intp(types.intp)
+
+call_worker, call_parallel_for, call_long_rows = map(calling, (WORKER, PARALLEL_FOR, LONG_ROWS))
+
+
 def _symbol(builder: Any, name: str) -> Value:
     found = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, I64, name)
     return builder.ptrtoint(found, I64)
@@ -94,7 +103,6 @@ def incref(builder: Any, address: Value) -> Value:
 decref = external("Py_DecRef", ir.VoidType(), I64)
 
 
-# Let go of Python's lock, and take it again.
 release_gil = external("PyEval_SaveThread", I64)
 
 

@@ -71,7 +71,7 @@ POOL_SIZE = 48
 
 # What XLA's handler reads (see `xla_ffi`), by a symbol of this name: for each pair of kinds, by
 # number, its workers and the bytes of its elements; then the address of the pool.
-XLA_TABLE = "l2multi_foreign"
+XLA_TABLE = "l2multi_xla"
 XLA_KINDS = ("float64", "float32", "float16", "bfloat16")
 XLA_READ, XLA_WRITE, XLA_ROWS, XLA_SHORT_ROWS, XLA_JVP, XLA_PAIR = range(6)
 XLA_POOL = XLA_PAIR * len(XLA_KINDS) ** 2
@@ -115,5 +115,3 @@ WORKERS = (*LAYOUTS, "part_sum", "part_scale")
     FLOAT,
     PAIR_SIZE,  # the number of these slots
 ) = range(28)
-
-HEAD = 16  # bytes of a Python object before its own fields, of which its class is the last

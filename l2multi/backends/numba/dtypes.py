@@ -23,7 +23,7 @@ from l2multi.backends.numba.lanes import (
     SUFFIX,
     Value,
     any_lane,
-    constant,
+    everywhere,
     indices,
     intrinsic,
     side_by_side,
@@ -39,19 +39,19 @@ def machine_has(feature: str) -> bool:
     return machine.aimed().has(feature)
 
 
-def _gather(builder: Any, element: Any, where: Value, mask: Value) -> Value:
-    pointers = builder.inttoptr(where, vector_of(element.as_pointer()))
-    name = f"llvm.masked.gather.v{LANES}{SUFFIX[element]}.v{LANES}p0"
-    zero = ir.Constant(vector_of(element), None)
-    return intrinsic(builder, name, vector_of(element), pointers, ir.Constant(I32, 1), mask, zero)
-
-
-def _table(builder: Any, element: Any, table: Value, index: Value) -> Value:
+def _look_up(builder: Any, element: Any, table: Value, index: Value) -> Value:
     """Elements of a table by an integer index per lane."""
     size = int(element.width if isinstance(element, ir.IntType) else 32) // 8
-    offset = builder.mul(builder.zext(index, vector_of(I64)), constant(I64, [size] * LANES))
+    offset = builder.mul(builder.zext(index, vector_of(I64)), everywhere(I64, size))
     where = builder.add(splatted(builder, table), offset)
-    return _gather(builder, element, where, constant(I1, [1] * LANES))
+    pointers = builder.inttoptr(where, vector_of(element.as_pointer()))
+    name = f"llvm.masked.gather.v{LANES}{SUFFIX[element]}.v{LANES}p0"
+    align, mask, zero = (
+        ir.Constant(I32, 1),
+        everywhere(I1, 1),
+        ir.Constant(vector_of(element), None),
+    )
+    return intrinsic(builder, name, vector_of(element), pointers, align, mask, zero)
 
 
 def _odd(builder: Any, v: Value, kept: int) -> Value:
@@ -59,10 +59,10 @@ def _odd(builder: Any, v: Value, kept: int) -> Value:
     Rounding. The rest of the bits are cut off, and the last of those kept is set if any was."""
     cut = 52 - kept
     bits = builder.bitcast(v, vector_of(I64))
-    rest = builder.and_(bits, constant(I64, [(1 << cut) - 1] * LANES))
-    sticky = builder.icmp_unsigned("!=", rest, constant(I64, [0] * LANES))
-    last = builder.select(sticky, constant(I64, [1 << cut] * LANES), constant(I64, [0] * LANES))
-    upper = builder.and_(bits, constant(I64, [-1 << cut] * LANES))
+    rest = builder.and_(bits, everywhere(I64, (1 << cut) - 1))
+    sticky = builder.icmp_unsigned("!=", rest, everywhere(I64, 0))
+    last = builder.select(sticky, everywhere(I64, 1 << cut), everywhere(I64, 0))
+    upper = builder.and_(bits, everywhere(I64, -1 << cut))
     return builder.bitcast(builder.or_(upper, last), vector_of(DOUBLE))
 
 
@@ -77,7 +77,7 @@ def _odd_float(builder: Any, v: Value) -> Value:
 
 
 def _shift(builder: Any, bits: Value, by: int) -> Value:
-    return builder.lshr(bits, constant(I32, [by] * LANES))
+    return builder.lshr(bits, everywhere(I32, by))
 
 
 def _without_half() -> bool:
@@ -90,16 +90,12 @@ def _single_half(builder: Any, v: Value) -> Value:
         return builder.fpext(builder.bitcast(v, vector_of(HALF)), vector_of(FLOAT))
     # The bits at their place in float32 are the value times 2**-112, exactly.
     wide = builder.zext(v, vector_of(I32))
-    sign = builder.shl(
-        builder.and_(wide, constant(I32, [0x8000] * LANES)), constant(I32, [16] * LANES)
-    )
-    bits = builder.shl(
-        builder.and_(wide, constant(I32, [0x7FFF] * LANES)), constant(I32, [13] * LANES)
-    )
-    scale = constant(FLOAT, [2.0**112] * LANES)
+    sign = builder.shl(builder.and_(wide, everywhere(I32, 0x8000)), everywhere(I32, 16))
+    bits = builder.shl(builder.and_(wide, everywhere(I32, 0x7FFF)), everywhere(I32, 13))
+    scale = everywhere(FLOAT, 2.0**112)
     finite = builder.bitcast(builder.fmul(builder.bitcast(bits, scale.type), scale), bits.type)
-    other = builder.or_(bits, constant(I32, [0x7F800000] * LANES))
-    beyond = builder.icmp_unsigned(">=", bits, constant(I32, [0x7C00 << 13] * LANES))
+    other = builder.or_(bits, everywhere(I32, 0x7F800000))
+    beyond = builder.icmp_unsigned(">=", bits, everywhere(I32, 0x7C00 << 13))
     return builder.bitcast(builder.or_(builder.select(beyond, other, finite), sign), scale.type)
 
 
@@ -108,27 +104,27 @@ def _half_single(builder: Any, v: Value) -> Value:
     if not _without_half():
         return builder.bitcast(builder.fptrunc(v, vector_of(HALF)), vector_of(I16))
     bits = builder.bitcast(v, vector_of(I32))
-    size = builder.and_(bits, constant(I32, [0x7FFFFFFF] * LANES))
-    sign = builder.and_(_shift(builder, bits, 16), constant(I32, [0x8000] * LANES))
+    size = builder.and_(bits, everywhere(I32, 0x7FFFFFFF))
+    sign = builder.and_(_shift(builder, bits, 16), everywhere(I32, 0x8000))
     # Ties go to even: half of the last place, less one where the last bit is not set.
-    even = builder.and_(_shift(builder, size, 13), constant(I32, [1] * LANES))
-    rounded = builder.add(size, builder.add(even, constant(I32, [0xFFF - (112 << 23)] * LANES)))
+    even = builder.and_(_shift(builder, size, 13), everywhere(I32, 1))
+    rounded = builder.add(size, builder.add(even, everywhere(I32, 0xFFF - (112 << 23))))
     # Of a sum with 1/2 the last place is that of subnormal numbers.
-    half = constant(FLOAT, [0.5] * LANES)
+    half = everywhere(FLOAT, 0.5)
     small = builder.bitcast(builder.fadd(builder.bitcast(size, half.type), half), size.type)
-    small = builder.sub(small, constant(I32, [0x3F000000] * LANES))
+    small = builder.sub(small, everywhere(I32, 0x3F000000))
 
     def below(bound: int) -> Value:
-        return builder.icmp_unsigned("<", size, constant(I32, [bound] * LANES))
+        return builder.icmp_unsigned("<", size, everywhere(I32, bound))
 
     found = builder.select(below(0x38800000), small, _shift(builder, rounded, 13))
-    found = builder.select(below(0x477FF000), found, constant(I32, [0x7C00] * LANES))
-    found = builder.select(below(0x7F800001), found, constant(I32, [0x7E00] * LANES))
+    found = builder.select(below(0x477FF000), found, everywhere(I32, 0x7C00))
+    found = builder.select(below(0x7F800001), found, everywhere(I32, 0x7E00))
     return builder.trunc(builder.or_(found, sign), vector_of(I16))
 
 
 def _single_bfloat(builder: Any, v: Value) -> Value:
-    bits = builder.shl(builder.zext(v, vector_of(I32)), constant(I32, [16] * LANES))
+    bits = builder.shl(builder.zext(v, vector_of(I32)), everywhere(I32, 16))
     return builder.bitcast(bits, vector_of(FLOAT))
 
 
@@ -164,8 +160,8 @@ def _decode_bfloat(builder: Any, v: Value, table: Value) -> Value:
 def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
     """To nearest, ties to even; a NaN is canonical by now and does not overflow."""
     bits = builder.bitcast(_odd_float(builder, v), vector_of(I32))
-    even = builder.and_(_shift(builder, bits, 16), constant(I32, [1] * LANES))
-    bits = builder.add(bits, builder.add(even, constant(I32, [0x7FFF] * LANES)))
+    even = builder.and_(_shift(builder, bits, 16), everywhere(I32, 1))
+    bits = builder.add(bits, builder.add(even, everywhere(I32, 0x7FFF)))
     return builder.trunc(_shift(builder, bits, 16), vector_of(I16))
 
 
@@ -178,7 +174,7 @@ def beyond(builder: Any, single: Value) -> Value:
 
 def _nearest_half(builder: Any, p: Value) -> tuple[Value, Value]:
     """float32 rounded to float16, and where another float32 within two units would not be."""
-    ends = (builder.fmul(p, constant(FLOAT, [1 + e] * LANES)) for e in (-(2.0**-22), 2.0**-22))
+    ends = (builder.fmul(p, everywhere(FLOAT, 1 + e)) for e in (-(2.0**-22), 2.0**-22))
     low, high = (_half_single(builder, e) for e in ends)
     return low, builder.icmp_unsigned("!=", low, high)
 
@@ -194,8 +190,8 @@ def _doubtful(builder: Any, bits: Value) -> Value:
 def _nearest_bfloat(builder: Any, p: Value) -> tuple[Value, Value]:
     """float32 rounded to bfloat16, and where it lies within two units of the middle of two."""
     bits = builder.bitcast(p, vector_of(I32))
-    up = builder.add(bits, constant(I32, [0x8000] * LANES))
-    doubt = builder.icmp_unsigned("<", _doubtful(builder, bits), constant(I32, [5] * LANES))
+    up = builder.add(bits, everywhere(I32, 0x8000))
+    doubt = builder.icmp_unsigned("<", _doubtful(builder, bits), everywhere(I32, 5))
     return builder.trunc(_shift(builder, up, 16), vector_of(I16)), doubt
 
 
@@ -223,16 +219,16 @@ def bfloat_by_eights(builder: Any, v: Value, single: Value) -> tuple[Value, Valu
 
 
 def _decode_byte(builder: Any, v: Value, table: Value) -> Value:
-    return builder.fpext(_table(builder, FLOAT, table, v), vector_of(DOUBLE))
+    return builder.fpext(_look_up(builder, FLOAT, table, v), vector_of(DOUBLE))
 
 
 def _encode_byte(builder: Any, v: Value, table: Value) -> Value:
     """By a table over the upper 16 bits, rounded to odd: two bits more than any float8 has."""
     bits = builder.bitcast(_odd_float(builder, v), vector_of(I32))
-    rest = builder.and_(bits, constant(I32, [0xFFFF] * LANES))
-    sticky = builder.icmp_unsigned("!=", rest, constant(I32, [0] * LANES))
+    rest = builder.and_(bits, everywhere(I32, 0xFFFF))
+    sticky = builder.icmp_unsigned("!=", rest, everywhere(I32, 0))
     upper = builder.or_(_shift(builder, bits, 16), builder.zext(sticky, vector_of(I32)))
-    return _table(builder, I8, table, upper)
+    return _look_up(builder, I8, table, upper)
 
 
 def decode_signed(builder: Any, v: Value, table: Value) -> Value:
@@ -244,7 +240,7 @@ def decode_unsigned(builder: Any, v: Value, table: Value) -> Value:
 
 
 def _decode_bool(builder: Any, v: Value, table: Value) -> Value:
-    true = builder.icmp_unsigned("!=", v, constant(I8, [0] * LANES))
+    true = builder.icmp_unsigned("!=", v, everywhere(I8, 0))
     return builder.uitofp(true, vector_of(DOUBLE))
 
 
@@ -259,53 +255,36 @@ class Kind(NamedTuple):
     size: int
     decode: Convert
     encode: Convert | None = None
-    narrow: bool = False  # narrower than float64: no rescue; a product in place of the quotient
+    narrow: bool = False  # narrower than float64: a product in place of the quotient
     needs_rescaling: bool = False  # squares may leave the range of float64
     exact: bool = False  # squares are exact in float64
     single: Callable[..., Value] | None = None  # decode, to float32
-    nearest: Callable[..., tuple[Value, Value]] | None = None  # see `scaling`
+    nearest: Callable[..., tuple[Value, Value]] | None = None  # see `arithmetic.scaling`
+
+    def encoded(self, builder: Any, v: Value, table: Value) -> Value:
+        """Lanes as elements, of a kind that is written."""
+        assert self.encode is not None
+        return self.encode(builder, v, table)
 
 
-def _kinds() -> dict[str, Kind]:
-    kinds = {
-        "float64": Kind(DOUBLE, 8, _same, _same, needs_rescaling=True),
-        "float32": Kind(
-            FLOAT,
-            4,
-            _decode_float,
-            _encode_float,
-            narrow=True,
-            exact=True,
-            single=lambda builder, v: v,
-        ),
-        "float16": Kind(
-            I16,
-            2,
-            _decode_half,
-            _encode_half,
-            narrow=True,
-            exact=True,
-            single=_single_half,
-            nearest=_nearest_half,
-        ),
-        "bfloat16": Kind(
-            I16,
-            2,
-            _decode_bfloat,
-            _encode_bfloat,
-            narrow=True,
-            exact=True,
-            single=_single_bfloat,
-            nearest=_nearest_bfloat,
-        ),
-        "byte": Kind(I8, 1, _decode_byte, _encode_byte, narrow=True, exact=True),
-        "small": Kind(I8, 1, _decode_byte, exact=True),
-        "bool": Kind(I8, 1, _decode_bool, exact=True),
-    }
-    for size, element in ((1, I8), (2, I16), (4, I32), (8, I64)):
-        kinds[f"int{8 * size}"] = Kind(element, size, decode_signed, exact=size < 4)
-        kinds[f"uint{8 * size}"] = Kind(element, size, decode_unsigned, exact=size < 4)
-    return kinds
-
-
-KINDS = _kinds()
+KINDS = {
+    "float64": Kind(DOUBLE, 8, _same, _same, needs_rescaling=True),
+    "float32": Kind(
+        FLOAT, 4, _decode_float, _encode_float, narrow=True, exact=True,
+        single=lambda builder, v: v,
+    ),
+    "float16": Kind(
+        I16, 2, _decode_half, _encode_half, narrow=True, exact=True,
+        single=_single_half, nearest=_nearest_half,
+    ),
+    "bfloat16": Kind(
+        I16, 2, _decode_bfloat, _encode_bfloat, narrow=True, exact=True,
+        single=_single_bfloat, nearest=_nearest_bfloat,
+    ),
+    "byte": Kind(I8, 1, _decode_byte, _encode_byte, narrow=True, exact=True),
+    "small": Kind(I8, 1, _decode_byte, exact=True),
+    "bool": Kind(I8, 1, _decode_bool, exact=True),
+}  # fmt: skip
+for _size, _element in ((1, I8), (2, I16), (4, I32), (8, I64)):
+    KINDS[f"int{8 * _size}"] = Kind(_element, _size, decode_signed, exact=_size < 4)
+    KINDS[f"uint{8 * _size}"] = Kind(_element, _size, decode_unsigned, exact=_size < 4)

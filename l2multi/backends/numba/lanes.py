@@ -53,13 +53,15 @@ def constant(element: Any, values: Any) -> Value:
     return ir.Constant(vector_of(element), list(values))
 
 
-_IOTA = range(LANES)
+def everywhere(element: Any, value: float) -> Value:
+    """The same number in all lanes."""
+    return constant(element, [value] * LANES)
 
 
 def splatted(builder: Any, value: Value) -> Value:
     undefined = ir.Constant(vector_of(value.type), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(one, undefined, constant(I32, [0] * LANES))
+    return builder.shuffle_vector(one, undefined, everywhere(I32, 0))
 
 
 def intrinsic(builder: Any, name: str, result: Any, *arguments: Value) -> Value:
@@ -72,7 +74,7 @@ def intrinsic(builder: Any, name: str, result: Any, *arguments: Value) -> Value:
 
 def first_lanes(builder: Any, count: Value) -> Value:
     """The first `count` lanes."""
-    return builder.icmp_signed(">", splatted(builder, count), constant(I64, _IOTA))
+    return builder.icmp_signed(">", splatted(builder, count), constant(I64, range(LANES)))
 
 
 SUFFIX = {I8: "i8", I16: "i16", I32: "i32", I64: "i64", FLOAT: "f32", DOUBLE: "f64"}
@@ -100,28 +102,24 @@ def any_lane(builder: Any, lanes: Value) -> Value:
     return builder.icmp_unsigned("!=", mask, ir.Constant(mask.type, 0))
 
 
-@primitive(lanes, lanes, lanes)
-def add(builder: Any, a: Value, b: Value) -> Value:
-    """a + b; LLVM fuses no product into it, for neither carries a fast-math flag."""
-    return builder.fadd(a, b)
+def _binary(instruction: str) -> Any:
+    """A primitive of two values. LLVM fuses no product into a sum, for neither carries a fast-math
+    flag."""
+
+    @primitive(lanes, lanes, lanes)
+    def operation(builder: Any, a: Value, b: Value) -> Value:
+        return getattr(builder, instruction)(a, b)
+
+    return operation
 
 
-@primitive(lanes, lanes, lanes)
-def mul(builder: Any, a: Value, b: Value) -> Value:
-    """a * b."""
-    return builder.fmul(a, b)
+add, mul, div = map(_binary, ("fadd", "fmul", "fdiv"))
 
 
 @primitive(lanes, lanes, lanes, lanes)
 def muladd(builder: Any, a: Value, b: Value, c: Value) -> Value:
     """a * b + c, rounded once where the machine can: not for what has its bits specified."""
     return intrinsic(builder, f"llvm.fmuladd.v{LANES}f64", a.type, a, b, c)
-
-
-@primitive(lanes, lanes, lanes)
-def div(builder: Any, a: Value, b: Value) -> Value:
-    """a / b."""
-    return builder.fdiv(a, b)
 
 
 @primitive(types.float64, types.float64)
@@ -142,7 +140,7 @@ def roots(builder: Any, v: Value) -> Value:
 @primitive(types.boolean, lanes, types.float64, types.intp)
 def all_above(builder: Any, v: Value, bound: Value, count: Value) -> Value:
     """Whether the first `count` lanes are all greater than `bound`, and less than inf."""
-    inf = constant(DOUBLE, [float("inf")] * LANES)
+    inf = everywhere(DOUBLE, float("inf"))
     above = builder.fcmp_ordered(">", v, splatted(builder, bound))
     good = builder.and_(above, builder.fcmp_ordered("<", v, inf))
     bad = builder.and_(builder.not_(good), first_lanes(builder, count))
@@ -159,7 +157,7 @@ def splat(builder: Any, value: Value) -> Value:
 @primitive(lanes, lanes)
 def canonical(builder: Any, v: Value) -> Value:
     """The same lanes, each NaN the canonical quiet one."""
-    nan = constant(DOUBLE, [float("nan")] * LANES)
+    nan = everywhere(DOUBLE, float("nan"))
     return builder.select(builder.fcmp_unordered("uno", v, v), nan, v)
 
 
@@ -232,11 +230,11 @@ def _write_modes(builder: Any, name: str, value: Value) -> None:
 @primitive(types.intp)
 def exact_modes(builder: Any) -> Value:
     """Compute with subnormal numbers and round to nearest, whatever another library has set; what
-    `restore_modes` needs. Reading the modes takes 6 ns (Zen), which no call is atomic_load to take longer
-    by; writing them twice, which is seldom needed, 3 to 10 more.
+    `restore_modes` needs. To read the modes takes 6 ns (Zen), which disappears in a call; to write
+    them twice, which is seldom needed, takes 3 to 10 more.
 
-    LLVM takes no notice of modes. It moves no arithmetic from behind a branch to before it, though,
-    and there is one about each of the two writes.
+    LLVM takes no notice of modes, but moves no arithmetic from behind a branch to before it: there
+    is a branch about each of the two writes.
     """
     register = _register(builder)
     if register is None:

@@ -1,9 +1,9 @@
-"""Compiled functions, linked: what came with the package, else what the user's cache holds, else
-compiled here and now, and then kept in the cache.
+"""The loader links kernels: those that came with the package, else those in the user's cache, else
+it has them compiled here and now, and keeps them in the cache.
 
-A key is the name of a function in `entries` and the kinds it is for. Its object code needs only
-llvmlite to be linked, most of whose 40 ms are its import. So a small call need not wait for that:
-`link_soon` has a thread do it. Nothing else is done at another time, or in another process.
+To link object code takes llvmlite alone, and most of the 40 ms of that are its import. So a small
+call need not wait: `link_soon` has a thread link what it needs. Nothing else is done at another
+time, or in another process.
 """
 
 import atexit
@@ -17,12 +17,12 @@ import time
 from typing import Any
 
 from l2multi import _fork, _registry
-from l2multi.backends.numba import cache, descriptor, machine, shipped, threads
+from l2multi.backends.numba import cache, descriptor, machine, shipped
 from l2multi.backends.numba.shipped import Key
 
-# Seconds after which the thread begins: its imports would hold up the call that asked. And those
-# from its start that calls go elsewhere; then one waits for it. For beside calls without a pause it
-# gets Python's lock once in 5 ms, and took 0.1 to more than 2 s.
+# Seconds before the thread begins, for its imports would hold up the call that asked; and seconds
+# for which calls go elsewhere, before one waits for the thread: beside calls without a pause it
+# gets the GIL once in 5 ms, and took 0.1 to more than 2 s.
 _PAUSE, _PATIENCE = 0.01, 0.03
 
 # Load-once caches: addresses of what is linked, and why the rest cannot be. LLVM owns the code.
@@ -33,6 +33,34 @@ _engines: list[Any] = []
 _thread: threading.Thread | None = None
 _begun = 0.0
 _over = threading.Event()
+
+
+def room(count: int) -> int:
+    """The address of so many slots of zeros, the start of a cache line. They are there for ever, as
+    helpers and linked code are."""
+    new = (ctypes.c_int64 * (count + 8))()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))
+    address = ctypes.addressof(new)
+    return address + -address % 64
+
+
+def slots(address: int, count: int) -> Any:
+    """So many slots at an address."""
+    return (ctypes.c_int64 * count).from_address(address)
+
+
+@functools.cache
+def xla_table() -> int:
+    """The address of the table of kernels for XLA."""
+    return room(descriptor.XLA_SIZE)
+
+
+@functools.cache
+def _machine_table(*habits: int) -> int:
+    """The address of what kernels know of this machine."""
+    address = room(descriptor.MACHINE_SIZE)
+    slots(address, descriptor.MACHINE_SIZE)[:] = habits
+    return address
 
 
 def linked(*keys: Key) -> bool:
@@ -51,7 +79,7 @@ def busy() -> bool:
 
 
 def workers() -> list[Key]:
-    """The keys linked by now that are for kinds, so not the launchers."""
+    """The keys linked by now that are for kinds, so not what all kinds share."""
     return [key for key in _addresses if len(key) > 1]
 
 
@@ -170,9 +198,9 @@ def _link(key: Key, code: shipped.Code) -> int:
     module = llvm.parse_assembly("")
     module.triple = target.triple
     engine = llvm.create_mcjit_compiler(module, target)  # the first finds the process's symbols
-    llvm.add_symbol(descriptor.XLA_TABLE, threads.foreign_table())
     habits = machine.habits()
-    llvm.add_symbol(descriptor.MACHINE, threads.machine_table((habits.once, habits.stream)))
+    llvm.add_symbol(descriptor.XLA_TABLE, xla_table())
+    llvm.add_symbol(descriptor.MACHINE, _machine_table(habits.once, habits.stream))
     # LLVM ends the process where it misses a symbol.
     missing = [name for name in code.needs if not llvm.address_of_symbol(name)]
     if missing:
@@ -183,7 +211,7 @@ def _link(key: Key, code: shipped.Code) -> int:
     if not found:
         raise LookupError(f"no function {code.name}")
     _engines.append(engine)
-    # For ever: helpers may be at work when Python, at its end, lets go of what modules hold.
+    # For ever: helpers may be at work when Python, at its end, drops what modules hold.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
     _addresses[key] = found
     return found

@@ -30,102 +30,116 @@ from l2multi.backends.numba.lanes import (
 LINE = 64  # bytes of a cache line
 
 
-def masked_load(builder: Any, kind: Kind, address: Value, count: Value) -> Value:
-    vector = vector_of(kind.element)
-    pointer = builder.inttoptr(address, vector.as_pointer())
-    mask, zero = first_lanes(builder, count), ir.Constant(vector, None)
-    name = f"llvm.masked.load.v{LANES}{SUFFIX[kind.element]}.p0"
-    return intrinsic(builder, name, vector, pointer, ir.Constant(I32, 1), mask, zero)
+def pointer(builder: Any, address: Value, element: Any) -> Value:
+    """An address as a pointer to values of a type."""
+    return builder.inttoptr(address, element.as_pointer())
+
+
+def read(builder: Any, address: Value, element: Any, align: int = 1) -> Value:
+    """The value of a type at an address."""
+    v = builder.load(pointer(builder, address, element))
+    v.align = align
+    return v
+
+
+def write(builder: Any, v: Value, address: Value, align: int = 1) -> Any:
+    """Write a value to an address."""
+    store = builder.store(v, pointer(builder, address, v.type))
+    store.align = align
+    return store
+
+
+def write_non_temporal(builder: Any, kind: Kind, v: Value, address: Value) -> None:
+    """Write a row of elements by a non-temporal store."""
+    store = write(builder, v, address, boundary(kind))
+    store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+
+
+def read_some(builder: Any, address: Value, element: Any, count: Value) -> Value:
+    """The first `count` lanes of a vector of elements, zeros in the others."""
+    vector = vector_of(element)
+    name = f"llvm.masked.load.v{LANES}{SUFFIX[element]}.p0"
+    align, mask, zero = ir.Constant(I32, 1), first_lanes(builder, count), ir.Constant(vector, None)
+    return intrinsic(builder, name, vector, pointer(builder, address, vector), align, mask, zero)
+
+
+def write_some(builder: Any, v: Value, address: Value, count: Value) -> None:
+    """Write the first `count` lanes of a vector of elements."""
+    name = f"llvm.masked.store.v{LANES}{SUFFIX[v.type.element]}.p0"
+    to, align = pointer(builder, address, v.type), ir.Constant(I32, 1)
+    intrinsic(builder, name, ir.VoidType(), v, to, align, first_lanes(builder, count))
 
 
 def loads(kind: Kind) -> tuple[Any, Any]:
     """Loads ``(address, table)`` and ``(address, count, table)``."""
-    vector = vector_of(kind.element)
 
     @primitive(lanes, types.intp, types.intp)
     def whole(builder: Any, address: Value, table: Value) -> Value:
-        v = builder.load(builder.inttoptr(address, vector.as_pointer()))
-        v.align = 1
-        return kind.decode(builder, v, table)
+        return kind.decode(builder, read(builder, address, vector_of(kind.element)), table)
 
     @primitive(lanes, types.intp, types.intp, types.intp)
     def part(builder: Any, address: Value, count: Value, table: Value) -> Value:
-        return kind.decode(builder, masked_load(builder, kind, address, count), table)
+        return kind.decode(builder, read_some(builder, address, kind.element, count), table)
 
     return whole, part
 
 
 def stores(kind: Kind) -> tuple[Any, Any]:
     """Stores with the lanes as first argument, then as the loads."""
-    vector = vector_of(kind.element)
-    encode = kind.encode
-    assert encode is not None
 
     @primitive(types.void, lanes, types.intp, types.intp)
     def whole(builder: Any, v: Value, address: Value, table: Value) -> None:
-        pointer = builder.inttoptr(address, vector.as_pointer())
-        builder.store(encode(builder, v, table), pointer).align = 1
+        write(builder, kind.encoded(builder, v, table), address)
 
     @primitive(types.void, lanes, types.intp, types.intp, types.intp)
     def part(builder: Any, v: Value, address: Value, count: Value, table: Value) -> None:
-        pointer = builder.inttoptr(address, vector.as_pointer())
-        name = f"llvm.masked.store.v{LANES}{SUFFIX[kind.element]}.p0"
-        v, align = encode(builder, v, table), ir.Constant(I32, 1)
-        intrinsic(builder, name, ir.VoidType(), v, pointer, align, first_lanes(builder, count))
+        write_some(builder, kind.encoded(builder, v, table), address, count)
 
     return whole, part
 
 
 def boundary(kind: Kind) -> int:
-    """The alignment of `non_temporal_store` stores, in bytes."""
+    """The alignment of non-temporal stores, in bytes."""
     return min(LINE, kind.size * LANES)
 
 
-def write_non_temporal(builder: Any, kind: Kind, v: Value, address: Value) -> None:
-    store = builder.store(v, builder.inttoptr(address, v.type.as_pointer()))
-    store.align = boundary(kind)
-    once = builder.module.add_metadata([ir.Constant(I32, 1)])
-    store.set_metadata("nontemporal", once)
-
-
 def non_temporal_store(kind: Kind) -> Any:
-    """A store as `stores` has it, aligned to `boundary`, that goes past the caches: memory is not
-    read before it is written. `fence` has to follow."""
-    encode = kind.encode
-    assert encode is not None
+    """A store as `stores` has it, aligned to `boundary`, which does not read memory into a cache
+    before it writes. `fence` has to follow."""
 
     @primitive(types.void, lanes, types.intp, types.intp)
     def whole(builder: Any, v: Value, address: Value, table: Value) -> None:
-        write_non_temporal(builder, kind, encode(builder, v, table), address)
+        write_non_temporal(builder, kind, kind.encoded(builder, v, table), address)
 
     return whole
 
 
 @primitive(types.void)
 def fence(builder: Any) -> None:
-    """Streaming stores before this are atomic_load before whatever comes after it."""
+    """All threads see non-temporal stores before this before whatever comes after it."""
     builder.fence("seq_cst")
+
+
+def _prefetch(builder: Any, address: Value, to_write: int, near: int) -> None:
+    flags = (ir.Constant(I32, k) for k in (to_write, near, 1))  # 1: data
+    at = pointer(builder, address, I8)
+    intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), at, *flags)
 
 
 @primitive(types.void, types.intp)
 def prefetch_for_write(builder: Any, address: Value) -> None:
-    """Ask memory for the cache line of an address, to write to it."""
-    pointer = builder.inttoptr(address, I8.as_pointer())
-    flags = (ir.Constant(I32, k) for k in (1, 3, 1))  # to write, keep close, data
-    intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+    """Prefetch the cache line of an address, to write to it."""
+    _prefetch(builder, address, 1, 3)
 
 
 def prefetch(count: int, rows: int = 1) -> Any:
-    """A primitive: ask memory for so many bytes from an address, which need not exist; or for as
-    many of each of `rows` rows, ``(address, stride)``. How near they come is the loader's choice;
-    see `shipped.Code`."""
+    """A primitive: prefetch so many bytes from an address, which need not exist; or as many of each
+    of `rows` rows, ``(address, stride)``. How near they come is the loader's choice; see
+    `shipped.Code`."""
 
     def lines(builder: Any, address: Value) -> None:
         for offset in range(0, count, LINE):
-            where = builder.add(address, ir.Constant(I64, offset))
-            pointer = builder.inttoptr(where, I8.as_pointer())
-            flags = (ir.Constant(I32, k) for k in (0, 1, 1))  # to read, keep farther away, data
-            intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *flags)
+            _prefetch(builder, builder.add(address, ir.Constant(I64, offset)), 0, 1)
 
     @primitive(types.void, types.intp)
     def one(builder: Any, address: Value) -> None:
@@ -139,24 +153,12 @@ def prefetch(count: int, rows: int = 1) -> Any:
     return one if rows == 1 else many
 
 
-@primitive(types.void, lanes, types.intp, types.intp, types.intp)
-def put_floats(builder: Any, v: Value, address: Value, count: Value, size: Value) -> None:
-    """Write the first `count` lanes one after another, as float32 or, if `size` is 8, float64."""
-    mask, align = first_lanes(builder, count), ir.Constant(I32, 1)
-    with builder.if_else(builder.icmp_signed("==", size, ir.Constant(I64, 8))) as (wide, narrow):
-        with wide:
-            pointer = builder.inttoptr(address, v.type.as_pointer())
-            name = f"llvm.masked.store.v{LANES}f64.p0"
-            intrinsic(builder, name, ir.VoidType(), v, pointer, align, mask)
-        with narrow:
-            single = builder.fptrunc(v, vector_of(FLOAT))
-            pointer = builder.inttoptr(address, single.type.as_pointer())
-            name = f"llvm.masked.store.v{LANES}f32.p0"
-            intrinsic(builder, name, ir.VoidType(), single, pointer, align, mask)
+# Room on the machine's stack, and slots in it
 
 
-def stack(count: int) -> Any:
-    """A primitive: the address of room for `count` lanes on the machine's stack, not zeroed.
+def _room(element: Any, count: int) -> Any:
+    """A primitive: the address of room for so many values, not zeroed. It is gone when the device
+    that asks for it returns.
 
     Numba's own helper zeroes it at each call, which took 90 ns of a short vector's 100.
     """
@@ -164,147 +166,136 @@ def stack(count: int) -> Any:
     @primitive(types.intp)
     def reserve(builder: Any) -> Value:
         with builder.goto_entry_block():
-            room = builder.alloca(vector_of(DOUBLE), size=ir.Constant(I32, count))
-        return builder.ptrtoint(room, I64)
-
-    return reserve
-
-
-def room(slots: int) -> Any:
-    """A primitive: the address of room for so many int64 on the machine's stack, not zeroed."""
-
-    @primitive(types.intp)
-    def reserve(builder: Any) -> Value:
-        with builder.goto_entry_block():
-            found = builder.alloca(I64, size=ir.Constant(I32, slots))
+            found = builder.alloca(element, size=ir.Constant(I32, count))
         return builder.ptrtoint(found, I64)
 
     return reserve
 
 
-def slot_pointer(builder: Any, address: Value, index: Value, kind: Any, size: int) -> Value:
-    offset = builder.mul(index, ir.Constant(I64, size))
-    return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+def stack(count: int) -> Any:
+    """Room for lanes; see `_room`."""
+    return _room(vector_of(DOUBLE), count)
+
+
+def room(count: int) -> Any:
+    """Room for int64; see `_room`."""
+    return _room(I64, count)
+
+
+def slot(builder: Any, address: Value, index: Any, size: int) -> Value:
+    """The address of a slot of so many bytes."""
+    if isinstance(index, int):
+        index = ir.Constant(I64, index)
+    return builder.add(address, builder.mul(index, ir.Constant(I64, size)))
 
 
 @primitive(types.void, types.intp, types.intp, lanes)
 def put(builder: Any, address: Value, index: Value, v: Value) -> None:
-    """Keep lanes in a slot of a stack."""
-    builder.store(v, slot_pointer(builder, address, index, vector_of(DOUBLE), 8 * LANES)).align = 8
+    """Keep lanes in a slot."""
+    write(builder, v, slot(builder, address, index, 8 * LANES), 8)
 
 
 @primitive(lanes, types.intp, types.intp)
 def get(builder: Any, address: Value, index: Value) -> Value:
-    """The lanes in a slot of a stack."""
-    v = builder.load(slot_pointer(builder, address, index, vector_of(DOUBLE), 8 * LANES))
-    v.align = 8
-    return v
-
-
-def lanes_in_slots(builder: Any, stack: Value, count: int) -> list[Value]:
-    found = []
-    for k in range(count):
-        slot = builder.add(stack, ir.Constant(I64, 8 * LANES * k))
-        v = builder.load(builder.inttoptr(slot, vector_of(DOUBLE).as_pointer()))
-        v.align = 8
-        found.append(v)
-    return found
+    """The lanes in a slot."""
+    return read(builder, slot(builder, address, index, 8 * LANES), vector_of(DOUBLE), 8)
 
 
 @primitive(types.void, types.intp, types.intp, types.float64)
 def put_double(builder: Any, address: Value, index: Value, value: Value) -> None:
     """Write a float64."""
-    builder.store(value, slot_pointer(builder, address, index, DOUBLE, 8)).align = 1
+    write(builder, value, slot(builder, address, index, 8))
 
 
 @primitive(types.float64, types.intp, types.intp)
 def get_double(builder: Any, address: Value, index: Value) -> Value:
     """Read a float64."""
-    v = builder.load(slot_pointer(builder, address, index, DOUBLE, 8))
-    v.align = 1
-    return v
-
-
-@primitive(types.void, types.intp, types.float64)
-def put_float(builder: Any, address: Value, value: Value) -> None:
-    """Write a float64 as float32."""
-    pointer = builder.inttoptr(address, FLOAT.as_pointer())
-    builder.store(builder.fptrunc(value, FLOAT), pointer).align = 1
-
-
-@primitive(types.intp, types.intp, types.intp)
-def get_int(builder: Any, address: Value, index: Value) -> Value:
-    """Read an int64."""
-    return builder.load(slot_pointer(builder, address, index, I64, 8))
+    return read(builder, slot(builder, address, index, 8), DOUBLE)
 
 
 @primitive(types.void, types.intp, types.intp, types.intp)
 def set_int(builder: Any, address: Value, index: Value, value: Value) -> None:
     """Write an int64."""
-    builder.store(value, slot_pointer(builder, address, index, I64, 8))
+    write(builder, value, slot(builder, address, index, 8), 8)
 
 
-def _atomic_cell(builder: Any, address: Value, index: Value) -> Value:
-    return slot_pointer(builder, address, index, I64, 8)
+@primitive(types.intp, types.intp, types.intp)
+def get_int(builder: Any, address: Value, index: Value) -> Value:
+    """Read an int64."""
+    return read(builder, slot(builder, address, index, 8), I64, 8)
+
+
+@primitive(types.void, types.intp, types.float64)
+def put_float(builder: Any, address: Value, value: Value) -> None:
+    """Write a float64 as float32."""
+    write(builder, builder.fptrunc(value, FLOAT), address)
+
+
+@primitive(types.void, lanes, types.intp, types.intp, types.intp)
+def put_floats(builder: Any, v: Value, address: Value, count: Value, size: Value) -> None:
+    """Write the first `count` lanes one after another, as float32 or, if `size` is 8, float64."""
+    with builder.if_else(builder.icmp_signed("==", size, ir.Constant(I64, 8))) as (wide, narrow):
+        with wide:
+            write_some(builder, v, address, count)
+        with narrow:
+            write_some(builder, builder.fptrunc(v, vector_of(FLOAT)), address, count)
+
+
+# Int64 that several threads use, in one order for all of them
+
+
+def _shared(builder: Any, address: Value, index: Value) -> Value:
+    return pointer(builder, slot(builder, address, index, 8), I64)
 
 
 @primitive(types.intp, types.intp, types.intp)
 def atomic_load(builder: Any, address: Value, index: Value) -> Value:
-    """Read an int64 that other threads write, in one order for all."""
-    return builder.load_atomic(_atomic_cell(builder, address, index), "seq_cst", 8)
+    """Read."""
+    return builder.load_atomic(_shared(builder, address, index), "seq_cst", 8)
 
 
 @primitive(types.void, types.intp, types.intp, types.intp)
 def atomic_store(builder: Any, address: Value, index: Value, value: Value) -> None:
-    """Write an int64 that other threads read, and with it all written before."""
-    builder.store_atomic(value, _atomic_cell(builder, address, index), "seq_cst", 8)
+    """Write; who reads it sees all that was written before."""
+    builder.store_atomic(value, _shared(builder, address, index), "seq_cst", 8)
 
 
 @primitive(types.intp, types.intp, types.intp, types.intp)
 def atomic_add(builder: Any, address: Value, index: Value, value: Value) -> Value:
-    """Add to an int64 that other threads atomic_add too."""
-    return builder.atomic_rmw("add", _atomic_cell(builder, address, index), value, "seq_cst")
+    """Add; what there was before."""
+    return builder.atomic_rmw("add", _shared(builder, address, index), value, "seq_cst")
 
 
 @primitive(types.boolean, types.intp, types.intp, types.intp, types.intp)
 def compare_exchange(builder: Any, address: Value, index: Value, old: Value, new: Value) -> Value:
-    """Replace an int64 if it is still `old`; whether it was."""
-    cell = _atomic_cell(builder, address, index)
+    """Replace what is still `old`; whether it was."""
+    cell = _shared(builder, address, index)
     return builder.extract_value(builder.cmpxchg(cell, old, new, "seq_cst", "seq_cst"), 1)
 
 
 def move(size: int, count: int) -> Any:
     """A primitive: copy `count` elements of `size` bytes, so many bytes apart, ``(from, step, to,
-    step, compare_exchange)``; the bytes of each in the other order if `compare_exchange` is not 0."""
+    step, swap)``; the bytes of each in the other order if `swap` is not 0."""
     element = ir.IntType(8 * size)
 
     def copy_all(
-        builder: Any, at: Value, step: Value, to: Value, step_to: Value, turn: bool
+        builder: Any, at: Value, step: Value, to: Value, step_to: Value, swapped: bool
     ) -> None:
         for _ in range(count):
-            v = builder.load(builder.inttoptr(at, element.as_pointer()))
-            v.align = 1
-            if turn:
+            v = read(builder, at, element)
+            if swapped:
                 v = intrinsic(builder, f"llvm.bswap.i{8 * size}", element, v)
-            builder.store(v, builder.inttoptr(to, element.as_pointer())).align = 1
+            write(builder, v, to)
             at, to = builder.add(at, step), builder.add(to, step_to)
 
     @primitive(types.void, *[types.intp] * 5)
     def copy(
-        builder: Any,
-        source: Value,
-        step: Value,
-        target: Value,
-        step_to: Value,
-        compare_exchange: Value,
+        builder: Any, source: Value, step: Value, target: Value, step_to: Value, swap: Value
     ) -> None:
         if size == 1:
             copy_all(builder, source, step, target, step_to, False)
             return
-        with builder.if_else(builder.icmp_signed("==", compare_exchange, ir.Constant(I64, 0))) as (
-            same,
-            other,
-        ):
+        with builder.if_else(builder.icmp_signed("==", swap, ir.Constant(I64, 0))) as (same, other):
             with same:
                 copy_all(builder, source, step, target, step_to, False)
             with other:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from l2multi import _registry, _summation
 from l2multi.backends.numba import descriptor
 
+# A kernel key: the name of a compiled function and the kinds it is for, if any.
 Key = tuple[str, ...]
 
 FOLDER = os.path.join(os.path.dirname(__file__), "shipped")
@@ -37,11 +38,11 @@ KEYS: tuple[Key, ...] = (
 
 # The files of this folder that shape object code, all that `build` imports but the libraries.
 SOURCES = (
-    "arithmetic", "build", "cabi", "compiler", "descriptor", "dtypes", "fast_call_entry",
-    "geometry", "kernels/__init__", "kernels/columns", "kernels/common", "kernels/gathered",
+    "arithmetic", "build", "cabi", "compiler", "descriptor", "dtypes", "fast_call",
+    "fast_call_entry", "kernels/__init__", "kernels/columns", "kernels/common", "kernels/gathered",
     "kernels/jvp", "kernels/long_rows", "kernels/narrow_columns", "kernels/rows",
-    "kernels/segmented", "kernels/short_rows", "lanes", "machine", "memory", "plan", "shipped",
-    "thread_pool", "threads", "xla_ffi",
+    "kernels/segmented", "kernels/short_rows", "kernels/tiles", "lanes", "machine", "memory",
+    "plan", "shipped", "thread_pool", "threads", "xla_ffi",
 )  # fmt: skip
 
 

@@ -1,123 +1,79 @@
-"""thread pool"""
+"""The thread pool: chunks of a batch, done by the calling thread and by helpers that wait for work.
+
+Nobody waits for a helper to come. All threads take chunk after chunk until none is left, and the
+caller waits only for chunks that a running helper has taken. (A barrier waits until each thread has
+been given a core: Numba's parallel loops, by GNU OpenMP, took 8 ms for a call of 50 us beside a
+busy neighbour.) No layer ends the process when two threads call at a time, or a child of fork does,
+and neither Numba nor Python is needed, so that calls from XLA's threads are served too.
+
+The pool's `TICKET` is one number: the job's generation, the helpers it still wants, and the first
+and last of the chunks not yet taken. Whoever joins, or takes a chunk, changes it, and only if it is
+still what it was. So a chunk taken belongs to the job that the pool describes, which is not over
+before its chunks are done. The caller takes chunks from the front, helpers from the back: in call
+after call a core meets the part of the arrays that is in its caches.
+
+The pool does one call at a time: a caller that finds it busy works alone, on its own core.
+"""
 
 import signal
 import sys
 from typing import Any
 
-from numba.core import types
-
 from l2multi.backends.numba import cabi, descriptor, memory
 from l2multi.backends.numba import threads as limits
+from l2multi.backends.numba.cabi import ON_ADDRESS, PARALLEL_FOR, call_worker
 from l2multi.backends.numba.compiler import device, function
 from l2multi.backends.numba.lanes import I32, I64, greater, lesser
-from l2multi.backends.numba.memory import get_int, set_int
-
-_INT = types.intp
-
-
-# first, last, call
-WORKER = types.void(_INT, _INT, _INT)
-
-
-# worker, count, call
-PARALLEL_FOR = types.void(_INT, _INT, _INT)
-
-
-# count, call
-LONG = types.void(_INT, _INT)
-
-
-# pool
-HELPER = _INT(_INT)
-
-
-call_worker, call_parallel_for, call_long_rows = map(cabi.calling, (WORKER, PARALLEL_FOR, LONG))
-
+from l2multi.backends.numba.memory import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    compare_exchange,
+    get_int,
+    set_int,
+)
 
 # Elements of a chunk: enough that taking it (0.1 us) does not count, and no more than lets the
 # others finish at about the same time.
 CHUNK_LEAST, CHUNK_MOST = 2**13, 2**18
 
-
-# Elements that the cores' own caches may hold: there each core fetches ahead, and takes away, what
-# the other has just written next to its own. 1000x128 float32 along columns, into an output, took
+# Elements that the cores' own caches may hold. There each core prefetches, and so takes away, what
+# the other has just written next to its own: 1000x128 float32 along columns, into an output, took
 # 1.5 times as long in two chunks as in eight.
 OWN_CACHES = 2**18
-
 
 # Looks at the ticket, of some 40 ns each, after which a helper goes to sleep: 0.1 to 0.2 ms, so
 # that it is awake when calls follow each other, for waking it takes a caller microseconds.
 LOOKS = 2000
 
-
 # Looks after which it offers its core to whoever waits for one, such as a thread of XLA's.
 POLITE = 16
 
-
 # Bits of the ticket: where its parts begin, and how long they are.
 _FIRST, _HELP, _GENERATION = 16, 32, 44
-
-
 _CHUNKS, _HELPERS, _GENERATIONS = ((1 << bits) - 1 for bits in (16, 12, 19))
 
-
 _new_mutex = cabi.external("pthread_mutex_init", I32, I64, I64)
-
-
 _new_condition = cabi.external("pthread_cond_init", I32, I64, I64)
-
-
 _lock = cabi.external("pthread_mutex_lock", I32, I64)
-
-
 _unlock = cabi.external("pthread_mutex_unlock", I32, I64)
-
-
 _wait = cabi.external("pthread_cond_wait", I32, I64, I64)
-
-
 _signal = cabi.external("pthread_cond_signal", I32, I64)
-
-
 _create = cabi.external("pthread_create", I32, I64, I64, I64, I64)
-
-
 _detach = cabi.external("pthread_detach", I32, I64)
-
-
 _yield = cabi.external("sched_yield", I32)
-
-
 _fill = cabi.external("sigfillset", I32, I64)
-
-
 _mask = cabi.external("pthread_sigmask", I32, I32, I64, I64)
-
 
 # Of Linux, where a thread has an affinity, a niceness and a policy of its own, and 0 means itself.
 _LINUX = sys.platform.startswith("linux")
-
-
 _process = cabi.external("getpid", I32)  # and so the main thread
-
-
 _affinity = cabi.external("sched_getaffinity", I32, I32, I64, I64)
-
-
 _set_affinity = cabi.external("sched_setaffinity", I32, I32, I64, I64)
-
-
 _niceness = cabi.external("getpriority", I32, I32, I32)
-
-
 _set_niceness = cabi.external("setpriority", I32, I32, I32, I32)
-
-
 _policy = cabi.external("sched_getscheduler", I32, I32)
-
-
 _WORDS = 16  # of a set of cores
-
 
 paid = device(limits.paid)
 
@@ -175,32 +131,29 @@ def independence() -> tuple[Any, Any]:
 
 @device
 def chunks_left(ticket):
-    """Shares not yet taken."""
+    """Chunks not yet taken."""
     return (ticket & _CHUNKS) - (ticket >> _FIRST & _CHUNKS)
 
 
 @device
 def helper_wanted(ticket):
-    """Whether there is call_worker for another helper."""
+    """Whether there is work for another helper."""
     return chunks_left(ticket) > 0 and ticket >> _HELP & _HELPERS != 0
 
 
 @device
 def take_chunks(pool, generation, first):
-    """Do chunks of the job of this generation until none is chunks_left, from the first or the last."""
+    """Do chunks of the job of this generation until none is left, from the front or the back."""
     done = 0
     while pool != 0:  # until there is a break
-        ticket = memory.atomic_load(pool, descriptor.TICKET)
+        ticket = atomic_load(pool, descriptor.TICKET)
         if ticket >> _GENERATION != generation or chunks_left(ticket) <= 0:
             break
-        if memory.compare_exchange(
-            pool, descriptor.TICKET, ticket, ticket + (1 << _FIRST) if first else ticket - 1
-        ):
+        taken = ticket + (1 << _FIRST) if first else ticket - 1
+        if compare_exchange(pool, descriptor.TICKET, ticket, taken):
             chunk = ticket >> _FIRST & _CHUNKS if first else (ticket & _CHUNKS) - 1
-            chunks, count = (
-                get_int(pool, descriptor.JOB_CHUNKS),
-                get_int(pool, descriptor.JOB_COUNT),
-            )
+            chunks = get_int(pool, descriptor.JOB_CHUNKS)
+            count = get_int(pool, descriptor.JOB_COUNT)
             call_worker(
                 get_int(pool, descriptor.JOB),
                 chunk * count // chunks, (chunk + 1) * count // chunks,
@@ -208,16 +161,16 @@ def take_chunks(pool, generation, first):
             )  # fmt: skip
             done += 1
     if done:
-        memory.atomic_add(pool, descriptor.DONE, done)
+        atomic_add(pool, descriptor.DONE, done)
 
 
 def helper() -> Any:
-    """What a helper segmented, for ever."""
+    """What a helper runs, for ever."""
     blocked = memory.room(32)  # more than any sigset_t
     block = int(getattr(signal, "SIG_BLOCK", 0))
     _, be_as_main = independence()
 
-    @function(HELPER)
+    @function(ON_ADDRESS)
     def run(pool):
         everything = blocked()
         _fill(everything)
@@ -226,9 +179,9 @@ def helper() -> Any:
         mutex, condition = pool + 8 * descriptor.MUTEX, pool + 8 * descriptor.CONDITION
         looks = 0
         while pool != 0:  # for ever
-            ticket = memory.atomic_load(pool, descriptor.TICKET)
+            ticket = atomic_load(pool, descriptor.TICKET)
             if helper_wanted(ticket):
-                if memory.compare_exchange(pool, descriptor.TICKET, ticket, ticket - (1 << _HELP)):
+                if compare_exchange(pool, descriptor.TICKET, ticket, ticket - (1 << _HELP)):
                     take_chunks(pool, ticket >> _GENERATION, False)
                 looks = 0
                 continue
@@ -238,10 +191,10 @@ def helper() -> Any:
                 _yield()
             if looks > LOOKS:
                 _lock(mutex)
-                memory.atomic_add(pool, descriptor.ASLEEP, 1)
-                if not helper_wanted(memory.atomic_load(pool, descriptor.TICKET)):
+                atomic_add(pool, descriptor.ASLEEP, 1)
+                if not helper_wanted(atomic_load(pool, descriptor.TICKET)):
                     _wait(condition, mutex)  # if that fails, look on: the thread is known to others
-                memory.atomic_add(pool, descriptor.ASLEEP, -1)
+                atomic_add(pool, descriptor.ASLEEP, -1)
                 _unlock(mutex)
                 looks = 0
         return 0
@@ -249,14 +202,13 @@ def helper() -> Any:
     return run
 
 
-def parallel_for() -> Any:
-    """Shares of the batch for this thread and for helpers."""
+def starting_helpers() -> Any:
+    """A function that has as many helpers, if the system allows; how many there are for a job."""
     identity = memory.room(1)
     may_create, _ = independence()
 
     @device
     def start_helpers(pool, most):
-        """Have as many helpers, if the system allows; how many there are for this job."""
         there = get_int(pool, descriptor.HELPERS)
         if there == 0:
             _new_mutex(pool + 8 * descriptor.MUTEX, 0)
@@ -271,11 +223,18 @@ def parallel_for() -> Any:
                 set_int(pool, descriptor.HELPERS, there)
         return lesser(there, most)
 
+    return start_helpers
+
+
+def parallel_for() -> Any:
+    """What cuts a batch into chunks, for the calling thread and helpers."""
+    start_helpers = starting_helpers()
+
     @function(PARALLEL_FOR)
-    def launcher(worker, count, call):
+    def run(worker, count, call):
         pool, threads = get_int(call, descriptor.POOL), get_int(call, descriptor.THREADS)
         total, together = get_int(call, descriptor.TOTAL), get_int(call, descriptor.TOGETHER)
-        if threads < 2 or count < 2 or not memory.compare_exchange(pool, descriptor.BUSY, 0, 1):
+        if threads < 2 or count < 2 or not compare_exchange(pool, descriptor.BUSY, 0, 1):
             call_worker(worker, 0, count, call)
             return
         size = lesser(greater(total // (16 * threads), CHUNK_LEAST), CHUNK_MOST)
@@ -287,29 +246,27 @@ def parallel_for() -> Any:
         set_int(pool, descriptor.JOB_COUNT, count)
         set_int(pool, descriptor.JOB_CALL, call)
         set_int(pool, descriptor.JOB_CHUNKS, chunks)
-        memory.atomic_store(pool, descriptor.DONE, 0)
-        generation = (memory.atomic_load(pool, descriptor.TICKET) >> _GENERATION) + 1 & _GENERATIONS
-        memory.atomic_store(
-            pool, descriptor.TICKET, generation << _GENERATION | helpers << _HELP | chunks
-        )
+        atomic_store(pool, descriptor.DONE, 0)
+        generation = (atomic_load(pool, descriptor.TICKET) >> _GENERATION) + 1 & _GENERATIONS
+        ticket = generation << _GENERATION | helpers << _HELP | chunks
+        atomic_store(pool, descriptor.TICKET, ticket)
         # A helper that is not yet counted as asleep will look at the ticket once more; one that is,
-        # and has not let go of the mutex, is about to wait. Those that are awake need no signal.
-        asleep = memory.atomic_load(pool, descriptor.ASLEEP) - (
-            get_int(pool, descriptor.HELPERS) - helpers
-        )
+        # and still holds the mutex, is about to wait. Those that are awake need no signal.
+        idle = get_int(pool, descriptor.HELPERS) - helpers
+        asleep = atomic_load(pool, descriptor.ASLEEP) - idle
         if asleep > 0:
             _lock(pool + 8 * descriptor.MUTEX)
             _unlock(pool + 8 * descriptor.MUTEX)
-            while asleep > 0 and helper_wanted(memory.atomic_load(pool, descriptor.TICKET)):
+            while asleep > 0 and helper_wanted(atomic_load(pool, descriptor.TICKET)):
                 _signal(pool + 8 * descriptor.CONDITION)
                 asleep -= 1
         take_chunks(pool, generation, True)
         looks = 0
-        while memory.atomic_load(pool, descriptor.DONE) != chunks:
+        while atomic_load(pool, descriptor.DONE) != chunks:
             cabi.pause()
             looks += 1
             if looks > LOOKS:
                 _yield()
-        memory.atomic_store(pool, descriptor.BUSY, 0)
+        atomic_store(pool, descriptor.BUSY, 0)
 
-    return launcher
+    return run

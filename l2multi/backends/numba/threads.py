@@ -1,43 +1,42 @@
-"""How many threads a call may use, and the pool they come from; `team` has the threads themselves.
+"""How many threads a call may use, and the pool they come from; `thread_pool` has the threads.
 
 A call uses as many threads as its size pays for (`paid`), and no more than the cores that the
 calling thread may use, the CPU quota of its cgroup, ``NUMBA_NUM_THREADS`` and Numba's mask
 (``numba.set_num_threads``). A forked child works alone: the helpers are its parent's, and a pool of
-workers has a process for each core already.
+workers has a process for each core already. Looks at Numba only where a program has imported it.
 """
 
 import contextlib
-import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
-
 from l2multi import _registry
-from l2multi.backends.numba import descriptor, quota
+from l2multi.backends.numba import descriptor, loader, quota
 
-# Elements from which more than one thread works: with a helper awake, two need 0.6 of one's time
-# there (3 us).
+# Elements from which more than one thread works. With a helper awake, two threads need 0.6 of the
+# time of one there (3 us).
 PARALLEL = 2**15
 
 # Elements for each of more than two threads: 9 us of float32 in the caches, where waking a helper
-# takes a caller 2 to 9 us and the helper comes after 5 to 40. In a model of 64 cores, over sizes
-# from 2**15 to 2**24 elements and all numbers of threads, calls that find all helpers asleep then
-# take 1.05 to 1.22 of the least time; with twice as many elements 1.10 to 1.19, but calls that find
-# them awake take 1.35 times as long.
+# takes a caller 2 to 9 us and the helper comes after 5 to 40. In a model of 64 cores, over sizes of
+# 2**15 to 2**24 elements, calls that find all helpers asleep then take 1.05 to 1.22 of the least
+# time. Twice as many elements make that 1.10 to 1.19, but calls that find helpers awake take 1.35
+# times as long.
 EACH = 2**16
 
-# Elements up to which columns go by one thread in place: each core fetches ahead, and takes away,
-# what the other has just written next to its own. 1000x256 float32 took two threads 1.1 to 3.6
+# Elements up to which columns in place go by one thread. Each core prefetches, and so takes away,
+# what the other has just written next to its own: 1000x256 float32 took two threads 1.1 to 3.6
 # times as long as one, 4000x256 0.8 to 3.3 times (Zen 4 in a virtual machine, by where its cores
 # were).
 IN_PLACE = 2**20
 
-_forced: ContextVar[str | None] = ContextVar("l2multi_numba_launch", default=None)
+_forced: ContextVar[str | None] = ContextVar("l2multi_numba_threads", default=None)
+
+PARALLEL_FOR, HELPER = ("parallel_for",), ("helper",)  # the kernel keys of the pool
 
 
 def _child_of_fork() -> bool:
@@ -63,8 +62,34 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
+@functools.cache
+def pool() -> int:
+    """The address of the pool."""
+    return loader.room(descriptor.POOL_SIZE)
+
+
+@functools.cache
+def _pool() -> Any:
+    """The slots of the pool."""
+    return loader.slots(pool(), descriptor.POOL_SIZE)
+
+
+def ready() -> bool:
+    """Whether the pool can be used; links what gives it work."""
+    slots = _pool()
+    if not slots[descriptor.PARALLEL_FOR]:
+        if _registry.asking.get() and not loader.available(PARALLEL_FOR, HELPER):
+            return False
+        try:
+            slots[descriptor.HELPER] = loader.address(HELPER)
+            slots[descriptor.PARALLEL_FOR] = loader.address(PARALLEL_FOR)
+        except ImportError:  # no POSIX threads here
+            return False
+    return True
+
+
 def paid(size: int) -> int:
-    """How many threads the size of a call pays for, in elements. Compiled too (see `team`)."""
+    """How many threads the size of a call pays for, in elements. Compiled too, by `thread_pool`."""
     return size // EACH if size >= 2 * EACH else 2 if size >= PARALLEL else 1
 
 
@@ -84,9 +109,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _allowed()
 
 
-def _limit() -> int:
-    """How many threads a call may use, but for its thread's cores. XLA's calls, which cannot ask
-    Numba, keep to what was found here last, by any thread."""
+def by_mask() -> int:
+    """How many threads any call may use, but for its thread's cores. Calls by XLA, which cannot ask
+    Numba for its mask, keep to what any thread found here last."""
     numba: Any = sys.modules.get("numba.np.ufunc.parallel")
     # Numba has no mask before it has threads; asked for it, it would start them.
     most = int(_pool()[descriptor.CORES]) or _allowed()
@@ -96,77 +121,37 @@ def _limit() -> int:
     return most
 
 
-def _room(slots: int) -> int:
-    """The address of so many zeros, a cache line's start. It is there for ever, as helpers are."""
-    room = np.zeros(slots + 8, np.int64)
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(room))
-    address = int(room.ctypes.data)
-    return address + -address % 64
+def limit() -> int:
+    """As `by_mask`, by all that forbids threads too. Whoever only asks has those that are there.
 
-
-def _slots(address: int, count: int) -> Any:
-    return (ctypes.c_int64 * count).from_address(address)
-
-
-@functools.cache
-def pool() -> int:
-    """The address of the pool."""
-    return _room(descriptor.POOL_SIZE)
-
-
-@functools.cache
-def _pool() -> Any:
-    """The slots of the pool."""
-    return _slots(pool(), descriptor.POOL_SIZE)
-
-
-@functools.cache
-def foreign_table() -> int:
-    """The address of the table of kernels for XLA."""
-    return _room(descriptor.XLA_SIZE)
-
-
-@functools.cache
-def machine_table(habits: tuple[int, ...]) -> int:
-    """The address of what kernels know of this machine."""
-    address = _room(descriptor.MACHINE_SIZE)
-    _slots(address, descriptor.MACHINE_SIZE)[:] = habits
-    return address
-
-
-def open_pool(team: int, helper: int) -> None:
-    """Tell the pool the addresses of the compiled functions."""
-    slots = _pool()
-    slots[descriptor.HELPER], slots[descriptor.PARALLEL_FOR] = helper, team
-
-
-def is_open() -> bool:
-    """Whether the pool has been told."""
-    return bool(_pool()[descriptor.PARALLEL_FOR])
-
-
-def open_foreign(pair: int, entries: dict[int, int]) -> None:
-    """Enter kernels for one pair of kinds, and the sizes of its elements, into their slots."""
-    slots = _slots(foreign_table(), descriptor.XLA_SIZE)
-    for slot, value in entries.items():
-        slots[pair * descriptor.XLA_PAIR + slot] = value
-    slots[descriptor.XLA_POOL] = pool()
-    _limit()
-
-
-def limit(prepare: Callable[[], bool]) -> int:
-    """How many threads a call of any size may use here, but for its thread's cores. `prepare` makes
-    the launcher ready and says whether it is; it is not called where there shall be no launch."""
+    The fast path calls this, where a call is large enough for two threads. Nothing compiled could
+    take its place: Numba starts to keep a mask, one for each thread, without telling anybody, and
+    what `force` and `asking` say are context variables.
+    """
     if _forked or _forced.get() == "serial":
         return 1
-    most = _limit()
-    return most if most > 1 and prepare() else 1
+    most = by_mask()
+    if most == 1 or not ready():
+        return 1
+    return min(most, _pool()[descriptor.HELPERS] + 1) if _registry.asking.get() else most
 
 
-def threads(prepare: Callable[[], bool]) -> int:
-    """How many threads a call of any size may use here."""
-    most = cores()
-    return min(most, limit(prepare)) if most > 1 else 1
+def threads(size: int, in_place_columns: bool, explain: bool = False) -> int:
+    """How many threads a call uses; `explain`, for what a call would use, starts nothing."""
+    forced = _forced.get()
+    most = 1 if in_place_columns and size <= IN_PLACE else paid(size)
+    if most == 1 and forced != "parallel":
+        return 1
+    allowed = cores()
+    if allowed > 1:
+        free = by_mask() if not _forked and forced != "serial" else 1
+        allowed = min(allowed, free if explain else limit())
+    return allowed if forced == "parallel" else min(most, allowed)
+
+
+def threads_in_xla(size: int) -> int:
+    """How many threads a call by XLA uses."""
+    return 1 if _forked else min(paid(size), by_mask(), cores())
 
 
 def pretend(cores: int) -> None:
@@ -174,26 +159,11 @@ def pretend(cores: int) -> None:
     _pool()[descriptor.CORES] = cores
 
 
-def helpers() -> int:
-    """How many helpers there are."""
-    return int(_pool()[descriptor.HELPERS])
-
-
-def threads_in_xla(size: int) -> int:
-    """How many threads a call by XLA uses."""
-    return 1 if _forked else min(paid(size), _limit(), cores())
-
-
-def forced() -> bool:
-    """Whether a launch is wanted for the smallest call."""
-    return _forced.get() == "parallel"
-
-
 @contextlib.contextmanager
 def force(how: str) -> Iterator[None]:
-    """Within this block and thread, launch threads for the smallest call ("parallel", where that
-    is safe) or for none ("serial"). For tests and benchmarks: "parallel" takes the short way, which
-    launches none so small, from all threads."""
+    """Within this block and thread, use threads for the smallest call ("parallel", where that is
+    safe) or for none ("serial"). For tests and benchmarks: "parallel" takes the fast path, which
+    uses none for a call so small, from all threads."""
     if how not in ("serial", "parallel"):
         raise ValueError(f"how: expected 'serial' or 'parallel', got {how!r}")
     token = _forced.set(how)

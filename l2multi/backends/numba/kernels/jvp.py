@@ -1,4 +1,4 @@
-"""jvp"""
+"""JVP: the tangents of unit vectors, for rows of neighbouring elements, one after another."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from l2multi.backends.numba.memory import get_double, get_int
 
 
 def jvp_row(kind: Kind) -> Any:
-    """A function: how the unit vector u of `x` changes as `x` moves by `d`. That is
+    """A function: the tangent of the unit vector u of `x`, for the tangent `d` of `x`. That is
     ``(d - u (u . d)) / norm``, or ``d / eps`` where the norm is at most `eps`, or 0 where it is 0.
 
     As a matrix it is symmetric, so that it serves derivatives forwards and backwards. `kind` is
@@ -20,15 +20,15 @@ def jvp_row(kind: Kind) -> Any:
     """
     load, load_some = memory.loads(kind)
     store, store_some = memory.stores(kind)
-    non_temporal = memory.non_temporal_store(kind)
+    store_non_temporal = memory.non_temporal_store(kind)
     size, step, boundary = kind.size, kind.size * LANES, memory.boundary(kind)
 
     @device
-    def tangent_of(v, w, factor, back):
+    def tangent(v, w, factor, back):
         return canonical(muladd(v, back, mul(w, factor)))
 
     @device
-    def jvp(x, d, y, n, eps, stream):
+    def row(x, d, y, n, eps, stream):
         left, whole = n % LANES, n - n % LANES
         squares = products = splat(0.0)
         for k in range(0, whole * size, step):
@@ -48,30 +48,28 @@ def jvp_row(kind: Kind) -> Any:
         factors, backs = splat(factor), splat(back)
         if stream and (y | at + left * size) % boundary == 0:
             for k in range(0, at, step):
-                non_temporal(tangent_of(load(x + k, 0), load(d + k, 0), factors, backs), y + k, 0)
+                v = tangent(load(x + k, 0), load(d + k, 0), factors, backs)
+                store_non_temporal(v, y + k, 0)
         else:
             for k in range(0, at, step):
-                store(tangent_of(load(x + k, 0), load(d + k, 0), factors, backs), y + k, 0)
+                store(tangent(load(x + k, 0), load(d + k, 0), factors, backs), y + k, 0)
         if left:
             v, w = load_some(x + at, left, 0), load_some(d + at, left, 0)
-            store_some(tangent_of(v, w, factors, backs), y + at, left, 0)
+            store_some(tangent(v, w, factors, backs), y + at, left, 0)
 
-    return jvp
+    return row
 
 
 def jvp(source: Kind, target: Kind) -> Any:
-    """Derivatives along rows of neighbouring elements, one after the other: all of one kind."""
+    """Tangents along rows of neighbouring elements, one after the other: all of one kind."""
     row, size = jvp_row(source), source.size
     assert target is source
 
     @worker
     def run(first, last, call):
-        x, y, d = (
-            get_int(call, descriptor.X),
-            get_int(call, descriptor.Y),
-            get_int(call, descriptor.TANGENT),
-        )
-        n, eps = get_int(call, descriptor.N), get_double(call, descriptor.EPS)
+        x, y = get_int(call, descriptor.X), get_int(call, descriptor.Y)
+        d, n = get_int(call, descriptor.TANGENT), get_int(call, descriptor.N)
+        eps = get_double(call, descriptor.EPS)
         _, _, stream = memory_habits(call, n, 0, size, size)
         for at in range(first * n * size, last * n * size, n * size):
             row(x + at, d + at, y + at, n, eps, stream)
