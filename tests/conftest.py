@@ -125,7 +125,7 @@ class Subject:
 
 
 class NumbaSubject(Subject):
-    """Numba, its launches forced to be serial or parallel."""
+    """Numba, forced to work serially or by threads."""
 
     few = cases.FEW
 
