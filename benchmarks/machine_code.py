@@ -22,7 +22,7 @@ RECORD = Path(__file__).parent.parent / "tests" / "backends" / "machine_code.jso
 
 def hashes(level: str) -> dict[str, str]:
     """A hash for each kernel that ships, for a level of CPU features."""
-    return {" ".join(unit): _hash(code) for unit, code in build.compiled(level).items()}
+    return {" ".join(key): _hash(code) for key, code in build.compiled(level).items()}
 
 
 def _hash(code: shipped.Code) -> str:
@@ -50,8 +50,8 @@ def main() -> None:
         RECORD.write_text(json.dumps(record(level), indent=0) + "\n")
         return
     for level in arguments.levels or [machine.here().name]:
-        for unit, digest in hashes(level).items():
-            print(f"{digest}  {level}  {unit}")
+        for key, digest in hashes(level).items():
+            print(f"{digest}  {level}  {key}")
 
 
 if __name__ == "__main__":

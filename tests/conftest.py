@@ -125,13 +125,13 @@ class Subject:
 
 
 class NumbaSubject(Subject):
-    """Numba, its launches forced to be serial or parallel."""
+    """Numba, forced to work serially or by threads."""
 
     few = cases.FEW
 
     def scope(self, *dtypes):
-        launch = importlib.import_module("l2multi.backends.numba.launch")
-        return launch.force(self.variant.split(":")[1])
+        threads = importlib.import_module("l2multi.backends.numba.threads")
+        return threads.force(self.variant.split(":")[1])
 
     def why_not(self, dtype):
         return "the contract has longdouble on NumPy only" if dtype in cases.LONGS else None

@@ -13,7 +13,7 @@ typedef void (*kernel)(word, word, word);
 extern word kernels[], pool[];
 
 enum { KERNEL = -1, POOL = -2, WORDS = -3 }; /* what is put into a word, if not a region's address */
-enum { ARGUMENTS = 4 };                      /* a kernel and what it is called with; a record follows */
+enum { ARGUMENTS = 4 };                      /* a kernel and what it is called with; a call descriptor follows */
 
 struct region { word size, alignment, written; };
 struct patch { word at, region, offset; };

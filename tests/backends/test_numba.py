@@ -1,4 +1,4 @@
-"""What the Numba backend alone has: launches that never end the process, and machine code."""
+"""What the Numba backend alone has: threads, the fast path, and machine code."""
 
 import contextvars
 import itertools
@@ -14,18 +14,16 @@ import l2multi as l2
 from l2multi import _backends, _call
 from l2multi._summation import LANES
 from l2multi.backends.numba import (
-    _own,
-    _Pair,
-    _pair,
     _plan,
     _run,
-    _threads,
     build,
-    entries,
-    launch,
+    descriptor,
+    kernels,
     loader,
-    records,
-)  # fmt: skip
+    plan,
+    threads,
+)
+from l2multi.backends.numba.pairs import Pair, own, pair
 from tests import cases, modes
 from tests.processes import run
 
@@ -87,7 +85,7 @@ def test_threads(layer: str) -> None:
 @pytest.mark.stress
 @pytest.mark.parametrize("layer", ["default", "workqueue", "omp"])
 def test_fork(layer: str) -> None:
-    """A child forked before and after the parent's first launch."""
+    """A child forked before and after the parent's first threads."""
     run(after(FORK) + "\nchild()\nwork()\nchild()\n", NUMBA_THREADING_LAYER=layer)
 
 
@@ -132,7 +130,7 @@ def test_fork_while_an_import_logs(first: str) -> None:
 
 @pytest.mark.stress
 def test_fork_from_a_foreign_user_of_openmp() -> None:
-    """A child whose parent launched by way of Numba, before l2multi was imported."""
+    """A child whose parent used Numba's threads before l2multi was imported."""
     script = """
     import os, signal, numba, numpy as np
     @numba.njit(parallel=True)
@@ -154,7 +152,7 @@ def test_fork_from_a_foreign_user_of_openmp() -> None:
 
 @pytest.mark.stress
 def test_process_pool() -> None:
-    """Workers of a pool, forked after the parent's first launch."""
+    """Workers of a pool, forked after the parent's first threads."""
     script = """
     import concurrent.futures, multiprocessing
     work()
@@ -182,22 +180,22 @@ print(l2.explain(x, backend='numba').threads)
 """
 
 
-def test_large_calls_launch() -> None:
+def test_large_calls_use_threads() -> None:
     """Whatever layer Numba's own parallel loops use."""
     for layer in ("omp", "workqueue"):
-        most = min(launch.paid(400_000), launch._allowed(), launch.cores())
+        most = min(threads.paid(400_000), threads._allowed(), threads.cores())
         assert int(run(after(SETTLED), NUMBA_THREADING_LAYER=layer)) == most
 
 
 @pytest.mark.stress
 def test_a_forked_child_works_alone() -> None:
-    """Its helpers are its parent's, even where another thread is in the midst of a launch."""
+    """Its helpers are its parent's, even where another thread is in the midst of a threads."""
     script = """
     stop = threading.Event()
-    def launches():
+    def calls():
         while not stop.is_set():
             work()
-    thread = threading.Thread(target=launches)
+    thread = threading.Thread(target=calls)
     thread.start()
     for _ in range(20):
         pid = os.fork()
@@ -213,14 +211,14 @@ def test_a_forked_child_works_alone() -> None:
 
 
 SEVEN = """
-from l2multi.backends.numba import launch
-launch.pretend(7)
+from l2multi.backends.numba import threads
+threads.pretend(7)
 """
 
 
 @pytest.mark.stress
 def test_more_threads_than_cores() -> None:
-    """Many launchers, many helpers: each call is whole when it returns, at all sizes."""
+    """Many callers, many helpers: each call is whole when it returns, at all sizes."""
     script = """
     sizes = [(m, n) for m in (3, 40, 400) for n in (90, 1000)] + [(1, 300_000), (50_000, 3)]
     def one(seed):
@@ -271,7 +269,7 @@ def test_small_stacks() -> None:
             ):
                 x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
                 want = l2.normalize(x, axis=axis, backend="numpy")
-                for _ in range(2):  # by the long way, and by the short one
+                for _ in range(2):  # by the general path, and by the fast one
                     y = l2.normalize(x, axis=axis, backend="numba")
                     assert y.tobytes() == want.tobytes(), (dtype, shape)
         done.append(True)
@@ -286,9 +284,9 @@ def test_small_stacks() -> None:
 
 
 def test_force_in_threads_that_overlap() -> None:
-    """When the last has left, the short way is back."""
+    """When the last has left, the fast path is back."""
     before = _backends.fast_paths
-    one, two = launch.force("parallel"), launch.force("parallel")
+    one, two = threads.force("parallel"), threads.force("parallel")
     one.__enter__()
     context = contextvars.copy_context()
     context.run(two.__enter__)
@@ -301,19 +299,19 @@ def test_force_in_threads_that_overlap() -> None:
 def test_force() -> None:
     """The block decides, and ends."""
     few = np.ones((2, 4), np.float32)
-    many = np.ones((2, launch.PARALLEL), np.float32)
-    with launch.force("parallel"):
+    many = np.ones((2, threads.PARALLEL), np.float32)
+    with threads.force("parallel"):
         most = l2.explain(few, backend="numba").threads
-        assert most == _threads()
+        assert most == min(threads.cores(), threads.limit())
     assert l2.explain(many, backend="numba").threads == min(most, 2)
-    with launch.force("serial"):
+    with threads.force("serial"):
         assert l2.explain(many, backend="numba").threads == 1
     assert l2.explain(few, backend="numba").threads == 1
-    with pytest.raises(ValueError, match="'serial' or 'parallel'"), launch.force("no"):
+    with pytest.raises(ValueError, match="'serial' or 'parallel'"), threads.force("no"):
         pass
 
 
-@pytest.mark.parametrize("name", sorted(entries.WORKERS))
+@pytest.mark.parametrize("name", sorted(kernels.WORKERS))
 def test_wide_registers(name: str) -> None:
     """The machine code computes in the widest registers that LLVM uses on this machine."""
     import llvmlite.binding as llvm
@@ -341,25 +339,25 @@ def test_kernels_by_layout() -> None:
     assert "rows" in l2.explain(x[::2], backend="numba").kernel
     assert "columns" in l2.explain(x, 1, backend="numba").kernel
     assert "columns" in l2.explain(np.asfortranarray(x), backend="numba").kernel
-    assert "packed" in l2.explain(x[..., ::2], backend="numba").kernel
-    assert "slabs" in l2.explain(x[..., 4:].copy(), 1, backend="numba").kernel
+    assert "gathered" in l2.explain(x[..., ::2], backend="numba").kernel
+    assert "narrow_columns" in l2.explain(x[..., 4:].copy(), 1, backend="numba").kernel
     assert "columns" in l2.explain(x[..., 4:], 1, backend="numba").kernel
-    assert "packed" in l2.explain(x, (0, 2), backend="numba").kernel
-    assert "runs" in l2.explain(x[..., 2:18], (0, 2), backend="numba").kernel
-    assert "runs" in l2.explain(x[..., 4:].astype("c8"), (0, 2), backend="numba").kernel
-    assert "packed" in l2.explain(x[..., 2:18].astype(">f4"), (0, 2), backend="numba").kernel
-    assert "runs" in l2.explain(np.ones((2, 3, 257), "f4"), (0, 2), backend="numba").kernel
-    assert "packed" in l2.explain(x.astype(">f4"), backend="numba").kernel
-    assert "bundles" in l2.explain(x[..., :16], backend="numba").kernel
+    assert "gathered" in l2.explain(x, (0, 2), backend="numba").kernel
+    assert "segmented" in l2.explain(x[..., 2:18], (0, 2), backend="numba").kernel
+    assert "segmented" in l2.explain(x[..., 4:].astype("c8"), (0, 2), backend="numba").kernel
+    assert "gathered" in l2.explain(x[..., 2:18].astype(">f4"), (0, 2), backend="numba").kernel
+    assert "segmented" in l2.explain(np.ones((2, 3, 257), "f4"), (0, 2), backend="numba").kernel
+    assert "gathered" in l2.explain(x.astype(">f4"), backend="numba").kernel
+    assert "short_rows" in l2.explain(x[..., :16], backend="numba").kernel
     assert "rows" in l2.explain(x[0, :, :16], backend="numba").kernel
     # Columns longer than there is room for are no columns.
-    for rows, kernel in ((records.ROWS_MOST - 1, "columns"), (records.ROWS_MOST, "packed")):
+    for rows, kernel in ((plan.COLUMNS_MOST - 1, "columns"), (plan.COLUMNS_MOST, "gathered")):
         fake = as_strided(x, (rows, 20), (0, 4), writeable=False)
         assert kernel in l2.explain(fake, 0, backend="numba").kernel
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
-def test_bundles_have_the_bits_of_rows(dtype: str) -> None:
+def test_short_rows_have_the_bits_of_rows(dtype: str) -> None:
     """Short vectors, sixteen at a time, special ones among them, as each by itself."""
     rng = np.random.default_rng(5)
     for n, apart in itertools.product(range(1, 17), (0, 3)):
@@ -440,7 +438,7 @@ def _special(x: Any) -> None:
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 15, 16, 17])
-def test_slabs_have_the_bits_of_numpy(dtype: str, width: int) -> None:
+def test_narrow_columns_have_the_bits_of_numpy(dtype: str, width: int) -> None:
     """Narrow columns with nothing between them, special ones among them."""
     rng = np.random.default_rng(6)
     for n in (1, 16, 17, 128, 145, 1025):
@@ -458,18 +456,18 @@ def test_slabs_have_the_bits_of_numpy(dtype: str, width: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8"])
-@pytest.mark.parametrize("run", [8, 16, 96, 257, 1024])
-def test_runs_have_the_bits_of_numpy(dtype: str, run: int) -> None:
-    """Vectors that are cut into runs, which may lie anywhere, special ones among them."""
+@pytest.mark.parametrize("length", [8, 16, 96, 257, 1024])
+def test_segmented_have_the_bits_of_numpy(dtype: str, length: int) -> None:
+    """Vectors that are cut into segments, which may lie anywhere, special ones among them."""
     rng = np.random.default_rng(7)
-    for runs in (2, 9):
-        x = (rng.standard_normal((runs, 9, run)) * 50).astype(dtype)
+    for segments in (2, 9):
+        x = (rng.standard_normal((segments, 9, length)) * 50).astype(dtype)
         vectors = x.transpose(1, 0, 2).reshape(9, -1).copy()
         _special(vectors)
-        x[...] = vectors.reshape(9, runs, run).transpose(1, 0, 2)
+        x[...] = vectors.reshape(9, segments, length).transpose(1, 0, 2)
         _as_numpy_has_it(x, (0, 2))
         _as_numpy_has_it(x, (0, 2), eps=30.0)
-        _as_numpy_has_it(np.pad(x, ((0, 0), (0, 0), (1, 4)))[..., 1 : run + 1], (0, 2))
+        _as_numpy_has_it(np.pad(x, ((0, 0), (0, 0), (1, 4)))[..., 1 : length + 1], (0, 2))
         _as_numpy_has_it(x[::-1, ::2], (0, 2))
         if dtype == "f4":
             _as_numpy_has_it(x, (0, 2), dtype="f2")
@@ -479,10 +477,10 @@ def test_runs_have_the_bits_of_numpy(dtype: str, run: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "axis"), [((600, 1024, 7), 1), ((16, 700, 400), (0, 2)), ((8, 600, 1025), (0, 2))]
 )
-def test_large_slabs_and_runs_wherever_the_output_begins(
+def test_large_narrow_columns_and_segmented_wherever_the_output_begins(
     dtype: str, shape: tuple[int, ...], axis: Any
 ) -> None:
-    """What goes past the caches, or is asked for ahead of time."""
+    """What is streamed, or prefetched."""
     x = np.random.default_rng(8).standard_normal(shape).astype(dtype)
     want = l2.normalize(x, axis, backend="numpy")
     room = np.zeros(x.size + 64, dtype)
@@ -497,7 +495,7 @@ def test_large_slabs_and_runs_wherever_the_output_begins(
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_large_columns_wherever_the_output_begins(dtype: str) -> None:
-    """What goes past the caches goes by whole lines, the rest of each row by others."""
+    """What is streamed goes by whole lines, the rest of each row by others."""
     kind = np.dtype(dtype)
     rows, columns = 2**23 // (320 * kind.itemsize) + 2, 320
     x = np.random.default_rng(2).standard_normal((rows, columns)).astype(dtype)
@@ -541,15 +539,15 @@ def test_columns_without_memory() -> None:
     import numpy as np, l2multi as l2
     from llvmlite import ir
     from numba import types
-    from l2multi.backends.numba import shipped, simd
-    external, asked = simd.external, []
+    from l2multi.backends.numba import cabi, compiler, lanes, shipped
+    external, asked = cabi.external, []
     def none_left(name, *kinds):
         if name != "malloc":
             return external(name, *kinds)
         asked.append(name)
-        zero = ir.Constant(simd.I64, 0)
-        return simd.primitive(types.intp, types.intp)(lambda builder, size: zero)
-    simd.external = none_left
+        zero = ir.Constant(lanes.I64, 0)
+        return compiler.primitive(types.intp, types.intp)(lambda builder, size: zero)
+    cabi.external = none_left
     shipped.FOLDER = ""  # so that the kernel is made here
     x = np.random.default_rng(0).standard_normal((9000, 200)).astype("f4")
     want = l2.normalize(x, 0, backend="numpy")
@@ -572,14 +570,14 @@ def test_norms_of_nan_have_one_bit_pattern(dtype: str) -> None:
 def test_columns_in_place_by_one_thread() -> None:
     """Small ones; and what `explain` says of them. Larger ones by several give the same."""
     x = np.random.default_rng(4).standard_normal((4100, 256)).astype("f4")
-    assert launch.PARALLEL < x[:1000].size <= launch.IN_PLACE < x.size
+    assert threads.PARALLEL < x[:1000].size <= threads.IN_PLACE < x.size
     for a in (x[:1000], x):
         want = l2.normalize(a, 0, backend="numpy")
         several = l2.explain(a, 0, backend="numba").threads
         in_place = l2.explain(a, 0, out=a, backend="numba").threads
-        assert in_place == (1 if a.size <= launch.IN_PLACE else several)
+        assert in_place == (1 if a.size <= threads.IN_PLACE else several)
         for how in ("serial", "parallel"):
-            with launch.force(how):
+            with threads.force(how):
                 b = a.copy()
                 assert l2.normalize(b, 0, out=b, backend="numba").tobytes() == want.tobytes()
         b = a.copy()
@@ -587,57 +585,57 @@ def test_columns_in_place_by_one_thread() -> None:
 
 
 def test_unpickled_arrays_change_nothing() -> None:
-    """Their dtype is an object of its own, which the short way must not take for NumPy's."""
+    """Their dtype is an object of its own, which the fast path must not take for NumPy's."""
     script = """
     import pickle
     x = pickle.loads(pickle.dumps(np.ones((2, 3), np.float16)))
     from l2multi import _backends
     l2.normalize(x, backend="numba")
-    short = _backends.fast_paths[np.dtype("f2")].own[0]
-    assert short(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
+    call = _backends.fast_paths[np.dtype("f2")].own[0]
+    assert call(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
     """
     run(after(script))
 
 
 def ready(x: np.dtype[Any], y: np.dtype[Any] | None = None) -> Any:
-    """The short way, with all kernels of a pair of dtypes linked."""
-    pair = _own(x) if y is None else _pair(x, y)
-    loader.address(("short",))
-    for name in records.WAYS:
-        pair.worker(name)
-    return pair.short
+    """The fast path, with all kernels of a pair of dtypes linked."""
+    one = own(x) if y is None else pair(x, y)
+    loader.address(("fast_call",))
+    for name in descriptor.WORKERS:
+        one.worker(name)
+    return one.fast_call
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i4", "?"])
 @pytest.mark.parametrize(
     "shape", [(), (3,), (4, 5), (2, 3, 7), (0, 3), (3, 0), (70, 90), (600, 900), (9000, 600)]
 )
-def test_the_short_way(dtype: str, shape: tuple[int, ...]) -> None:
+def test_the_fast_path(dtype: str, shape: tuple[int, ...]) -> None:
     """What it serves has the bits of NumPy; what it does not serve, it leaves alone."""
     x = np.random.default_rng(1).uniform(-3, 3, shape).astype(dtype)
-    short = ready(x.dtype)
-    y, norms = np.ones(shape, _own(x.dtype).y), np.ones(shape[:-1], _own(x.dtype).norm)
+    call = ready(x.dtype)
+    y, norms = np.ones(shape, own(x.dtype).y), np.ones(shape[:-1], own(x.dtype).norm)
     if x.ndim == 0 or x.size == 0:
-        assert short(x, y, norms, 0.0, -1, True, False) is False
+        assert call(x, y, norms, 0.0, -1, True, False) is False
         assert (y == 1).all()
         return
     for eps in (0.0, 2.5):
-        assert short(x, y, norms, eps, -1, True, False)
+        assert call(x, y, norms, eps, -1, True, False)
         want, lengths = l2.normalize(x, eps=eps, return_norm=True, backend="numpy")
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
-    assert short(x, None, norms, 0.0, -1, True, False)
-    assert short(x, y, None, 0.0, -1, True, False)
+    assert call(x, None, norms, 0.0, -1, True, False)
+    assert call(x, y, None, 0.0, -1, True, False)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
-def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
+def test_the_fast_path_plans_as_the_general_one(dtype: str) -> None:
     """Views of any strides, along any axes: the same kernel, the same bits, the same order."""
     rng = np.random.default_rng(3)
     room = (rng.standard_normal((6, 40, 3, 20)) * 40).astype(dtype)
-    pair = _own(room.dtype)
-    short = ready(room.dtype)
-    addresses = list(pair.bound[: len(records.WAYS)])
+    one = own(room.dtype)
+    call = ready(room.dtype)
+    addresses = list(one.descriptor[: len(descriptor.WORKERS)])
     for _ in range(200):
         x = room.transpose(rng.permutation(4))
         cuts = [slice(None, None, rng.choice([1, 1, 1, -1, 2])) for _ in range(4)]
@@ -647,39 +645,39 @@ def test_the_short_way_plans_as_the_long_one(dtype: str) -> None:
             x = np.broadcast_to(x[:1], x.shape)
         axes = tuple(int(d) for d in np.flatnonzero(rng.random(4) < 0.4))
         axis: Any = rng.choice([0, 1, 2, 3, -1, -4]).item() if rng.random() < 0.4 else axes
-        y = np.empty_like(x, pair.y)
+        y = np.empty_like(x, one.y)
         want, lengths = l2.normalize(x, axis, return_norm=True, backend="numpy")
-        norms = np.empty(np.shape(lengths), pair.norm)
-        # With no worker but the one that the long way would take.
+        norms = np.empty(np.shape(lengths), one.norm)
+        # With no worker but the one that the general path would take.
         ascending = axes if axis is axes else (axis % 4,)
-        name = _plan(x, y, norms, ascending, pair)[0]
+        name = _plan(x, y, norms, ascending, one).layout
         for way, address in enumerate(addresses):
-            pair.bound[way] = address if records.WAYS[way] == name else 0
+            one.descriptor[way] = address if descriptor.WORKERS[way] == name else 0
         try:
-            plain = np.empty(x.shape, pair.y)
-            assert short(x, plain, norms, 0.0, axis, True, False) is (
+            plain = np.empty(x.shape, one.y)
+            assert call(x, plain, norms, 0.0, axis, True, False) is (
                 True if y.flags.c_contiguous else None
             )
-            assert short(x, y, norms, 0.0, axis, False, False)
+            assert call(x, y, norms, 0.0, axis, False, False)
         finally:
-            pair.bound[: len(records.WAYS)] = addresses
+            one.descriptor[: len(descriptor.WORKERS)] = addresses
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
         y[...] = 7
-        assert short(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False, False)
+        assert call(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False, False)
         assert y.tobytes() == want.tobytes()
 
 
-def test_the_short_way_casts() -> None:
-    """A dtype asked for has a short way of its own."""
+def test_the_fast_path_casts() -> None:
+    """A dtype asked for has a fast path of its own."""
     x = np.linspace(-1, 2, 60, dtype=np.float32).reshape(3, 20)
     for asked in (np.float16, np.dtype("f8"), np.float32):
         result = np.dtype(asked)
-        short = ready(x.dtype, result)
+        call = ready(x.dtype, result)
         for _ in range(2):
             got = l2.normalize(x, dtype=asked, backend="numba")
             assert got.tobytes() == l2.normalize(x, dtype=asked, backend="numpy").tobytes()
-        assert _backends.fast_paths[x.dtype].ways[asked][0] is short
+        assert _backends.fast_paths[x.dtype].ways[asked][0] is call
     with pytest.raises(TypeError, match="floating"):
         l2.normalize(x, dtype=np.int8, backend="numba")
     with pytest.raises(TypeError, match=r"got \[1\]"):
@@ -687,8 +685,8 @@ def test_the_short_way_casts() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
-def test_the_short_way_serves_every_keyword(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies that refuse nothing, numbers of any class, lists: none of them goes the long way."""
+def test_the_fast_path_serves_every_keyword(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies that refuse nothing, numbers of any class, lists: none needs the general path."""
     x = (np.random.default_rng(3).uniform(-9, 9, (3, 40)) + 1).astype(dtype)
     zeros = x.copy()
     zeros[1] = 0
@@ -722,9 +720,9 @@ def test_the_short_way_serves_every_keyword(dtype: str, monkeypatch: pytest.Monk
         assert np.asarray(got).dtype == want.dtype
 
 
-def test_the_short_way_measures_into_what_fits() -> None:
-    """Norms go nowhere but into an array of their own; the rest goes the long way, which says why
-    not, or gives the same answer."""
+def test_the_fast_path_measures_into_what_fits() -> None:
+    """Norms go nowhere but into an array of their own; the rest takes the general path, which says
+    why not, or gives the same answer."""
     x = np.linspace(1, 2, 32, dtype=np.float32).reshape(4, 8)
     want = l2.norm(x, backend="numpy")
     ready(x.dtype)
@@ -754,37 +752,39 @@ def test_the_short_way_measures_into_what_fits() -> None:
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8"])
 @pytest.mark.parametrize("shape", [(3, 70_001), (1, 2**19), (20_001, 3), (600, 16), (513, 1)])
-def test_the_short_way_grows(dtype: str, shape: tuple[int, ...]) -> None:
+def test_the_fast_path_grows(dtype: str, shape: tuple[int, ...]) -> None:
     """Short vectors and long ones are left alone until what serves them is linked."""
     x = np.random.default_rng(1).uniform(-3, 3, shape).astype(dtype)
     if dtype == "f8":
         x[:2] *= 1e200
     y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
-    pair = _Pair(x.dtype, x.dtype)
-    assert all(map(loader.address, (("short",), ("team",), ("helper",))))
-    assert not pair.short(x, y, norms, 0.0, -1, True, False)
-    pair.worker("rows")
-    parts = shape[1] * pair.source.parts
-    served = parts > LANES and (parts < 2 * records.SPLIT or _threads() == 1)
-    assert pair.short(x, y, norms, 0.0, -1, True, False) == served
+    one = Pair(x.dtype, x.dtype)
+    assert all(map(loader.address, (("fast_call",), ("parallel_for",), ("helper",))))
+    assert not one.fast_call(x, y, norms, 0.0, -1, True, False)
+    one.worker("rows")
+    parts = shape[1] * one.source.parts
+    served = parts > LANES and (
+        parts < 2 * plan.SPLIT or min(threads.cores(), threads.limit()) == 1
+    )
+    assert one.fast_call(x, y, norms, 0.0, -1, True, False) == served
     assert served or (y == 1).all()
-    with launch.force("parallel"):
-        _run(pair, x, np.ones_like(x), None, (1,), 0.0, 1.0)
-    assert pair.short(x, y, norms, 0.0, -1, True, False)
+    with threads.force("parallel"):
+        _run(one, x, np.ones_like(x), None, (1,), 0.0, 1.0)
+    assert one.fast_call(x, y, norms, 0.0, -1, True, False)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     assert y.tobytes() == want.tobytes()
     assert norms.tobytes() == np.asarray(lengths).tobytes()
-    if parts >= 2 * records.SPLIT:
-        long = np.ones((1, records.SPLIT * (records.SHORT_PARTS_MOST + 1)), x.dtype)
-        alone = _threads() == 1
-        assert pair.short(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
+    if parts >= 2 * plan.SPLIT:
+        long = np.ones((1, plan.SPLIT * (plan.PARTS_MOST + 1)), x.dtype)
+        alone = min(threads.cores(), threads.limit()) == 1
+        assert one.fast_call(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
 
 
 @pytest.mark.skipif(not modes.FLUSH, reason="it is not known how modes are set here")
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("shape", [(3, 40), (2, 9), (60, 100), (700, 100), (1, 2**19), (1, 2**22)])
-def test_the_short_way_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
-    """Small calls, those that let go of Python's lock, and those of several threads, of a vector's
+def test_the_fast_path_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
+    """Small calls, those that release the GIL, and those of several threads, of a vector's
     parts among them: whether subnormal numbers are flushed, and whichever way it is rounded."""
     x = np.resize(cases.vectors(np.dtype(dtype), 100)[2:], shape)
     ready(x.dtype)
@@ -798,7 +798,7 @@ def test_the_short_way_in_any_modes(dtype: str, shape: tuple[int, ...]) -> None:
             assert norms.tobytes() == lengths.tobytes()
 
 
-def test_the_short_way_is_not_learned_from_other_libraries() -> None:
+def test_the_fast_path_is_not_that_of_other_libraries() -> None:
     """JAX's integers become float32, NumPy's float64, in any order."""
     jnp = pytest.importorskip("jax.numpy")
     for function in (l2.normalize, l2.norm):
@@ -826,10 +826,10 @@ def test_errors_do_not_depend_on_the_way() -> None:
     assert l2.norm(x, ()).shape == x.shape
 
 
-def test_the_short_way_declines() -> None:
+def test_the_fast_path_declines() -> None:
     """Everything but arrays of these dtypes that fit and do not overlap, and what is no axis."""
     x = np.ones((4, 6), np.float32)
-    short = ready(x.dtype)
+    call = ready(x.dtype)
     frozen, odd = x.copy(), np.ones(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     frozen.flags.writeable = False
     room = np.ones(48, np.float32)
@@ -848,14 +848,14 @@ def test_the_short_way_declines() -> None:
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
     ):
         before = target.copy()
-        assert short(source, target, None, 0.0, -1, False, False) is False
+        assert call(source, target, None, 0.0, -1, False, False) is False
         assert (target == before)[~np.isnan(before)].all()
     y = np.zeros_like(x)
-    assert short(x, y, np.ones(3, np.float32), 0.0, -1, False, False) is False  # norms do not fit
+    assert call(x, y, np.ones(3, np.float32), 0.0, -1, False, False) is False  # norms do not fit
     for axis in (2, -3, 2**70, -(2**70), True, np.int64(1), 1.0, [1], (0, 0), (0, -2), (2,), "1"):
-        assert short(x, y, None, 0.0, axis, False, False) is False
+        assert call(x, y, None, 0.0, axis, False, False) is False
     for eps in (1, -1.0, np.nan, np.float64(1), "0.0"):
-        assert short(x, y, None, eps, -1, False, False) is False
+        assert call(x, y, None, eps, -1, False, False) is False
     assert not y.any()
     deep = np.ones((3,) + (1,) * (63 if np.__version__ >= "2" else 31), np.float32)
     assert np.allclose(l2.normalize(deep, None, backend="numba"), 1 / np.sqrt(3))
@@ -872,5 +872,5 @@ def test_the_short_way_declines() -> None:
         (x[:, ::2], np.empty((4, 3), np.float32)),
         (room[:24].reshape(4, 6), room[24:].reshape(4, 6)),
     ):
-        assert short(source, target, None, 0.0, -1, False, False)
+        assert call(source, target, None, 0.0, -1, False, False)
         assert np.allclose(target, 1 / np.sqrt(target.shape[1]))

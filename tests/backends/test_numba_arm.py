@@ -20,7 +20,10 @@ import numpy as np
 import pytest
 
 from l2multi.backends import numba as backend
-from l2multi.backends.numba import launch, loader, records, shipped
+from l2multi.backends.numba import descriptor, loader, plan, shipped
+from l2multi.backends.numba import threads as limits
+from l2multi.backends.numba.pairs import own, side
+from l2multi.backends.numba.pairs import pair as make_pair
 from tests import cases
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +40,7 @@ SOURCE = Path(__file__).with_name("run_kernels.c")
 ARGUMENTS, KERNEL, POOL, WORDS = 4, -1, -2, -3
 STREAM = 2**16
 
-NUMBER = {unit: k for k, unit in enumerate(shipped.UNITS)}
+NUMBER = {key: k for k, key in enumerate(shipped.KEYS)}
 
 # Floating-point modes, by the bits of FPCR: what is flushed to zero, other halves, one NaN for all,
 # and how to round.
@@ -68,11 +71,11 @@ def linked(folder: Path, kernels: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shipped, "FOLDER", str(kernels))
         shipped.file_for.cache_clear()
-        codes = [shipped.read(unit, LEVEL) for unit in shipped.UNITS]
+        codes = [shipped.read(key, LEVEL) for key in shipped.KEYS]
     shipped.file_for.cache_clear()
     objects, needs = [], set()
     for k, code in enumerate(codes):
-        assert code is not None, shipped.UNITS[k]
+        assert code is not None, shipped.KEYS[k]
         objects.append(folder / f"k{k}.o")
         objects[-1].write_bytes(code.code)
         needs |= set(code.needs)
@@ -83,12 +86,12 @@ def linked(folder: Path, kernels: Path) -> Path:
         "#include <stdint.h>",
         *(f"void k{k}(void);" for k in every),
         f"int64_t kernels[] = {{{', '.join(f'(int64_t)k{k}' for k in every)}}};",
-        f"int64_t pool[{records.POOL_SIZE}] __attribute__((aligned(64))) = {{",
-        f"  [{records.HELPER}] = (int64_t)k{NUMBER[('helper',)]},",
-        f"  [{records.TEAM}] = (int64_t)k{NUMBER[('team',)]}}};",
-        f"int64_t {records.MACHINE}[{records.MACHINE_SIZE}] = {{",
-        f"  [{records.ONCE}] = 4096, [{records.STREAM}] = {STREAM}}};",
-        f"int64_t {records.FOREIGN}[{records.FOREIGN_SIZE}];",
+        f"int64_t pool[{descriptor.POOL_SIZE}] __attribute__((aligned(64))) = {{",
+        f"  [{descriptor.HELPER}] = (int64_t)k{NUMBER[('helper',)]},",
+        f"  [{descriptor.PARALLEL_FOR}] = (int64_t)k{NUMBER[('parallel_for',)]}}};",
+        f"int64_t {descriptor.MACHINE}[{descriptor.MACHINE_SIZE}] = {{",
+        f"  [{descriptor.ONCE}] = 4096, [{descriptor.STREAM}] = {STREAM}}};",
+        f"int64_t {descriptor.XLA_TABLE}[{descriptor.XLA_SIZE}];",
         # Python's, which is not there: what needs it is linked, and not called.
         *(f"void {name}(void) {{}}" for name in sorted(needs) if name.startswith("Py")),
     ]
@@ -100,10 +103,10 @@ def linked(folder: Path, kernels: Path) -> Path:
 
 
 class Job(NamedTuple):
-    """One call of a worker or a launcher."""
+    """One call of a worker, or of what runs workers."""
 
     label: str
-    units: tuple[shipped.Unit, ...]
+    keys: tuple[shipped.Key, ...]
     modes: int
     told: bytes
     want: tuple[bytes, ...]
@@ -125,10 +128,10 @@ class Calls:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self.units = {loader.address(unit): unit for unit in shipped.UNITS}
-        launch.open_pool(loader.address(("team",)), loader.address(("helper",)))
+        self.keys = {loader.address(key): key for key in shipped.KEYS}
+        assert limits.ready()
         self.label, self.modes = "", 0
-        self.arrays: dict[int, Array | None] = {}  # by their slots in a record
+        self.arrays: dict[int, Array | None] = {}  # by their slots in a call descriptor
 
     def backend(
         self,
@@ -144,80 +147,83 @@ class Calls:
     ) -> None:
         """What the backend does for a call."""
         axes = tuple(a % x.ndim for a in axes)
-        pair = backend._own(x.dtype) if y is None else backend._pair(x.dtype, y.dtype)
-        self.arrays = {records.X: x, records.Y: y, records.NORMS: norms}
+        pair = own(x.dtype) if y is None else make_pair(x.dtype, y.dtype)
+        self.arrays = {descriptor.X: x, descriptor.Y: y, descriptor.NORMS: norms}
         self.label = f"{why} {x.dtype} {x.shape} {axes}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                backend, "_function", lambda unit, _: lambda *told: self.call(unit, *told)
-            )
-            patch.setattr(backend, "_threads_for", lambda *_: threads)
+            patch.setattr(backend, "_function", lambda key, _: lambda *told: self.call(key, *told))
+            patch.setattr(limits, "threads", lambda *_: threads)
             backend._run(pair, x, y, norms, axes, eps, zero)
 
-    def xla(self, unit: shipped.Unit, arrays: dict[int, Array | None], eps: float) -> None:
+    def xla(self, key: shipped.Key, arrays: dict[int, Array | None], eps: float) -> None:
         """What XLA's handler has a worker do for rows."""
-        x = arrays[records.X]
+        x = arrays[descriptor.X]
         assert x is not None
         self.arrays, self.label = arrays, f"for XLA {x.dtype} {x.shape}"
-        record = (ctypes.c_int64 * records.CALL)()
+        record = (ctypes.c_int64 * descriptor.CALL_SIZE)()
         for slot, array in arrays.items():
             record[slot] = 0 if array is None else array.ctypes.data
-        norms = arrays.get(records.NORMS)
-        record[records.NORM_SIZE] = 8 if norms is None else norms.itemsize
-        record[records.N], record[records.PARTS], record[records.TOTAL] = x.shape[1], 1, x.size
+        norms = arrays.get(descriptor.NORMS)
+        record[descriptor.NORM_SIZE] = 8 if norms is None else norms.itemsize
+        record[descriptor.N], record[descriptor.PARTS] = x.shape[1], 1
+        record[descriptor.TOTAL] = x.size
         numbers = ctypes.cast(record, ctypes.POINTER(ctypes.c_double))
-        numbers[records.EPS], numbers[records.ZERO_ROOT] = eps, 1.0
-        record[records.THREADS], record[records.TOGETHER] = 1, 1
-        self.call(unit, 0, len(x), ctypes.addressof(record))
+        numbers[descriptor.EPS], numbers[descriptor.ZERO_ROOT] = eps, 1.0
+        record[descriptor.THREADS], record[descriptor.TOGETHER] = 1, 1
+        steps = [0 if a is None else a.strides[0] for a in arrays.values()]
+        batch = (ctypes.c_int64 * 4)(len(x), *[*steps, 0, 0][:3])
+        record[descriptor.BATCH], record[descriptor.BATCH_AXES] = ctypes.addressof(batch), 1
+        self.call(key, 0, len(x), ctypes.addressof(record))
 
-    def call(self, unit: shipped.Unit, *arguments: int) -> None:
-        """Call a worker or a launcher, and note what is needed to do so on another machine."""
-        whole = unit[0] in ("split", "turn")
-        size = records.CALL if whole else backend._RECORD.size // 8
-        record = list((ctypes.c_int64 * size).from_address(arguments[-1]))
+    def call(self, key: shipped.Key, *arguments: int) -> None:
+        """Call a worker, or what runs workers, and note what another machine needs to do so."""
+        record = list((ctypes.c_int64 * descriptor.CALL_SIZE).from_address(arguments[-1]))
         words = [0, *arguments, *[0] * (ARGUMENTS - 1 - len(arguments)), *record]
-        patches = [[0, KERNEL, NUMBER[unit]], [len(arguments), WORDS, ARGUMENTS]]
-        patches.append([ARGUMENTS + records.POOL, POOL, 0])
-        units = [unit]
-        if unit == ("team",):
-            units.append(self.units[arguments[0]])
-            patches.append([1, KERNEL, NUMBER[units[-1]]])
-        elif unit == ("split",):
-            for slot in (records.PART_SUM, records.PART_SCALE):
-                units.append(self.units[record[slot]])
-                patches.append([ARGUMENTS + slot, KERNEL, NUMBER[units[-1]]])
+        patches = [[0, KERNEL, NUMBER[key]], [len(arguments), WORDS, ARGUMENTS]]
+        patches.append([ARGUMENTS + descriptor.POOL, POOL, 0])
+        keys = [key]
+        if key == ("parallel_for",):
+            keys.append(self.keys[arguments[0]])
+            patches.append([1, KERNEL, NUMBER[keys[-1]]])
+        elif key == ("long_rows",):
+            for slot in (descriptor.PART_SUM, descriptor.PART_SCALE):
+                keys.append(self.keys[record[slot]])
+                patches.append([ARGUMENTS + slot, KERNEL, NUMBER[keys[-1]]])
         places = self.places(record)
         spans = joined(places.values())
         written = [0] * len(spans)
         for slot, (start, _) in places.items():
             region = next(k for k, (low, high) in enumerate(spans) if low <= start < high)
             patches.append([ARGUMENTS + slot, region, record[slot] - spans[region][0]])
-            written[region] |= slot in (records.Y, records.NORMS)
+            written[region] |= slot in (descriptor.Y, descriptor.NORMS)
         regions = ([h - low, low % 64, w] for (low, h), w in zip(spans, written, strict=True))
         numbers = [self.modes, len(words), len(spans), len(patches), *words]
         numbers.extend(itertools.chain(*regions, *patches))
         before = [ctypes.string_at(low, high - low) for low, high in spans]
         kinds = [ctypes.c_ssize_t] * len(arguments)
-        ctypes.CFUNCTYPE(None, *kinds)(loader.address(unit))(*arguments)
+        ctypes.CFUNCTYPE(None, *kinds)(loader.address(key))(*arguments)
         after = [ctypes.string_at(low, high - low) for low, high in spans]
         want = tuple(a for a, w in zip(after, written, strict=True) if w)
         told = np.array(numbers, np.int64).tobytes() + b"".join(before)
-        self.jobs.append(Job(self.label, tuple(units), self.modes, told, want))
+        self.jobs.append(Job(self.label, tuple(keys), self.modes, told, want))
 
     def places(self, record: list[int]) -> dict[int, tuple[int, int]]:
-        """By slot of a record, the memory that the address in it is for."""
+        """By slot of a call descriptor, the memory that the address in it is for."""
         found = {
             slot: np.lib.array_utils.byte_bounds(array)
             for slot, array in self.arrays.items()
             if array is not None
         }
-        tables = (records.INNER, records.INNER_AXES, 3), (records.BATCH, records.BATCH_AXES, 4)
-        for slot, axes, width in tables:
+        for slot, axes, width in (
+            (descriptor.INNER, descriptor.INNER_AXES, 3),
+            (descriptor.BATCH, descriptor.BATCH_AXES, 4),
+        ):
             if record[axes]:
                 found[slot] = record[slot], record[slot] + 8 * width * record[axes]
-        if len(record) > records.SCRATCH and record[records.SCRATCH]:
-            parts = record[records.N] * record[records.PARTS] // records.SPLIT + 1
-            found[records.SCRATCH] = record[records.SCRATCH], record[records.SCRATCH] + 128 * parts
+        if record[descriptor.SCRATCH]:
+            parts = record[descriptor.N] * record[descriptor.PARTS] // plan.SPLIT + 1
+            scratch = record[descriptor.SCRATCH]
+            found[descriptor.SCRATCH] = scratch, scratch + 128 * parts
         return found
 
 
@@ -257,7 +263,7 @@ class Pair:
 
     def __init__(self, calls: Calls, source: np.dtype[Any], target: np.dtype[Any]) -> None:
         self.calls, self.source, self.target = calls, source, target
-        self.norm = backend._own(source).norm
+        self.norm = own(source).norm
         self.norms: Iterator[np.dtype[Any] | None] = itertools.cycle(
             (self.norm, np.dtype("f8"), None)
         )
@@ -276,20 +282,21 @@ class Pair:
         for n in (*cases.SHORT[1:], 16384, 40001):
             self.call("rows", vectors(source, n, 4 if n < 2000 else 2), -1)
         for n in range(1, 17):
-            self.call("bundles", vectors(source, n, 37), -1)
-            self.call("wide bundles", vectors(source, 2 * n, 37)[:, :n], -1)
+            self.call("short_rows", vectors(source, n, 37), -1)
+            self.call("wide short_rows", vectors(source, 2 * n, 37)[:, :n], -1)
         for n in (*range(1, 20), 127, 128, 129, 255, 1000, 2500):
             self.call("columns", vectors(source, n, 100 if n < 130 else 21).T.copy(), -2)
             self.call("transposed rows", vectors(source, n, 21).T, -2)
-            self.call("slabs", vectors(source, n, 1 + n % 16).T.copy(), -2)
-            self.call("slabs", vectors(source, n, 15).reshape(3, 5, n).swapaxes(1, 2).copy(), -2)
+            self.call("narrow_columns", vectors(source, n, 1 + n % 16).T.copy(), -2)
+            x = vectors(source, n, 15).reshape(3, 5, n).swapaxes(1, 2).copy()
+            self.call("narrow_columns", x, -2)
             self.call("backwards", vectors(source, n, 8)[:, ::-1], -1)
             self.call("strided", vectors(source, 3 * n, 4)[:, ::3], -1)
             if swapped != source:
                 self.call("byte-swapped", vectors(source, n, 4).astype(swapped), -1)
         for n in (5, 32, 256, 300):
             x = vectors(source, n, 12).reshape(2, 3, 2, n)
-            self.call("runs", x, -3, -1)
+            self.call("segmented", x, -3, -1)
             self.call("columns of several axes", x, -4, -2)
 
     def all_ways_out(self) -> None:
@@ -307,9 +314,9 @@ class Pair:
             if self.source == self.target:
                 same = x.copy()
                 self.call("in place", same, *axes, y=same)
-        for n in (2 * records.SPLIT, 100003):
+        for n in (2 * plan.SPLIT, 100003):
             for one in vectors(self.source, n, 4):
-                self.call("split", one[None], -1, threads=2)
+                self.call("long_rows", one[None], -1, threads=2)
 
     def all_magnitudes(self) -> None:
         """Each with each, NaN and inf among them; and products near the middle of two."""
@@ -323,7 +330,7 @@ class Pair:
             self.call("grid", padded(x, 16).reshape(-1, 1, 1, 16)[:, [0, 0]], -3, -1)
             self.call("grid", padded(x[::5], 16)[:, ::-1], -1)
             for one in x[:: len(x) // 10]:
-                self.call("grid", padded(one[None], 2 * records.SPLIT), -1, threads=2)
+                self.call("grid", padded(one[None], 2 * plan.SPLIT), -1, threads=2)
         x = np.random.default_rng(5).integers(-99, 99, (100, 777)).astype(self.source)
         for axis in (-1, -2):
             self.call("middles", x, axis)
@@ -336,37 +343,39 @@ class Pair:
 
     def past_the_caches(self) -> None:
         """Written by other stores, where what is written to begins with a line and where not."""
-        n = 2**20 // backend._side(self.source).size
+        n = 2**20 // side(self.source).size
         shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
             "rows": ((n // 2048, 2048), (-1,)),
             "columns": ((n // 2048, 2048), (-2,)),
-            "slabs": ((2, n // 16, 8), (-2,)),
-            "runs": ((2, n // 4096, 2048), (-3, -1)),
+            "narrow_columns": ((2, n // 16, 8), (-2,)),
+            "segmented": ((2, n // 4096, 2048), (-3, -1)),
         }
         for name, (shape, axes) in shapes.items():
-            x = np.resize(vectors(self.source, 2048, 8)[:, : 8 if name == "slabs" else None], shape)
+            width = 8 if name == "narrow_columns" else None
+            x = np.resize(vectors(self.source, 2048, 8)[:, :width], shape)
             for by in (0, self.target.itemsize):
                 self.call(f"streamed {name}", x, *axes, y=aligned(shape, self.target, by))
 
     def for_xla(self) -> None:
-        """With three numbers for a norm; and how unit vectors turn."""
-        three = np.dtype(f"V{records.THREE_DOUBLE if self.norm == 'f8' else records.THREE_SINGLE}")
-        pair = backend._pair(self.source, self.target)
+        """With three numbers for a norm; and tangents of unit vectors."""
+        size = descriptor.THREE_DOUBLE if self.norm == "f8" else descriptor.THREE_SINGLE
+        three = np.dtype(f"V{size}")
+        pair = make_pair(self.source, self.target)
         for n in (3, 16, 17, 100, 300):
             for x in (vectors(self.source, n, 36), padded(cases.grid(self.source)[0], n)):
                 for y in (np.ones(x.shape, self.target), None):
                     norms = np.zeros(len(x), three)
                     self.calls.backend(x, y, norms, (-1,), why="for XLA")
-                    slots = {records.X: x, records.Y: y, records.NORMS: norms}
-                    self.calls.xla(pair.unit("rows"), slots, 1e-3)
-        if pair.unit("turn") not in shipped.UNITS:
+                    slots = {descriptor.X: x, descriptor.Y: y, descriptor.NORMS: norms}
+                    self.calls.xla(pair.key("rows"), slots, 1e-3)
+        if pair.key("jvp") not in shipped.KEYS:
             return
         for n, rows in ((1, 9), (17, 36), (100, 36), (2048, 260)):
             x = np.resize(vectors(self.source, n, 36), (rows, n))
             for eps in (0.0, 1e-3, 20.0):
                 y = aligned(x.shape, self.source, 0)
-                slots = {records.X: x, records.Y: y, records.MOVES: x[::-1].copy()}
-                self.calls.xla(pair.unit("turn"), slots, eps)
+                slots = {descriptor.X: x, descriptor.Y: y, descriptor.TANGENT: x[::-1].copy()}
+                self.calls.xla(pair.key("jvp"), slots, eps)
 
     def all_modes(self) -> None:
         """Each way through memory once more, with the modes changed."""
@@ -382,10 +391,10 @@ class Pair:
             self.call(name, x[:, ::-1], -1)
             for one in vectors(self.source, 70000, 4):
                 self.call(name, one[None], -1, threads=2)
-            if (unit := ("turn", *[backend._side(self.source).kind] * 2)) in shipped.UNITS:
+            if (key := ("jvp", *[side(self.source).kind] * 2)) in shipped.KEYS:
                 y = np.ones_like(x)
-                slots = {records.X: x, records.Y: y, records.MOVES: x[::-1].copy()}
-                self.calls.xla(unit, slots, 0.0)
+                slots = {descriptor.X: x, descriptor.Y: y, descriptor.TANGENT: x[::-1].copy()}
+                self.calls.xla(key, slots, 0.0)
         self.calls.modes = 0
 
 
@@ -394,7 +403,7 @@ def test_the_bits_of_arm(tmp_path: Path) -> None:
     """Those of this machine, on the lowest CPU of the level; and, on one that has all modes, in
     each of them, which is as it was afterwards."""
     program = linked(tmp_path, compiled_for(LEVEL, tmp_path / "kernels"))
-    seen: Counter[shipped.Unit] = Counter()
+    seen: Counter[shipped.Key] = Counter()
     size = 0
     for source, target in PAIRS:
         calls = Calls()
@@ -412,10 +421,11 @@ def test_the_bits_of_arm(tmp_path: Path) -> None:
         Pair(modes, source, target).all_modes()
         run(program, HIGHEST, modes.jobs)
         calls.jobs += modes.jobs
-        seen.update(unit for job in calls.jobs for unit in job.units)
+        seen.update(key for job in calls.jobs for key in job.keys)
         size += sum(len(one) for job in calls.jobs for one in job.want)
-    not_called = set(shipped.UNITS) - set(seen)
-    assert not_called == {("short",), ("helper",), ("foreign",)}  # Python's, XLA's, and a thread's
+    not_called = set(shipped.KEYS) - set(seen)
+    # Python's, a thread's, and XLA's.
+    assert not_called == {("fast_call",), ("helper",), ("xla_ffi",)}
     print(f"{len(seen)} kernels in {seen.total()} calls for {LEVEL}: {size / 1e6:.0f} MB equal")
 
 
@@ -435,6 +445,6 @@ def run(program: Path, cpu: str, jobs: list[Job]) -> None:
             same = same and found[at : at + len(want)] == want
             at += len(want)
         if not same:
-            wrong.append(f"{job.label.strip()} by {job.units}, modes {had:#x}, then {left:#x}")
+            wrong.append(f"{job.label.strip()} by {job.keys}, modes {had:#x}, then {left:#x}")
     assert at == len(found)
     assert not wrong, f"{len(wrong)} of {len(jobs)}:\n" + "\n".join(wrong[:20])

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2multi.backends.numba import _own, build, cache, fast_call, loader, machine, shipped
+from l2multi.backends.numba import build, cache, fast_call, loader, machine, shipped
+from l2multi.backends.numba.pairs import own
 from tests.processes import run
 
 ROWS = ("rows", "float32", "float32")
@@ -48,8 +49,8 @@ def test_what_ships_is_here() -> None:
     """This installation has been built with all its kernels, each of which can be linked."""
     found = shipped.file_for(machine.here().name)
     assert not isinstance(found, str), found
-    assert set(found.places) == set(shipped.UNITS)
-    assert loader.available(*shipped.UNITS)
+    assert set(found.places) == set(shipped.KEYS)
+    assert loader.available(*shipped.KEYS)
 
 
 def test_sources_are_all_that_is_imported() -> None:
@@ -60,9 +61,10 @@ def test_sources_are_all_that_is_imported() -> None:
     print(*(name for name in sys.modules if name.startswith("l2multi.backends.numba.")))
     """
     lines = cold(script).split()
-    made_of = {name.rpartition(".")[2] for name in lines}
+    names = {name.removeprefix("l2multi.backends.numba.").replace(".", "/") for name in lines}
+    made_of = {"kernels/__init__" if name == "kernels" else name for name in names}
     # The rest is imported by the backend, or tells how many threads a call may use.
-    assert made_of - {"cache", "fast_call", "loader", "quota"} == set(shipped.SOURCES)
+    assert made_of - {"cache", "fast_path", "loader", "pairs", "quota"} == set(shipped.SOURCES)
 
 
 def test_the_first_small_calls_wait_for_nothing(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_asking_makes_nothing(tmp_path: Path) -> None:
     assert "numba" not in sys.modules or not os.path.exists(os.environ["L2MULTI_CACHE_DIR"])
     """
     told = cold(script, L2MULTI_CACHE_DIR=str(tmp_path / "cache"))
-    assert f"{len(shipped.UNITS)} for {machine.here().name}" in told
+    assert f"{len(shipped.KEYS)} for {machine.here().name}" in told
     assert not (tmp_path / "cache").exists()
 
 
@@ -332,10 +334,10 @@ def test_the_key_holds_all_that_shapes_code(
     """Each of these, changed, is a miss; changed back, a hit."""
     monkeypatch.setenv(cache.DIRECTORY, str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    unit = ("rows", "no such", "kind")
+    kernel = ("rows", "no such", "kind")
 
     def key() -> bytes:
-        found = loader._key(unit)
+        found = loader._cache_key(kernel)
         assert found is not None
         return found
 
@@ -368,7 +370,7 @@ def test_the_key_holds_all_that_shapes_code(
             monkeypatch = original
         (tmp_path / ".numba_config.yaml").unlink(missing_ok=True)
     assert cache.read(key()) == b"content"
-    assert loader._key(("rows", "other", "kind")) != key()
+    assert loader._cache_key(("rows", "other", "kind")) != key()
 
 
 def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +427,7 @@ def test_a_kernel_for_the_output_cannot_be_made(tmp_path: Path) -> None:
     script = """
     assert l2.normalize(z).tobytes() == want_z
     from l2multi.backends.numba import build
-    def fails(unit):
+    def fails(key):
         raise OSError(24, os.strerror(24))
     build.build = fails
     for out in (np.empty(z.shape, z.dtype, order="F"), np.empty((20, 768), z.dtype)[::2]):
@@ -499,7 +501,7 @@ def test_settings_find_their_kernels_again(name: str, tmp_path: Path) -> None:
 
 
 def test_linked_once() -> None:
-    """The same unit has one address, and a symbol that is not there is an error, not the end."""
+    """The same kernel has one address, and a symbol that is not there is an error, not the end."""
     assert loader.address(ROWS) == loader.address(ROWS)
     code = build.build(ROWS)
     with pytest.raises(LookupError, match="no_such_symbol"):
@@ -559,13 +561,13 @@ def test_the_instructions_of_each_level(level: str, tmp_path: Path) -> None:
     from l2multi.backends.numba import build, machine
     level, folder = os.environ["LEVEL"], os.environ["FOLDER"]
     machine.aim(level)
-    for unit in (
-        ("columns", "float16", "float16"), ("bundles", "bfloat16", "bfloat16"),
-        ("runs", "float32", "float32"), ("packed", "float64", "float64"),
+    for key in (
+        ("columns", "float16", "float16"), ("short_rows", "bfloat16", "bfloat16"),
+        ("segmented", "float32", "float32"), ("gathered", "float64", "float64"),
         ("rows", "uint64", "float64"), ("rows", "int8", "float64"),
     ):
-        with open(os.path.join(folder, "-".join(unit) + ".o"), "wb") as file:
-            file.write(build.build(unit).code)
+        with open(os.path.join(folder, "-".join(key) + ".o"), "wb") as file:
+            file.write(build.build(key).code)
     """
     cold(script, LEVEL=level, FOLDER=str(tmp_path))
     command = ["objdump", "-d", "-w", *map(str, tmp_path.glob("*.o"))]
@@ -613,7 +615,7 @@ def test_the_fast_path_checks_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> 
             elif what == "error":
                 patch.setattr(fast_call, "_as_expected", lambda a: 1 / 0)
             else:
-                patch.setattr(fast_call.records, "HEAD", 32)
+                patch.setattr(fast_call, "HEAD", 32)
             assert not fast_call.usable()
     fast_call.usable.cache_clear()
     assert fast_call.usable()
@@ -633,11 +635,11 @@ def test_the_fast_path_checks_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_fast_path_counts_its_arguments() -> None:
     """Another number of them is no call for it, and not the end of the process."""
     x = np.ones(3, np.float32)
-    pair: Any = _own(x.dtype)
+    pair: Any = own(x.dtype)
     pair.worker("rows")
-    short = pair.short
-    assert short(x, x.copy(), None, 0.0, -1, True, False) is True
-    assert short(x, x.copy(), None, 0.0, -1, True, False, None) is False
+    call = pair.fast_call
+    assert call(x, x.copy(), None, 0.0, -1, True, False) is True
+    assert call(x, x.copy(), None, 0.0, -1, True, False, None) is False
 
 
 @pytest.mark.stress

@@ -22,10 +22,8 @@ def test_machine_code() -> None:
         check=False,
     )
     lines = (line.split(maxsplit=2) for line in done.stdout.splitlines())
-    found = {unit: digest for digest, _, unit in lines}
+    found = {key: digest for digest, _, key in lines}
     changed = {
-        unit
-        for unit in {*found, *RECORD["kernels"]}
-        if found.get(unit) != RECORD["kernels"].get(unit)
+        key for key in {*found, *RECORD["kernels"]} if found.get(key) != RECORD["kernels"].get(key)
     }
     assert not changed, (sorted(changed), "if so meant: python -m benchmarks.machine_code --write")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi.backends.numba import launch, quota
+from l2multi.backends.numba import quota, threads
 from tests.processes import run as fresh
 
 linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"),
     reason="threads have no affinity and niceness of their own",
 )
-two_cores = pytest.mark.skipif(launch.cores() < 2, reason="one core")
+two_cores = pytest.mark.skipif(threads.cores() < 2, reason="one core")
 
 PREPARE = """
     import os, sys, threading, time
@@ -24,19 +24,19 @@ PREPARE = """
     import l2multi as l2
     from l2multi._testing import general_path
     from l2multi.backends import numba as backend
-    from l2multi.backends.numba import launch, records
-    pool = launch._pool()
+    from l2multi.backends.numba import descriptor, threads
+    pool = threads._pool()
     x = np.random.default_rng(0).standard_normal((4000, 100)).astype(np.float32)
     want = l2.normalize(x, backend="numpy").tobytes()
-    def threads():
+    def told():
         return l2.explain(x, backend="numba").threads
     def work():
         for _ in range(3):  # by the general path, and by the fast one
             assert l2.normalize(x, backend="numba").tobytes() == want
     def limit(most):
-        launch.pretend(most)
+        threads.pretend(most)
     def helpers():
-        return pool[records.HELPERS]
+        return pool[descriptor.HELPERS]
     def tasks():
         return {int(task) for task in os.listdir("/proc/self/task")}
     def until(all_that, of):
@@ -167,13 +167,13 @@ def test_the_quota_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[None] = []
     monkeypatch.setattr(quota, "cpus", lambda: asked.append(None) or 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    launch._allowed.cache_clear()
+    threads._allowed.cache_clear()
     try:
-        assert launch._allowed() == launch._limit() == 1
+        assert threads._allowed() == threads.by_mask() == 1
         assert l2.explain(np.ones((4000, 100), "f4"), backend="numba").threads == 1
         assert len(asked) == 1
     finally:
-        launch._allowed.cache_clear()
+        threads._allowed.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, value: str, most: int) -> 
     monkeypatch.setattr(quota, "cpus", lambda: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("NUMBA_NUM_THREADS", value)
-    assert launch._allowed.__wrapped__() == most
+    assert threads._allowed.__wrapped__() == most
 
 
 def test_one_thread_by_environment() -> None:
     """Nobody creates a helper."""
-    assert run("work(); print(threads(), helpers())", NUMBA_NUM_THREADS="1") == "1 0\n"
+    assert run("work(); print(told(), helpers())", NUMBA_NUM_THREADS="1") == "1 0\n"
 
 
 @linux
@@ -202,21 +202,21 @@ def test_affinity() -> None:
     def pinned():
         os.sched_setaffinity(0, {min(every)})
         work()
-        assert (threads(), helpers()) == (1, 0)
+        assert (told(), helpers()) == (1, 0)
         os.sched_setaffinity(0, every)
-        assert threads() > 1
+        assert told() > 1
         work()
         assert helpers() > 0
     in_thread(pinned)
-    assert threads() > 1
+    assert told() > 1
     os.sched_setaffinity(0, {min(every)})
-    assert threads() == 1
+    assert told() == 1
     """
     run(script)
     script = """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     work()
-    print(threads(), helpers())
+    print(told(), helpers())
     """
     assert run(script) == "1 0\n"
 
@@ -251,7 +251,7 @@ def test_a_thread_of_less_urgency_creates_no_helper(less: str) -> None:
     def lowered():
         {less}
         work()
-        assert (threads() > 1, helpers()) == (True, 0)
+        assert (told() > 1, helpers()) == (True, 0)
     in_thread(lowered)
     work()
     assert helpers() > 0
@@ -297,16 +297,16 @@ SIZES = [
 @pytest.mark.parametrize("limit", [64, 3])
 def test_threads_by_work(limit: int) -> None:
     """`explain` says so."""
-    with launch.force("parallel"):  # until there is a team
+    with threads.force("parallel"):  # until there is a team
         l2.normalize(np.ones((4, 8), np.float32), backend="numba")
-    launch.pretend(limit)
+    threads.pretend(limit)
     try:
         for size, most in SIZES:
             x = np.ones((1, size), np.float32)
-            assert launch.threads_in_xla(size) == min(most, limit)
+            assert threads.threads_in_xla(size) == min(most, limit)
             assert l2.explain(x, backend="numba").threads == min(most, limit)
     finally:
-        launch.pretend(0)
+        threads.pretend(0)
 
 
 def test_helpers_by_work() -> None:
@@ -340,9 +340,9 @@ def test_mask_in_xla() -> None:
     assert l2.explain(z).threads == 2
     numba.set_num_threads(1)
     work()
-    assert (threads(), helpers()) == (1, 0)
+    assert (told(), helpers()) == (1, 0)
     assert l2.explain(z).threads == 1
-    assert pool[records.LIMIT] == 1
+    assert pool[descriptor.LIMIT] == 1
     for _ in range(20):
         l2.normalize(z).block_until_ready()
     assert helpers() == 0

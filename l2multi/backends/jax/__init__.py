@@ -163,7 +163,7 @@ def kernel(
     platform = _platform(placed)
     if platform == "cpu" and len(placed.devices()) == 1 and native.would_run(x, axes, result):
         numba: Any = _registry.load("numba")
-        return "compiled rows, called by XLA on cpu", numba.launch.threads_in_xla(x.size)
+        return "compiled rows, called by XLA on cpu", numba.threads_in_xla(x.size)
     return f"XLA on {platform}", _cpus() if platform == "cpu" else 1
 
 

@@ -340,7 +340,7 @@ def _install() -> bool:
         _turn.def_abstract_eval(lambda x, d, **_: d.update(weak_type=False))
         for one, work, by_kernel, by_formula in (
             (_rows, "rows", _rows_kernel, _rows_formula),
-            (_turn, "turn", _turn_kernel, _turn_formula),
+            (_turn, "jvp", _turn_kernel, _turn_formula),
         ):
             one.def_impl(functools.partial(evaluate, one))
             batching.primitive_batchers[one] = functools.partial(_batch, one)

@@ -16,7 +16,17 @@ import llvmlite.binding as llvm
 from numba.core.compiler_lock import global_compiler_lock
 
 from l2multi import _fork
-from l2multi.backends.numba import entries, frontend, machine, shipped, simd
+from l2multi.backends.numba import (
+    compiler,
+    dtypes,
+    fast_call_entry,
+    kernels,
+    machine,
+    shipped,
+    thread_pool,
+    xla_ffi,
+)
+from l2multi.backends.numba.kernels.long_rows import long_rows
 
 _NAME = "l2multi"
 
@@ -24,14 +34,23 @@ _NAME = "l2multi"
 # (a branch took 1.04 to 1.07 times as long, rows of float16 on Zen 5): what loads it does.
 _NEARER = re.compile(r"(@llvm\.prefetch\.p0\(.*, i32 0, i32 )1(?=, i32 1\))")
 
+# What is compiled once, by name.
+SHARED = {
+    "fast_call": fast_call_entry.fast_call,
+    "parallel_for": thread_pool.parallel_for,
+    "helper": thread_pool.helper,
+    "long_rows": long_rows,
+    "xla_ffi": xla_ffi.handler,
+}
+
 # A compilation in another thread holds what would stay closed in a forked child.
 _fork.hold(global_compiler_lock)
 
 
-def build(unit: shipped.Unit) -> shipped.Code:
-    """The object code of a unit."""
+def build(key: shipped.Key) -> shipped.Code:
+    """The object code of a key."""
     with global_compiler_lock:
-        module, needs = _module(unit)
+        module, needs = _module(key)
         target, text = machine.aimed().target_machine(), str(module)
         code, nearer = (
             target.emit_object(llvm.parse_assembly(one))
@@ -43,30 +62,30 @@ def build(unit: shipped.Unit) -> shipped.Code:
     return shipped.Code(_NAME, tuple(needs), tuple(changes), code)
 
 
-def assembly(unit: shipped.Unit) -> str:
-    """The machine code of a unit, to be read."""
+def assembly(key: shipped.Key) -> str:
+    """The machine code of a key, to be read."""
     with global_compiler_lock:
-        return str(machine.aimed().target_machine().emit_assembly(_module(unit)[0]))
+        return str(machine.aimed().target_machine().emit_assembly(_module(key)[0]))
 
 
-def _module(unit: shipped.Unit) -> tuple[Any, list[str]]:
-    """A unit's module, and the symbols it needs."""
-    name, *kinds = unit
-    make = entries.LAUNCHERS.get(name) or entries.WORKERS[name]
-    module = frontend.compiled(make(*(simd.KINDS[kind] for kind in kinds)), _NAME)
+def _module(key: shipped.Key) -> tuple[Any, list[str]]:
+    """A key's module, and the symbols it needs."""
+    name, *kinds = key
+    make = SHARED.get(name) or kernels.WORKERS[name]
+    module = compiler.compiled(make(*(dtypes.KINDS[kind] for kind in kinds)), _NAME)
     symbols = (*module.functions, *module.global_variables)
     needs = [s.name for s in symbols if s.is_declaration and not s.name.startswith("llvm.")]
     return module, sorted(needs)
 
 
-def compiled(level: str) -> dict[shipped.Unit, shipped.Code]:
+def compiled(level: str) -> dict[shipped.Key, shipped.Code]:
     """All that ships, for a level; by processes, each of which compiles for one level only."""
     with futures.ProcessPoolExecutor(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         initializer=machine.aim,
         initargs=(level,),
     ) as pool:
-        return dict(zip(shipped.UNITS, pool.map(build, shipped.UNITS), strict=True))
+        return dict(zip(shipped.KEYS, pool.map(build, shipped.KEYS), strict=True))
 
 
 def make(names: Iterable[str]) -> None:

@@ -1,8 +1,9 @@
-"""The fast path's function for Python, and a check of what its compiled code takes for granted.
+"""The fast call's function for Python, and a check of what its compiled code takes for granted.
 
-`entries.short` reads the fields of arrays, tuples and numbers where CPython and NumPy have them in
-memory. It is the only code that does, and this the only place that trusts it: where a known array
-does not look as expected, there is no fast path, and calls take the general one to the same bits.
+`fast_call_entry` reads the fields of arrays, tuples and numbers where CPython and NumPy have them
+in memory. It is the only code that does, and this the only place that says where they are: where a
+known array does not look as expected, there is no fast call, and calls take the general path to the
+same bits.
 """
 
 import ctypes
@@ -13,9 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from l2multi.backends.numba import records
+from l2multi.backends.numba import descriptor
 
 FastCall = Callable[..., bool | None]
+
+HEAD = 16  # bytes of a Python object before its own fields, of which its class is the last
+
+
+# The slots of an array's own fields; those of `NDIM` and `FLAGS` are of 32 bits.
+DATA, NDIM, SHAPE, STRIDES, DTYPE, FLAGS = 0, 1, 2, 3, 5, 6
 
 
 class _MethodDef(ctypes.Structure):
@@ -33,28 +40,28 @@ _METH_FASTCALL = 0x80
 _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 
-def function(address: int, bound: Any, owners: Any) -> FastCall:
-    """The compiled function at an address, bound to the int64 array that it reads (see `records`),
-    which holds addresses in `owners`."""
+def function(address: int, pair: Any, owners: Any) -> FastCall:
+    """The compiled function at an address, bound to the pair descriptor that it reads, which holds
+    addresses in `owners`."""
     for slot, value in (
-        (records.TYPE_SINGLE, _SINGLE),
-        (records.TYPE_DOUBLE, _DOUBLE),
-        (records.NONE, None),
-        (records.TRUE, True),
-        (records.FALSE, False),
-        (records.INT, int),
-        (records.TUPLE, tuple),
-        (records.FLOAT, float),
+        (descriptor.TYPE_SINGLE, _SINGLE),
+        (descriptor.TYPE_DOUBLE, _DOUBLE),
+        (descriptor.NONE, None),
+        (descriptor.TRUE, True),
+        (descriptor.FALSE, False),
+        (descriptor.INT, int),
+        (descriptor.TUPLE, tuple),
+        (descriptor.FLOAT, float),
     ):
-        bound[slot] = id(value)
-    definition = _MethodDef(b"short", address, _METH_FASTCALL, None)
+        pair[slot] = id(value)
+    definition = _MethodDef(b"fast_call", address, _METH_FASTCALL, None)
     # For ever: at exit Python may read the definition of a function after all that modules hold is
     # gone.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, bound, owners)))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object((definition, pair, owners)))
     new: Any = ctypes.pythonapi["PyCFunction_NewEx"]
     new.restype = ctypes.py_object
     new.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
-    made: FastCall = new(ctypes.byref(definition), bound, None)
+    made: FastCall = new(ctypes.byref(definition), pair, None)
     return made
 
 
@@ -65,10 +72,10 @@ def usable() -> bool:
         return (
             sys.implementation.name == "cpython"
             and sys.byteorder == "little"
-            and object.__basicsize__ == records.HEAD
+            and object.__basicsize__ == HEAD
             and _as_expected(np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2])
             and all(_slot(id(v), -1) == id(type(v)) for v in (2.5, 3, (1, 2)))
-            and ctypes.c_double.from_address(id(half := 0.5) + records.HEAD).value == half
+            and ctypes.c_double.from_address(id(half := 0.5) + HEAD).value == half
         )
     except Exception:  # whatever else is not as expected
         return False
@@ -76,7 +83,7 @@ def usable() -> bool:
 
 def _slot(address: int, index: int) -> int:
     """An int64 of an object, counted from where the fields of its own begin."""
-    return ctypes.c_int64.from_address(address + records.HEAD + 8 * index).value
+    return ctypes.c_int64.from_address(address + HEAD + 8 * index).value
 
 
 def _as_expected(a: np.ndarray[Any, Any]) -> bool:
@@ -86,13 +93,13 @@ def _as_expected(a: np.ndarray[Any, Any]) -> bool:
     # that is none would end the process.
     known = (
         _slot(at, -1) == id(type(a))
-        and _slot(at, 0) == a.__array_interface__["data"][0]
-        and _slot(at, 1) & 0xFFFFFFFF == a.ndim
-        and _slot(at, 3) == _slot(at, 2) + 8 * a.ndim
-        and _slot(at, 5) == id(a.dtype)
-        and _slot(at, 6) & 0xFFFFFFFF == a.flags.num
+        and _slot(at, DATA) == a.__array_interface__["data"][0]
+        and _slot(at, NDIM) & 0xFFFFFFFF == a.ndim
+        and _slot(at, STRIDES) == _slot(at, SHAPE) + 8 * a.ndim
+        and _slot(at, DTYPE) == id(a.dtype)
+        and _slot(at, FLAGS) & 0xFFFFFFFF == a.flags.num
     )
     if not known:
         return False
-    both = (ctypes.c_int64 * (2 * a.ndim)).from_address(_slot(at, 2))
+    both = (ctypes.c_int64 * (2 * a.ndim)).from_address(_slot(at, SHAPE))
     return tuple(both) == (*a.shape, *a.strides)

@@ -1,9 +1,9 @@
-"""Compiled functions, linked: what came with the package, else what the user's cache holds, else
-compiled here and now, and then kept in the cache.
+"""The loader links kernels: those that came with the package, else those in the user's cache, else
+it has them compiled here and now, and keeps them in the cache.
 
-A unit is the name of a function in `entries` and the kinds it is for. Its object code needs only
-llvmlite to be linked, most of whose 40 ms are its import. So a small call need not wait for that:
-`link_soon` has a thread do it. Nothing else is done at another time, or in another process.
+To link object code takes llvmlite alone, and most of the 40 ms of that are its import. So a small
+call need not wait: `link_soon` has a thread link what it needs. Nothing else is done at another
+time, or in another process.
 """
 
 import atexit
@@ -17,17 +17,17 @@ import time
 from typing import Any
 
 from l2multi import _fork, _registry
-from l2multi.backends.numba import cache, launch, machine, records, shipped
-from l2multi.backends.numba.shipped import Unit
+from l2multi.backends.numba import cache, descriptor, machine, shipped
+from l2multi.backends.numba.shipped import Key
 
-# Seconds after which the thread begins: its imports would hold up the call that asked. And those
-# from its start that calls go elsewhere; then one waits for it. For beside calls without a pause it
-# gets Python's lock once in 5 ms, and took 0.1 to more than 2 s.
+# Seconds before the thread begins, for its imports would hold up the call that asked; and seconds
+# for which calls go elsewhere, before one waits for the thread: beside calls without a pause it
+# gets the GIL once in 5 ms, and took 0.1 to more than 2 s.
 _PAUSE, _PATIENCE = 0.01, 0.03
 
 # Load-once caches: addresses of what is linked, and why the rest cannot be. LLVM owns the code.
-_addresses: dict[Unit, int] = {}
-_failed: dict[Unit, str] = {}
+_addresses: dict[Key, int] = {}
+_failed: dict[Key, str] = {}
 _engines: list[Any] = []
 
 _thread: threading.Thread | None = None
@@ -35,9 +35,37 @@ _begun = 0.0
 _over = threading.Event()
 
 
-def linked(*units: Unit) -> bool:
+def room(count: int) -> int:
+    """The address of so many slots of zeros, the start of a cache line. They are there for ever, as
+    helpers and linked code are."""
+    new = (ctypes.c_int64 * (count + 8))()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(new))
+    address = ctypes.addressof(new)
+    return address + -address % 64
+
+
+def slots(address: int, count: int) -> Any:
+    """So many slots at an address."""
+    return (ctypes.c_int64 * count).from_address(address)
+
+
+@functools.cache
+def xla_table() -> int:
+    """The address of the table of kernels for XLA."""
+    return room(descriptor.XLA_SIZE)
+
+
+@functools.cache
+def _machine_table(*habits: int) -> int:
+    """The address of what kernels know of this machine."""
+    address = room(descriptor.MACHINE_SIZE)
+    slots(address, descriptor.MACHINE_SIZE)[:] = habits
+    return address
+
+
+def linked(*keys: Key) -> bool:
     """Whether all of these can be called at once."""
-    return all(unit in _addresses for unit in units)
+    return all(key in _addresses for key in keys)
 
 
 def started() -> bool:
@@ -50,47 +78,47 @@ def busy() -> bool:
     return _thread is not None and _thread.is_alive()
 
 
-def workers() -> list[Unit]:
-    """The units linked by now that are for kinds, so not the launchers."""
-    return [unit for unit in _addresses if len(unit) > 1]
+def workers() -> list[Key]:
+    """The keys linked by now that are for kinds, so not what all kinds share."""
+    return [key for key in _addresses if len(key) > 1]
 
 
-def failure(*units: Unit) -> str | None:
+def failure(*keys: Key) -> str | None:
     """Why one of these will never be there, or None."""
-    return next((_failed[unit] for unit in units if unit in _failed), None)
+    return next((_failed[key] for key in keys if key in _failed), None)
 
 
-def address(unit: Unit) -> int:
+def address(key: Key) -> int:
     """The address of a function, whatever it takes to get it; an ImportError where nothing does."""
-    found = _addresses.get(unit)
+    found = _addresses.get(key)
     if found is None:
         with _fork.loading:
-            if (why := failure(unit)) is not None:
+            if (why := failure(key)) is not None:
                 raise _registry.unusable("numba", why)
             if (why := machine.trouble()) is not None:
                 raise _registry.unusable("numba", ValueError(why))
             try:
-                found = _addresses.get(unit) or _ready_made(unit) or _compile(unit)
+                found = _addresses.get(key) or _ready_made(key) or _compile(key)
             except Exception as error:  # a broken library fails in whatever way it likes
                 told = _registry.unusable("numba", error)
                 if not _registry.passes(error):
-                    _failed[unit] = f"{type(error).__name__}: {error}"
+                    _failed[key] = f"{type(error).__name__}: {error}"
                 raise told from error
     return found
 
 
-def available(*units: Unit) -> bool:
+def available(*keys: Key) -> bool:
     """Whether all of these can be called without a compilation; they are linked, then."""
     with _fork.loading:
-        return all(unit in _addresses or _ready_made(unit) is not None for unit in units)
+        return all(key in _addresses or _ready_made(key) is not None for key in keys)
 
 
-def check(unit: Unit) -> None:
+def check(key: Key) -> None:
     """Raise an ImportError if this cannot be called and never will be, as far as can be told
     without a compilation."""
-    if available(unit):
+    if available(key):
         return
-    if (why := failure(unit)) is not None:
+    if (why := failure(key)) is not None:
         raise _registry.unusable("numba", why)
     with _fork.loading:
         try:
@@ -100,17 +128,17 @@ def check(unit: Unit) -> None:
             raise _registry.unusable("numba", error) from error
 
 
-def link_soon(*units: Unit) -> bool:
-    """Have units that came with the package linked by a thread, once in a process: whether that is
+def link_soon(*keys: Key) -> bool:
+    """Have keys that came with the package linked by a thread, once in a process: whether that is
     under way. What is linked later takes a millisecond each."""
     global _thread, _begun
-    if not set(units) <= set(shipped.UNITS):
+    if not set(keys) <= set(shipped.KEYS):
         return False
     if busy() and time.monotonic() - _begun > _PATIENCE:
         assert _thread is not None
         _thread.join(1)
     if _thread is None and not _engines and shipped.present():
-        new = threading.Thread(target=_link_all, args=(units,), name="l2multi-link", daemon=True)
+        new = threading.Thread(target=_link_all, args=(keys,), name="l2multi-link", daemon=True)
         try:
             new.start()
         except RuntimeError:  # no more threads here, for now
@@ -119,48 +147,48 @@ def link_soon(*units: Unit) -> bool:
     return busy()
 
 
-def _link_all(units: tuple[Unit, ...]) -> None:
+def _link_all(keys: tuple[Key, ...]) -> None:
     _over.wait(_PAUSE)
-    for unit in units:
+    for key in keys:
         with _fork.loading:
             if not _over.is_set():
-                _ready_made(unit)
+                _ready_made(key)
 
 
-def _ready_made(unit: Unit) -> int | None:
+def _ready_made(key: Key) -> int | None:
     """The address of what need not be compiled, or None."""
     try:
-        code = shipped.read(unit, machine.here().name)
+        code = shipped.read(key, machine.here().name)
         if code is not None:
-            return _link(unit, code)
+            return _link(key, code)
         if cache.empty():
             return None
-        key = _key(unit)
-        content = None if key is None else cache.read(key)
-        return None if content is None else _link(unit, shipped.unpacked(content))
+        cache_key = _cache_key(key)
+        content = None if cache_key is None else cache.read(cache_key)
+        return None if content is None else _link(key, shipped.unpacked(content))
     except Exception:  # LLVM, or a file, is not what it should be: there is another way
         return None
 
 
-def _compile(unit: Unit) -> int:
-    """Compile a unit, here and now."""
+def _compile(key: Key) -> int:
+    """Compile a key, here and now."""
     if not shipped.unchanged():
         raise ImportError("the files of l2multi have changed since it was imported: start anew")
-    key, there = _key(unit), "numba.core.config" in sys.modules
+    cache_key, there = _cache_key(key), "numba.core.config" in sys.modules
     from l2multi.backends.numba.build import build
 
-    if not there:  # what the environment and the file have made of it, which are in the key
+    if not there:  # what the environment and the file have made of it, which are in the cache_key
         _USUAL.update((name, getattr(sys.modules["numba.core.config"], name)) for name in _USUAL)
-    code = build(unit)
-    if key is not None:
-        cache.write(key, code.packed())
-    return _link(unit, code)
+    code = build(key)
+    if cache_key is not None:
+        cache.write(cache_key, code.packed())
+    return _link(key, code)
 
 
-def _link(unit: Unit, code: shipped.Code) -> int:
+def _link(key: Key, code: shipped.Code) -> int:
     """Make object code callable, once: who has its address may keep it for ever."""
-    if unit in _addresses:
-        return _addresses[unit]
+    if key in _addresses:
+        return _addresses[key]
     import llvmlite.binding as llvm
 
     if not _engines:
@@ -170,9 +198,9 @@ def _link(unit: Unit, code: shipped.Code) -> int:
     module = llvm.parse_assembly("")
     module.triple = target.triple
     engine = llvm.create_mcjit_compiler(module, target)  # the first finds the process's symbols
-    llvm.add_symbol(records.FOREIGN, launch.foreign_table())
     habits = machine.habits()
-    llvm.add_symbol(records.MACHINE, launch.machine_table((habits.once, habits.stream)))
+    llvm.add_symbol(descriptor.XLA_TABLE, xla_table())
+    llvm.add_symbol(descriptor.MACHINE, _machine_table(habits.once, habits.stream))
     # LLVM ends the process where it misses a symbol.
     missing = [name for name in code.needs if not llvm.address_of_symbol(name)]
     if missing:
@@ -183,9 +211,9 @@ def _link(unit: Unit, code: shipped.Code) -> int:
     if not found:
         raise LookupError(f"no function {code.name}")
     _engines.append(engine)
-    # For ever: helpers may be at work when Python, at its end, lets go of what modules hold.
+    # For ever: helpers may be at work when Python, at its end, drops what modules hold.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
-    _addresses[unit] = found
+    _addresses[key] = found
     return found
 
 
@@ -222,21 +250,21 @@ def _versions() -> list[str] | None:
         return None
 
 
-def _key(unit: Unit) -> bytes | None:
-    """All that object code depends on, its unit first; None where that cannot be told."""
+def _cache_key(key: Key) -> bytes | None:
+    """All that object code depends on, its key first; None where that cannot be told."""
     versions, digest = _versions(), shipped.digest()
     if versions is None or digest is None:
         return None
     told = (machine.here(), sys.platform, sys.version, versions, _settings(), digest)
-    return ",".join(unit).encode() + b"\n" + repr(told).encode()
+    return ",".join(key).encode() + b"\n" + repr(told).encode()
 
 
-def kept(unit: Unit) -> bool:
+def kept(key: Key) -> bool:
     """Whether a later process will not have to compile this."""
-    if shipped.read(unit, machine.here().name) is not None:
+    if shipped.read(key, machine.here().name) is not None:
         return True
-    key = _key(unit)
-    return key is not None and cache.read(key) is not None
+    cache_key = _cache_key(key)
+    return cache_key is not None and cache.read(cache_key) is not None
 
 
 def report() -> dict[str, str]:

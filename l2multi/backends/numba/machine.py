@@ -58,9 +58,9 @@ class Level(NamedTuple):
         )
 
 
-# What the levels name orders instructions as for Intel's CPUs of their time: slabs then took 1.15
-# times as long as those made for the CPU itself, rows of float16 1.04; as for Zen 4 0.98 to 1.00
-# (ten kernels, Zen 5), and as for Sapphire Rapids slabs 1.04. Nobody has measured it on Intel's.
+# LLVM orders instructions for the levels themselves as for Intel's CPUs of their time. Against
+# kernels made for the CPU itself (Zen 5), narrow columns then took 1.15 of the time and rows of
+# float16 1.04; ordered as for Zen 4, ten kernels take 0.98 to 1.00. Intel's are not measured.
 
 # LLVM halves the registers of the last x86 level unless told not to: its first CPUs slowed down.
 _WIDE = ("-prefer-256-bit",)
@@ -141,21 +141,22 @@ def aimed() -> Level:
 
 
 class Habits(NamedTuple):
-    """How a model of CPUs likes its memory asked for."""
+    """What suits the memory of a model of CPUs."""
 
-    near: int  # how near to bring what is asked for ahead: 1 into the nearest cache, 0 the next
-    once: int  # how many bytes ahead to ask for x where it is read once, in the order it lies in
-    stream: int  # bytes of y from which it is written past the caches
+    near: int  # how near prefetches bring a line: 1 into the nearest cache, 0 the next
+    once: int  # how many bytes ahead to prefetch x where it is read once, in the order it lies in
+    stream: int  # bytes of y from which it is streamed
 
 
-# Of the time of the fastest copy, 100000x768 float32 into a warm output took 1.07 by the nearest
-# cache and 1.17 by the next on Zen 5; on Zen 4 by the next 0.93 of the time by the nearest. On a
-# Xeon the stores need the few pending lines that the nearest cache has.
-# The norms of 100000x768 float32 took 0.76 of the time when asked for on a Xeon, and 1.5 on Zen 4,
-# which looks ahead itself (as Zen 5 does, it is assumed). On Zen 3 those of 1x4000000 float32 took
-# 0.7 to 0.9, those of 20000x768 float64 1.16.
-# On Zen 4 5208x768 float32, 16 MB and as many to write, took 1.7 of the time past the caches, on
-# Zen 3 0.8.
+# Measured, as times of one choice over the other:
+#   near     Zen 5   100000x768 float32 into a warm output takes 1.07 of the fastest copy's time by
+#                    the nearest cache, 1.17 by the next
+#            Zen 4   0.93 by the next cache; on a Xeon non-temporal stores need the few pending
+#                    lines that the nearest cache has
+#   once     Xeon    norms of 100000x768 float32: 0.76 with the prefetch. Zen 3: 1x4000000 float32
+#                    0.7 to 0.9, 20000x768 float64 1.16
+#            Zen 4   1.5: it looks ahead itself (as Zen 5 does, it is assumed)
+#   stream   Zen 4   5208x768 float32, 16 MB and as many to write: 1.7 streamed. Zen 3: 0.8
 _HABITS = {"znver4": Habits(0, 0, 2**24), "znver5": Habits(1, 0, 2**23)}
 _USUAL = Habits(0, 2**12, 2**23)
 

@@ -11,9 +11,10 @@ import os
 from typing import Any, NamedTuple
 
 from l2multi import _registry, _summation
-from l2multi.backends.numba import records
+from l2multi.backends.numba import descriptor
 
-Unit = tuple[str, ...]
+# A kernel key: the name of a compiled function and the kinds it is for, if any.
+Key = tuple[str, ...]
 
 FOLDER = os.path.join(os.path.dirname(__file__), "shipped")
 
@@ -26,19 +27,22 @@ PAIRS = (
     *(("float32", narrow) for narrow in ("float16", "bfloat16")),
     *((kind, "float64") for kind in (*_INTEGERS, "bool")),
 )
-LAUNCHERS = ("short", "team", "helper", "split", "foreign")
+SHARED = ("fast_call", "parallel_for", "helper", "long_rows", "xla_ffi")
 DERIVATIVES = ("float32", "float16", "bfloat16")
 
-UNITS: tuple[Unit, ...] = (
-    *((name,) for name in LAUNCHERS),
-    *((name, *pair) for pair in PAIRS for name in records.WAYS),
-    *(("turn", kind, kind) for kind in DERIVATIVES),
+KEYS: tuple[Key, ...] = (
+    *((name,) for name in SHARED),
+    *((name, *pair) for pair in PAIRS for name in descriptor.WORKERS),
+    *(("jvp", kind, kind) for kind in DERIVATIVES),
 )
 
 # The files of this folder that shape object code, all that `build` imports but the libraries.
 SOURCES = (
-    "build", "entries", "foreign", "frontend", "geometry", "kernels", "launch", "machine",
-    "records", "shipped", "simd", "team",
+    "arithmetic", "build", "cabi", "compiler", "descriptor", "dtypes", "fast_call",
+    "fast_call_entry", "kernels/__init__", "kernels/columns", "kernels/common", "kernels/gathered",
+    "kernels/jvp", "kernels/long_rows", "kernels/narrow_columns", "kernels/rows",
+    "kernels/segmented", "kernels/short_rows", "kernels/tiles", "lanes", "machine", "memory",
+    "plan", "shipped", "thread_pool", "threads", "xla_ffi",
 )  # fmt: skip
 
 
@@ -116,7 +120,7 @@ def unpacked(content: bytes) -> Code:
     return Code(name, tuple(needs), tuple(map(tuple, nearer)), code)
 
 
-def write(path: str, level: str, made: dict[Unit, Code], versions: dict[str, str]) -> None:
+def write(path: str, level: str, made: dict[Key, Code], versions: dict[str, str]) -> None:
     """A file of all that was made for a level."""
     import json
     import zlib
@@ -124,9 +128,9 @@ def write(path: str, level: str, made: dict[Unit, Code], versions: dict[str, str
     index: dict[str, Any] = {}
     contents = []
     at = 0
-    for unit, code in made.items():
+    for key, code in made.items():
         content = code.packed()
-        index[",".join(unit)] = at, len(content), zlib.crc32(content)
+        index[",".join(key)] = at, len(content), zlib.crc32(content)
         contents.append(content)
         at += len(content)
     head = {"level": level, "sources": digest(), "versions": versions, "kernels": index}
@@ -140,7 +144,7 @@ def write(path: str, level: str, made: dict[Unit, Code], versions: dict[str, str
 class _File(NamedTuple):
     path: str
     start: int
-    places: dict[Unit, list[int]]
+    places: dict[Key, list[int]]
     head: dict[str, Any]
 
 
@@ -166,15 +170,15 @@ def file_for(level: str) -> _File | str:
     return _File(path, len(first), index, head)
 
 
-def read(unit: Unit, level: str) -> Code | None:
+def read(key: Key, level: str) -> Code | None:
     """A kernel that came with the package, or None."""
     import zlib
 
     found = file_for(level)
-    if isinstance(found, str) or unit not in found.places:
+    if isinstance(found, str) or key not in found.places:
         return None
     try:
-        at, size, check = found.places[unit]
+        at, size, check = found.places[key]
         with open(found.path, "rb") as file:
             file.seek(found.start + at)
             content = file.read(size)

@@ -1,0 +1,165 @@
+"""Rows: the elements of a vector are neighbours."""
+
+from typing import Any
+
+from l2multi._summation import LANES
+from l2multi.backends.numba import arithmetic, descriptor, memory
+from l2multi.backends.numba.compiler import device
+from l2multi.backends.numba.dtypes import Kind
+from l2multi.backends.numba.kernels import common
+from l2multi.backends.numba.kernels.common import worker
+from l2multi.backends.numba.lanes import BLOCK, lesser, splat, sum_lanes
+from l2multi.backends.numba.memory import get_int
+
+
+def row_sum(source: Kind, scaled: bool) -> Any:
+    """Three functions for the sum over lanes of the squares of neighbouring elements: what takes in
+    blocks, what ends with the rest, and both in one for a whole row."""
+    whole = arithmetic.sum_squares(source, scaled)
+    one, four, eight = (
+        arithmetic.sum_squares_of_some(source, scaled, rows) for rows in (1, 4, BLOCK)
+    )
+    size, line = source.size, source.size * LANES
+    prefetch = memory.prefetch(common.BLOCK_SIZE * size)
+
+    @device
+    def add_blocks(x, first, count, factor, table, stack, ahead):
+        """Take `count` more blocks into the stack of subtrees, which holds `first` of them."""
+        for block in range(first, first + count):
+            if ahead != 0:
+                prefetch(x + ahead)
+            total = whole(x, line, factor, table)
+            x += common.BLOCK_SIZE * size
+            common.push(stack, 0, 1, block, total)
+
+    @device
+    def finish(x, blocks, left, factor, table, stack):
+        """The sum of the subtrees and of a tail that is shorter than a block."""
+        if left == 0:
+            total = splat(0.0)
+        elif left <= LANES:
+            total = one(x, line, left, LANES, LANES, factor, table)
+        elif left <= 4 * LANES:
+            total = four(x, line, left, LANES, LANES, factor, table)
+        else:
+            total = eight(x, line, left, LANES, LANES, factor, table)
+        return common.joined(stack, 0, 1, blocks, total)
+
+    @device
+    def sum_row(x, n, factor, table, stack, ahead):
+        """The sum of a whole row."""
+        blocks = n // common.BLOCK_SIZE
+        add_blocks(x, 0, blocks, factor, table, stack, ahead)
+        tail, left = x + blocks * common.BLOCK_SIZE * size, n - blocks * common.BLOCK_SIZE
+        return finish(tail, blocks, left, factor, table, stack)
+
+    return add_blocks, finish, sum_row
+
+
+def row_scale(source: Kind, target: Kind) -> Any:
+    """A function that divides neighbouring elements by the divisor, and prefetches and streams if
+    all is plain and it is told to."""
+    load, load_some = memory.loads(source)
+    store, store_some = memory.stores(target)
+    step, step_streaming = (
+        arithmetic.scaling(source, target, non_temporal) for non_temporal in (False, True)
+    )
+    product = source.narrow and target.narrow
+    size, written, boundary = source.size, target.size, memory.boundary(target)
+    read, write = size * LANES, written * LANES
+    prefetch = memory.prefetch(read)
+    plainly, with_care = common.divided(product)
+
+    @device
+    def scale_plainly(x, y, n, factor, table_x, table_y, ahead, stream):
+        if stream:
+            first = lesser(-y % boundary // written, n)
+            if first:
+                store_some(plainly(load_some(x, first, table_x), factor), y, first, table_y)
+                x += first * size
+                y += first * written
+                n -= first
+            for _ in range(n // LANES):
+                prefetch(x + ahead)
+                step_streaming(x, y, factor, table_x, table_y)
+                x += read
+                y += write
+        elif ahead:
+            for _ in range(n // LANES):
+                prefetch(x + ahead)
+                step(x, y, factor, table_x, table_y)
+                x += read
+                y += write
+        else:
+            for _ in range(n // LANES):
+                step(x, y, factor, table_x, table_y)
+                x += read
+                y += write
+        left = n % LANES
+        if left:
+            store_some(plainly(load_some(x, left, table_x), factor), y, left, table_y)
+
+    @device
+    def scale(call, x, y, n, root, scale_up, scale_down, plain, ahead, stream):
+        factor = splat(1.0 / root if product else root)
+        table_x, table_y = common.tables_of(call)
+        if plain:
+            scale_plainly(x, y, n, factor, table_x, table_y, ahead, stream)
+        else:
+            ups, downs, left = splat(scale_up), splat(scale_down), n % LANES
+            for _ in range(n // LANES):
+                store(with_care(load(x, table_x), factor, ups, downs), y, table_y)
+                x += read
+                y += write
+            if left:
+                v = with_care(load_some(x, left, table_x), factor, ups, downs)
+                store_some(v, y, left, table_y)
+
+    return scale
+
+
+def one_row(source: Kind, target: Kind) -> Any:
+    """A function that does all there is to do to one vector of neighbouring elements."""
+    *_, sum_row = row_sum(source, False)
+    *_, sum_rescaled = row_sum(source, source.needs_rescaling)
+    needs_rescaling, scale = source.needs_rescaling, row_scale(source, target)
+    reserve = memory.stack(common.LEVELS)
+
+    @device
+    def row(call, x, y, norm, n, ahead_sum, ahead_scale, stream):
+        stack, table = reserve(), get_int(call, descriptor.TABLE_X)
+        scale_up = scale_down = 1.0
+        total = sum_lanes(sum_row(x, n, splat(1.0), table, stack, ahead_sum))
+        if needs_rescaling:
+            scale_up, scale_down, again = common.rescaled(total, 1.0, 1.0)
+            if again:
+                factor = splat(scale_up * scale_down)
+                total = sum_lanes(sum_rescaled(x, n, factor, table, stack, 0))
+        root, scale_up, scale_down, plain = common.divisor_of(
+            call, norm, total, scale_up, scale_down
+        )
+        if y != 0:
+            scale(call, x, y, n, root, scale_up, scale_down, plain, ahead_scale, stream)
+
+    return row
+
+
+def rows(source: Kind, target: Kind) -> Any:
+    """Vectors of neighbouring elements."""
+    row = one_row(source, target)
+    read, write = source.size, target.size
+
+    @worker
+    def run(first, last, call):
+        x, y, norms, batch, axes = common.arrays_of(call)
+        n = common.numbers_of(call)
+        ahead_sum, ahead_scale, stream = common.memory_habits(call, n, axes, read, write)
+        for i in range(first, last):
+            at_x, at_y, norm = common.places(x, y, norms, batch, axes, i)
+            if stream:
+                memory.prefetch_for_write(at_y + n * write)
+            row(call, at_x, at_y, norm, n, ahead_sum, ahead_scale, stream)
+        if stream:
+            memory.fence()
+
+    return run
