@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental.sparse import BCOO
 
 import l2multi as l2
-from l2multi.backends.jax import native
+from l2multi.backends.jax import cpu_primitives
 from tests.reference import judge, vectors
 
 DTYPES = [np.dtype(d) for d in ("f4", "c8", "f8", "c16", "f2")]
@@ -46,7 +46,7 @@ def close(got, want, rtol=2e-6):
 def test_arrays_of_one_number(dtype, with_kernels):
     """XLA squares ``x * c`` as ``x * x * c**2`` where it is one number; such c are beyond its
     range."""
-    with x64(dtype), native.use(with_kernels):
+    with x64(dtype), cpu_primitives.use(with_kernels):
         places = [
             (shape, axis) for shape in ((), (1,), (1, 1)) for axis in (None, *range(len(shape)))
         ]
@@ -87,7 +87,7 @@ def test_arrays_made_of_one_number(dtype, make, with_kernels):
     """Under jit, with a constant of the caller's too, whose square is beyond the range."""
     far = 1e200 if dtype in ("f8", "c16") else 1e25
     form = np.finfo(dtype)
-    with x64(dtype), native.use(with_kernels):
+    with x64(dtype), cpu_primitives.use(with_kernels):
         for factor in (1, far, 1 / far):
             c = np.finfo(dtype).dtype.type(factor)
 
@@ -120,14 +120,14 @@ def test_arrays_made_of_one_number(dtype, make, with_kernels):
 
 def test_float32_without_float64():
     """The three sums of platforms that have no float64, on this one."""
-    from l2multi.backends.jax import functions
+    from l2multi.backends.jax import functions, powers
 
-    along = functions.Along((0,), np.dtype("f4"))
+    call = cpu_primitives.Call(norm="float32")
 
     @jax.jit
     def norm(s, x):
-        root, exponent = functions._three_roots(along, jnp.broadcast_to(s, x.shape) * x)
-        return functions._lengths(root, exponent)[0][0]
+        x = jnp.broadcast_to(s, x.shape) * x
+        return powers.lengths(*functions._three_roots(x, (0,), np.dtype("f4"), call))[0][0]
 
     for value in sizes("f4"):
         for count in (1, 3):
@@ -154,7 +154,7 @@ def test_equal_numbers(dtype, shape, axis):
 
     for value in (0.1, 0.7, 3e30):
         a = np.full(shape, value * (1 if dtype.kind == "f" else 1 + 0.3j)).astype(dtype)
-        with x64(dtype), native.use(False):
+        with x64(dtype), cpu_primitives.use(False):
             y, n, growth, turn = map(np.asarray, found(a))
         x, y = vectors(a, axis)[0], vectors(y, axis)[0]
         verdict = judge(x[:2], y[:2], n.reshape(-1)[:2], sample=5)
@@ -187,7 +187,7 @@ def test_static_arguments_hold_no_dtype():
 
     def look(jaxpr):
         for equation in jaxpr.eqns:
-            seen.extend(equation.params.get("wanted", ()))
+            seen.extend(equation.params.get("call", ()))
             for value in equation.params.values():
                 if hasattr(value, "jaxpr"):
                     look(value.jaxpr)
@@ -230,7 +230,7 @@ def test_derivatives_at_any_size(axis, eps, with_kernels):
     def unit(x):
         return l2.normalize(x, axis, eps=eps)
 
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         for got in (
             jax.jit(lambda x, d: jax.jvp(unit, (x,), (d,))[1])(X, D),
             jax.jit(lambda x, d: jax.vjp(unit, x)[1](d)[0])(X, D),
@@ -249,7 +249,7 @@ def test_derivatives_of_subnormal_numbers(dtype, with_kernels):
     form = np.finfo(dtype)
     u = np.array([0.6, 0.8])
     turn = np.eye(2) - np.outer(u, u)
-    with x64(dtype), native.use(with_kernels):
+    with x64(dtype), cpu_primitives.use(with_kernels):
 
         @jax.jit
         def all_of(x):
@@ -287,7 +287,7 @@ def test_derivatives_of_special_vectors(keywords):
                 return l2.normalize(x, axis, **keywords)
 
             a, b = (x.T, d.T) if turned else (x, d)
-            with native.use(with_kernels):
+            with cpu_primitives.use(with_kernels):
                 some = [
                     jax.jit(unit)(a),
                     jax.jit(lambda x, d, f=unit: jax.jvp(f, (x,), (d,))[1])(a, b),
@@ -322,7 +322,7 @@ def test_derivatives_with_a_subnormal_eps(dtype):
             ways.append(lambda d, k=keywords: l2.normalize(d, eps=eps, **k)[0].real)
             ways.append(lambda d, k=keywords: l2.normalize(d[:, None], 0, eps=eps, **k)[0, 0].real)
         for with_kernels, some in ((True, [*ways, sparse]), (False, ways)):
-            with native.use(with_kernels):
+            with cpu_primitives.use(with_kernels):
                 for slope in jax.jit(lambda x, some=some: [jax.grad(way)(x) for way in some])(x):
                     close(slope, [0.128, -0.096])
                 for way in some[:2]:
@@ -364,7 +364,7 @@ def test_memory():
     """XLA holds no copy of the input beside it, where it serves."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MEMORY)],
-        env={**os.environ, native.ENVIRONMENT: "0"},
+        env={**os.environ, cpu_primitives.ENVIRONMENT: "0"},
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     for line in done.stdout.splitlines():

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2multi import _contract, _registry
-from l2multi.backends.jax import functions, native
+from l2multi.backends.jax import cpu_primitives as native
+from l2multi.backends.jax import functions
+from l2multi.backends.jax.cpu_primitives import Axes
 from l2multi.backends.jax.functions import finite
-from l2multi.backends.jax.native import Axes
 
 __all__ = [
     "check",

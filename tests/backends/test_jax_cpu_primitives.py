@@ -16,7 +16,7 @@ import pytest
 from jax import export
 
 import l2multi as l2
-from l2multi.backends.jax import native
+from l2multi.backends.jax import cpu_primitives
 
 CALL = "custom_call @l2multi_rows"
 FLOATS = [np.dtype("f2"), np.dtype("f4"), np.dtype("f8"), np.dtype(ml_dtypes.bfloat16)]
@@ -26,7 +26,7 @@ SHAPES = [(1, 1), (3, 5), (20, 7), (40, 16), (7, 300), (2, 70_000), (300, 200), 
 @pytest.fixture(autouse=True)
 def kernels():
     """Also where the environment says otherwise."""
-    with native.use(True):
+    with cpu_primitives.use(True):
         yield
 
 
@@ -87,7 +87,7 @@ def test_where_it_runs():
     with jax.set_mesh(mesh):
         assert CALL not in text(l2.normalize, x)
     assert CALL not in export.export(jax.jit(l2.normalize))(x).mlir_module()
-    with native.use(False):
+    with cpu_primitives.use(False):
         assert CALL not in text(lambda x: l2.normalize(x), x)
 
 
@@ -100,7 +100,7 @@ def test_switch():
     for value, wanted in (("0", "False"), ("", "True")):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script)],
-            env={**os.environ, native.ENVIRONMENT: value},
+            env={**os.environ, cpu_primitives.ENVIRONMENT: value},
             capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
         assert done.stdout.strip() == wanted
@@ -108,7 +108,7 @@ def test_switch():
 
 def test_without_numba(monkeypatch):
     """XLA serves where there is no kernel, or its interface is another."""
-    monkeypatch.setattr(native, "_interface", lambda: False)
+    monkeypatch.setattr(cpu_primitives, "_interface", lambda: False)
     assert CALL not in text(lambda x: l2.normalize(x), jnp.ones((4, 6)))
 
 
@@ -147,7 +147,7 @@ def test_one_answer_for_ever(dtype, tmp_path):
 @pytest.mark.parametrize("with_kernels", [True, False])
 def test_derivatives(with_kernels):
     """First and second ones, with the kernel as without, at zero, huge and tiny vectors."""
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         x = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1e30, 2e30, 2e30], [1e-30, 0, 0]])
         w = np.array([1.0, 2.0, 3.0])
         for eps in (0.0, 1e-12):
@@ -257,7 +257,7 @@ def test_derivatives_of_derivatives():
 
     found = []
     for with_kernels in (True, False):
-        with native.use(with_kernels):
+        with cpu_primitives.use(with_kernels):
             found.append(jax.jit(all_of)(x, d, e))
     for got, want in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
@@ -271,7 +271,7 @@ def test_derivatives_near_the_smallest_normal_number(with_kernels, length, size)
     x, d = ((rng.standard_normal((50, 8)) * s).astype("f4") for s in (length, size))
     want = exact_turn(x, d, 0.0)
     normal = np.abs(want) >= np.finfo("f4").tiny
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         for got in (
             jax.jit(lambda x, d: jax.jvp(l2.normalize, (x,), (d,))[1])(x, d),
             jax.jit(lambda x, d: jax.vjp(l2.normalize, x)[1](d)[0])(x, d),
@@ -303,7 +303,7 @@ def test_large_tangents_at_zero(with_kernels, dtype):
             jax.vjp(lambda x: l2.normalize(x, 0), x)[1](t)[0],
         ]
 
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         for size in (4.1, 10.0, 6e4):
             found = all_of(x, jnp.full((3, 2), size, dtype))
             assert not any(np.asarray(one).any() for one in found)
@@ -314,7 +314,7 @@ def test_kernel_and_formula_agree_where_zero_becomes_nan():
     x, t = jnp.array([[0.0, 0.0], [0.1, 0.0], [3.0, 4.0]]), jnp.ones((3, 2))
     found = []
     for with_kernels in (True, False):
-        with native.use(with_kernels):
+        with cpu_primitives.use(with_kernels):
             function = functools.partial(l2.normalize, zero="nan", eps=0.25)
             found.append(np.asarray(jax.jvp(function, (x,), (t,))[1]))
     np.testing.assert_allclose(*found, rtol=1e-6)
@@ -396,7 +396,7 @@ def test_programs_for_other_platforms(dtype):
         ]
         return found, "f64" in text
 
-    with native.use(False):
+    with cpu_primitives.use(False):
         assert lowered("cuda") == lowered("rocm") == ([1, 0, 0, 0], True)
         assert lowered("cpu") == ([0, 0, 0, 0], True)
         (sums, *_), wide = lowered("tpu")
