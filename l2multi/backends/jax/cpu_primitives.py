@@ -278,8 +278,10 @@ def spread(*arrays: jax.Array) -> bool:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty and all(jax.typeof(a).sharding.mesh.empty for a in arrays):
         return False
+    if not mesh.are_all_axes_manual:
+        return True
     kinds: Any = {few(jax.typeof(a), tuple(range(a.ndim)), np.float32) for a in arrays}
-    return not mesh.are_all_axes_manual or len(kinds) > 1
+    return len(kinds) > 1
 
 
 # Kernels.

@@ -1,7 +1,7 @@
 """Pure functions on JAX arrays: traceable, differentiable to any order, right at every magnitude.
 
-With ``norm = sqrt(sum(|x|**2))`` over a vector x, its unit vector is ``x / max(norm, eps)``, and for
-a tangent dx, with u the unit vector and ``<u, dx>`` the real part of the inner product,
+A vector x has ``norm = sqrt(sum(|x|**2))`` and the unit vector ``u = x / max(norm, eps)``. For a
+tangent dx, with ``<u, dx>`` the real part of the inner product,
 
     d norm = <u, dx>        d u = (dx - u <u, dx>) / norm,  or dx / eps where norm <= eps.
 
