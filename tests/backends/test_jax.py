@@ -335,8 +335,8 @@ def test_second_order_of_a_mixed_batch():
         got = np.asarray(jax.jit(jax.vmap(curve))(x, jnp.asarray(scales)).astype("f4"))
         assert not got[1].any()
         for row in (0, 2, 3, 4):
-            moved = np.asarray(v, dtype).astype("f8")
-            want = np.einsum("jk,k", second(x[row].astype("f4"))[0], moved)
+            v_rounded = np.asarray(v, dtype).astype("f8")
+            want = np.einsum("jk,k", second(x[row].astype("f4"))[0], v_rounded)
             close(got[row], want * float(scales[row]) ** 2, rtol)
 
 

@@ -134,13 +134,12 @@ def _rows_jvp(axes: Axes, call: Call, primals: Any, tangents: Any) -> Any:
     if call.unit:
         unit = call._replace(norm="")
         # With `eps` and zero vectors that become NaN, the derivative at these is another.
-        narrow = x.dtype.name == call.unit != F64.name and not (call.eps and call.zero_nan)
-        if narrow:
+        if x.dtype.name == call.unit != F64.name and not (call.eps and call.zero_nan):
             found.append(_jvp_primitive(x, dx, axes=axes, call=unit))
         else:
             found.append(jvp(lambda x: _normalize(x, axes, unit)[0]))
     if call.norm:
-        own = Call(norm=width_of(x, x.dtype.name).name, kernels=call.kernels)
+        own = Call(norm=_width(x, call._replace(unit="")).name, kernels=call.kernels)
         found.append(jvp(lambda x: _norm(x, axes, own)))
     return _rows(x, axes, call), tuple(found)
 
@@ -150,13 +149,16 @@ def _rows_formula(target: Target, x: jax.Array, *, axes: Axes, call: Call) -> li
     (see `Polar`), with axes kept and of at least float32."""
     if target.wide and x.dtype != np.float64:
         return _wide_rows(target, x, axes, call)
-    own, width = (width_of(x, dtype) for dtype in (x.dtype.name, call.unit or x.dtype.name))
-    norms = lengths(*_roots(x, axes, own, call))
+    norms: Any = ()
+    if call.norm:  # from sums no wider than its own
+        norms = lengths(*_roots(x, axes, call._replace(unit="")))
     if not call.unit:
         return [*norms]
-    wider = norms if width == own else lengths(*_roots(x, axes, width, call))
+    width = _width(x, call)
+    same = call.norm and norms[0].dtype == width
+    wider = norms if same else lengths(*_roots(x, axes, call._replace(norm="")))
     (y,) = _finish(sums.parts(x, width), _polar_of(x, width, wider), call)
-    return [rounded(y, call.unit), *(norms if call.norm else ())]
+    return [rounded(y, call.unit), *norms]
 
 
 def _wide_rows(target: Target, x: jax.Array, axes: Axes, call: Call) -> list[jax.Array]:
@@ -238,45 +240,44 @@ _jvp_primitive = Primitive(
 
 def _normalize(x: jax.Array, axes: Axes, call: Call) -> tuple[jax.Array, ...]:
     """The unit vectors; then the norms, axes kept, if wanted."""
-    width = width_of(x, call.unit)
-    own = width_of(x, call.norm) if call.norm else width
-    # The bits of `norm`: from sums no wider than its own.
-    same = own == width
-    polar = _polar(axes, width, call if same else call._replace(norm=""), x)
+    width, alone = _width(x, call), call._replace(unit="")
+    polar = _polar(axes, call._replace(norm=""), x)
     unit = _finish(sums.parts(x, width), polar, call)
     y = rounded(unit[0] if len(unit) == 1 else lax.complex(*unit), call.unit)
     if not call.norm:
         return (y,)
-    return y, polar.norm if same else _norm(x, axes, call)
+    # The bits of `norm`: from sums no wider than its own.
+    return y, polar.norm if _width(x, alone) == width else _norm(x, axes, alone)
 
 
 def _norm(x: jax.Array, axes: Axes, call: Call) -> jax.Array:
     """The norms, axes kept."""
-    return rounded(_polar(axes, width_of(x, call.norm), call, x).norm, call.norm)
+    return rounded(_polar(axes, call, x).norm, call.norm)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _polar(axes: Axes, width: np.dtype[Any], call: Call, x: jax.Array) -> Polar:
-    """Directions and lengths, computed in `width`; zero vectors as they are."""
-    if _measured_by_rows(x, width, call):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _polar(axes: Axes, call: Call, x: jax.Array) -> Polar:
+    """Directions and lengths; zero vectors as they are."""
+    width = _width(x, call)
+    if _measured_by_rows(x, call):
         own = Call(norm=call.norm or width.name, kernels=call.kernels)
         norms = _rows_primitive(x, axes=axes, call=own)
     else:
-        norms = lengths(*_roots(x, axes, width, call))
-    return _polar_of(x, width, tuple(norms), _may_be_tiny(x, axes, width, call))
+        norms = lengths(*_roots(x, axes, call))
+    return _polar_of(x, width, tuple(norms), _may_be_tiny(x, axes, call))
 
 
 @_polar.defjvp
 def _polar_jvp(
-    axes: Axes, width: np.dtype[Any], call: Call, primals: tuple[jax.Array], tangents: tuple[Any]
+    axes: Axes, call: Call, primals: tuple[jax.Array], tangents: tuple[Any]
 ) -> tuple[Polar, Polar]:
     (x,), (dx,) = primals, tangents
-    polar = _polar(axes, width, call, x)
+    polar, width = _polar(axes, call, x), _width(x, call)
     if dx.dtype == jax.dtypes.float0:  # that of integers, which do not move
         dx = jnp.zeros(dx.shape, width)
 
     def dot(a: Parts, b: Parts, *factors: jax.Array) -> jax.Array:
-        tiny = bool(factors) and _may_be_tiny(x, axes, width, call)
+        tiny = bool(factors) and _may_be_tiny(x, axes, call)
         found: jax.Array = _over_devices(sums.inner(a, b, axes, *factors, tiny=tiny), call)
         return found
 
@@ -314,14 +315,14 @@ def _polar_of(
     return Polar(tuple(times(p, power) * rest for p in sums.parts(x, width)), norm, power, rest)
 
 
-def _measured_by_rows(x: jax.Array, width: np.dtype[Any], call: Call) -> bool:
-    return not call.mesh and x.dtype == width and cpu_primitives.serves(x)
+def _measured_by_rows(x: jax.Array, call: Call) -> bool:
+    return not call.mesh and x.dtype == _width(x, call) and cpu_primitives.serves(x)
 
 
-def _may_be_tiny(x: jax.Array, axes: Axes, width: np.dtype[Any], call: Call) -> bool:
+def _may_be_tiny(x: jax.Array, axes: Axes, call: Call) -> bool:
     """Whether a kernel may have measured `x`, for which subnormal numbers are not 0."""
     kernel = call.kernels and cpu_primitives.trailing(axes, x.ndim)
-    return kernel and _measured_by_rows(x, width, call)
+    return kernel and _measured_by_rows(x, call)
 
 
 def _over_devices(found: Any, call: Call) -> Any:
@@ -363,10 +364,10 @@ def at_least(eps: float, x: Parts, polar: Polar) -> Parts:
 # Norms.
 
 
-def _roots(x: jax.Array, axes: Axes, width: np.dtype[Any], call: Call) -> Norms:
+def _roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
     """The norms."""
-    three = functools.partial(_three_roots, axes=axes, width=width, call=call)
-    if width == np.float64 or call.mesh:
+    three = functools.partial(_three_roots, axes=axes, call=call)
+    if _width(x, call) == np.float64 or call.mesh:
         return three(x)
     wide = functools.partial(_wide_roots, axes=axes, call=call)
     roots: Norms = lax.platform_dependent(x, default=three, **dict.fromkeys(WIDE, wide))
@@ -379,8 +380,9 @@ def _wide_roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
         return split(jnp.sqrt(sums.squares(x, axes, F64)), call.narrow)
 
 
-def _three_roots(x: jax.Array, axes: Axes, width: np.dtype[Any], call: Call) -> Norms:
+def _three_roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
     """From the sums of squares of `x`, and of `x` times ``2**shift`` and ``2**-shift``."""
+    width = _width(x, call)
     form = np.finfo(width)
     shift = 3 * form.maxexp // 4
     least = 2.0 ** (form.maxexp // 2 - 1 - shift)  # below this, the second sum cannot overflow
@@ -433,6 +435,10 @@ def width_of(x: jax.Array, result: str) -> np.dtype[Any]:
     """The real dtype to compute in: as wide as `x` or the result, and at least float32."""
     own, wanted = (canonical(_contract.rule(d).norm) for d in (x.dtype, np.dtype(result)))
     return np.promote_types(own, wanted)
+
+
+def _width(x: jax.Array, call: Call) -> np.dtype[Any]:
+    return width_of(x, call.unit or call.norm)
 
 
 def _own_width(x: jax.Array, norm_dtype: str) -> bool:
