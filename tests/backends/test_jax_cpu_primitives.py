@@ -452,6 +452,7 @@ def test_helpers_hired_by_a_thread_of_xla():
 GUARDED = """
     import importlib, sys
     import numpy as np, jax, jax.numpy as jnp
+    from jax.experimental.sparse import BCOO  # which leans on them too
     for name in {names!r}.split():
         owner, _, attribute = name.rpartition(".")
         def raises(*_, **__):
@@ -474,7 +475,6 @@ GUARDED = """
     tangent = jax.grad(lambda v: l2.normalize(v)[0, 0])(a)[0]
     eye = np.eye(1, 50)[0]
     np.testing.assert_allclose(tangent, (eye - want[0] * want[0, 0]) / norms[0], atol=1e-6)
-    from jax.experimental.sparse import BCOO
     s = BCOO.fromdense(a)
     np.testing.assert_allclose(l2.normalize(s).todense(), want, rtol=1e-5)
     length = lambda d: l2.norm(BCOO((d, s.indices), shape=s.shape)).sum()
