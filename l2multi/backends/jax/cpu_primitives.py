@@ -40,9 +40,8 @@ with contextlib.suppress(Exception):
 ENVIRONMENT = "L2MULTI_JAX_KERNELS"
 _ON = os.environ.get(ENVIRONMENT) != "0"
 
-# The Numba backend's names for what its handler does, and the bits that ask for it.
+# The name of the Numba backend's handler, and the bits that say what it is to give.
 _TARGET = "l2multi_rows"
-_WORK = {"rows": "rows", "jvp": "jvp"}
 _UNIT, _NORM, _JVP = 1, 2, 4
 
 # What kernels take and give.
@@ -311,7 +310,7 @@ def would_run(x: Any, axes: Axes, dtype: np.dtype[Any], ready: bool = False) -> 
     if numba is None:
         return False
     if ready:
-        return bool(numba.ready_for_xla(x.dtype, dtype, _WORK["rows"]))
+        return bool(numba.ready_for_xla(x.dtype, dtype, "rows"))
     return bool(numba.known_to_xla(x.dtype, dtype))
 
 
@@ -388,7 +387,7 @@ def _kernel(work: str, x: Any, axes: Axes, call: Call) -> int | None:
     try:
         numba = _numba()
         unit = np.dtype(call.unit) if call.unit else x.dtype
-        found = None if numba is None else numba.for_xla(x.dtype, unit, _WORK[work])
+        found = None if numba is None else numba.for_xla(x.dtype, unit, work)
         if found is None:
             return None
         handler, kernel = found
