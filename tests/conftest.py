@@ -149,7 +149,7 @@ class JaxSubject(Subject):
     def __init__(self, variant, row):
         super().__init__(variant, row)
         self.jax = importlib.import_module("jax")
-        self.native = importlib.import_module("l2multi.backends.jax.native")
+        self.primitives = importlib.import_module("l2multi.backends.jax.cpu_primitives")
         self.traced = variant.endswith(":jit")
         if self.traced:  # what is traced is what the eager variant compiles
             self.few = [np.dtype("f4"), np.dtype("c16"), np.dtype(ml_dtypes.bfloat16)]
@@ -159,7 +159,7 @@ class JaxSubject(Subject):
     @contextlib.contextmanager
     def scope(self, *dtypes):
         wide = any(d is not None and self.x64(np.dtype(d)) for d in dtypes)
-        with self.jax.default_device(self.device), self.native.use(not self.traced):
+        with self.jax.default_device(self.device), self.primitives.use(not self.traced):
             if not wide:
                 yield
             else:

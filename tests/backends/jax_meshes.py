@@ -34,7 +34,7 @@ NORM = np.sqrt((WIDE * WIDE).sum(1))
 UNIT = WIDE / np.where(NORM == 0, 1, NORM)[:, None]
 WEIGHT = np.random.default_rng(1).standard_normal(SHAPE).astype("f4")
 # The gradient of the sum of weighted unit vectors, times the norm: of moderate size everywhere.
-TURN = (WEIGHT - UNIT * (UNIT * WEIGHT).sum(1, keepdims=True)) * (NORM > 0)[:, None]
+GRADIENT = (WEIGHT - UNIT * (UNIT * WEIGHT).sum(1, keepdims=True)) * (NORM > 0)[:, None]
 
 
 def close(y: jax.Array, want: np.ndarray) -> None:
@@ -96,7 +96,7 @@ def check(spec: P, mesh: jax.sharding.Mesh) -> None:
 
         gradient = jax.jit(jax.grad(loss))
         factor = weight * scale  # for the gradient of a tiny vector has no float32
-        close(gradient(x, factor), TURN)
+        close(gradient(x, factor), GRADIENT)
         back = [("all-reduce", part)] if split else []
         found = collectives(gradient, x, factor)
         assert sorted(found) == sorted(sums + back), found
@@ -122,8 +122,8 @@ def eight() -> None:
         y, norms = l2.normalize(x, return_norm=True)
         close(y, UNIT)
         np.testing.assert_array_equal(norms, l2.norm(x))
-        _, turned = jax.jvp(l2.normalize, (x,), (x,))
-        assert turned.shape == x.shape
+        _, tangent = jax.jvp(l2.normalize, (x,), (x,))
+        assert tangent.shape == x.shape
     both = jax.shard_map(  # split over two axes of the mesh, unlike what `check` has
         lambda x: l2multi.jax.normalize(x, axis_name=("data", "model"), eps=2.0**-130),
         mesh=mesh, in_specs=P(None, ("data", "model")), out_specs=P(None, ("data", "model")),

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 import l2multi as l2
 import l2multi.jax
 from l2multi.backends import jax as backend
-from l2multi.backends.jax import functions, native
+from l2multi.backends.jax import cpu_primitives, functions
 from tests import cases
 from tests.reference import judge
 
@@ -335,8 +335,8 @@ def test_second_order_of_a_mixed_batch():
         got = np.asarray(jax.jit(jax.vmap(curve))(x, jnp.asarray(scales)).astype("f4"))
         assert not got[1].any()
         for row in (0, 2, 3, 4):
-            moved = np.asarray(v, dtype).astype("f8")
-            want = np.einsum("jk,k", second(x[row].astype("f4"))[0], moved)
+            v_rounded = np.asarray(v, dtype).astype("f8")
+            want = np.einsum("jk,k", second(x[row].astype("f4"))[0], v_rounded)
             close(got[row], want * float(scales[row]) ** 2, rtol)
 
 
@@ -496,7 +496,7 @@ def test_explain():
     found = l2.explain(jnp.ones(3, jnp.complex64))
     assert (found.backend, found.kernel) == ("jax", "XLA on cpu")
     assert found.threads >= 1
-    with native.use(False):
+    with cpu_primitives.use(False):
         assert l2.explain(jnp.ones(3)).kernel == "XLA on cpu"
     seen = []
     jax.jit(lambda x: (seen.append(l2.explain(x)), x)[1])(jnp.ones(3))
@@ -609,7 +609,7 @@ def test_rounded_once(narrow, kernels):
     middle = (low.astype("f8") + high.astype("f8")) / 2
     x = np.stack([np.nextafter(middle, 0), middle, np.nextafter(middle, 2)])
     want = np.stack([low, np.where(low.view("u2") % 2 == 0, low, high), high])
-    with jax.enable_x64(True), native.use(kernels):
+    with jax.enable_x64(True), cpu_primitives.use(kernels):
         for wrap in (lambda f: f, jax.jit):
             norms = wrap(lambda x: l2.norm(x, dtype=narrow))(jnp.asarray(x[..., None]))
             units = wrap(lambda x: l2.normalize(x, eps=2.0, dtype=narrow))(
@@ -632,7 +632,7 @@ def test_rounded_once_from_float32(dtype, narrow, kernels):
     middle = (low.astype("f4") + high.astype("f4")) / 2
     even = low.view("u2") % 2 == 0
     x = np.stack([middle, middle * np.float32(1e-4)], -1).astype(dtype)
-    with native.use(kernels):
+    with cpu_primitives.use(kernels):
         for wrap in (lambda f: f, jax.jit):
             for axis in (1, 0):
                 norms = wrap(lambda x, a=axis: l2.norm(x, a, dtype=narrow))(x if axis else x.T)

@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental.sparse import BCOO
 
 import l2multi as l2
-from l2multi.backends.jax import native
+from l2multi.backends.jax import cpu_primitives
 from tests.reference import judge, vectors
 
 DTYPES = [np.dtype(d) for d in ("f4", "c8", "f8", "c16", "f2")]
@@ -46,7 +46,7 @@ def close(got, want, rtol=2e-6):
 def test_arrays_of_one_number(dtype, with_kernels):
     """XLA squares ``x * c`` as ``x * x * c**2`` where it is one number; such c are beyond its
     range."""
-    with x64(dtype), native.use(with_kernels):
+    with x64(dtype), cpu_primitives.use(with_kernels):
         places = [
             (shape, axis) for shape in ((), (1,), (1, 1)) for axis in (None, *range(len(shape)))
         ]
@@ -87,7 +87,7 @@ def test_arrays_made_of_one_number(dtype, make, with_kernels):
     """Under jit, with a constant of the caller's too, whose square is beyond the range."""
     far = 1e200 if dtype in ("f8", "c16") else 1e25
     form = np.finfo(dtype)
-    with x64(dtype), native.use(with_kernels):
+    with x64(dtype), cpu_primitives.use(with_kernels):
         for factor in (1, far, 1 / far):
             c = np.finfo(dtype).dtype.type(factor)
 
@@ -120,14 +120,14 @@ def test_arrays_made_of_one_number(dtype, make, with_kernels):
 
 def test_float32_without_float64():
     """The three sums of platforms that have no float64, on this one."""
-    from l2multi.backends.jax import functions
+    from l2multi.backends.jax import functions, powers
 
-    along = functions.Along((0,), np.dtype("f4"))
+    call = cpu_primitives.Call(norm="float32")
 
     @jax.jit
     def norm(s, x):
-        root, exponent = functions._three_roots(along, jnp.broadcast_to(s, x.shape) * x)
-        return functions._lengths(root, exponent)[0][0]
+        x = jnp.broadcast_to(s, x.shape) * x
+        return powers.lengths(*functions._three_roots(x, (0,), call))[0][0]
 
     for value in sizes("f4"):
         for count in (1, 3):
@@ -154,15 +154,15 @@ def test_equal_numbers(dtype, shape, axis):
 
     for value in (0.1, 0.7, 3e30):
         a = np.full(shape, value * (1 if dtype.kind == "f" else 1 + 0.3j)).astype(dtype)
-        with x64(dtype), native.use(False):
-            y, n, growth, turn = map(np.asarray, found(a))
+        with x64(dtype), cpu_primitives.use(False):
+            y, n, growth, tangent = map(np.asarray, found(a))
         x, y = vectors(a, axis)[0], vectors(y, axis)[0]
         verdict = judge(x[:2], y[:2], n.reshape(-1)[:2], sample=5)
         assert max(verdict[:2]) <= 2.5, verdict
         verdict = judge(x[:2], None, growth.reshape(-1)[:2])
         assert max(verdict[:2]) <= 4, verdict
         # What two equal terms leave when one is subtracted from the other.
-        assert np.abs(turn).max() <= 4 * np.finfo(dtype).eps * np.abs(y).max()
+        assert np.abs(tangent).max() <= 4 * np.finfo(dtype).eps * np.abs(y).max()
 
 
 def test_no_program_of_another_call():
@@ -187,7 +187,7 @@ def test_static_arguments_hold_no_dtype():
 
     def look(jaxpr):
         for equation in jaxpr.eqns:
-            seen.extend(equation.params.get("wanted", ()))
+            seen.extend(equation.params.get("call", ()))
             for value in equation.params.values():
                 if hasattr(value, "jaxpr"):
                     look(value.jaxpr)
@@ -200,12 +200,13 @@ def test_static_arguments_hold_no_dtype():
 
 
 def exact(x, d, eps):
-    """How unit vectors of rows move, in longdouble, and the largest of what is subtracted."""
+    """Tangents of the unit vectors of rows in longdouble, and the largest of what is subtracted."""
     x, d = x.astype("g"), d.astype("g")
     n = np.sqrt((x * x).sum(-1, keepdims=True))
     u = x / n
-    turn = (d - u * (u * d).sum(-1, keepdims=True)) / n
-    return np.where(n <= eps, d / eps, turn) if eps else turn, np.abs(d).max(-1, keepdims=True) / n
+    tangent = (d - u * (u * d).sum(-1, keepdims=True)) / n
+    largest = np.abs(d).max(-1, keepdims=True) / n
+    return np.where(n <= eps, d / eps, tangent) if eps else tangent, largest
 
 
 @pytest.mark.parametrize("with_kernels", [True, False])
@@ -230,7 +231,7 @@ def test_derivatives_at_any_size(axis, eps, with_kernels):
     def unit(x):
         return l2.normalize(x, axis, eps=eps)
 
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         for got in (
             jax.jit(lambda x, d: jax.jvp(unit, (x,), (d,))[1])(X, D),
             jax.jit(lambda x, d: jax.vjp(unit, x)[1](d)[0])(X, D),
@@ -248,8 +249,8 @@ def test_derivatives_of_subnormal_numbers(dtype, with_kernels):
     values."""
     form = np.finfo(dtype)
     u = np.array([0.6, 0.8])
-    turn = np.eye(2) - np.outer(u, u)
-    with x64(dtype), native.use(with_kernels):
+    tangent = np.eye(2) - np.outer(u, u)
+    with x64(dtype), cpu_primitives.use(with_kernels):
 
         @jax.jit
         def all_of(x):
@@ -264,12 +265,12 @@ def test_derivatives_of_subnormal_numbers(dtype, with_kernels):
 
         for length in (1.2, 0.6):  # in smallest normal numbers
             x = (length * u * form.tiny).astype(dtype)
-            gradient, growth, *turns = all_of(x)
+            gradient, growth, *tangents = all_of(x)
             known = float(with_kernels)
             close(gradient, known * u)
             close(growth, known * u.sum())
-            for found in turns:
-                close(found, known * turn / length / form.tiny, 1e-6)
+            for found in tangents:
+                close(found, known * tangent / length / form.tiny, 1e-6)
 
 
 @pytest.mark.parametrize("keywords", [{}, {"zero": "nan"}, {"eps": 0.25}, {"eps": np.inf},
@@ -281,19 +282,19 @@ def test_derivatives_of_special_vectors(keywords):
     d = np.float32([[1, 2]] * len(x))
     found = []
     for with_kernels in (True, False):
-        for turned in (False, True):
+        for columns in (False, True):
 
-            def unit(x, axis=0 if turned else 1):
+            def unit(x, axis=0 if columns else 1):
                 return l2.normalize(x, axis, **keywords)
 
-            a, b = (x.T, d.T) if turned else (x, d)
-            with native.use(with_kernels):
+            a, b = (x.T, d.T) if columns else (x, d)
+            with cpu_primitives.use(with_kernels):
                 some = [
                     jax.jit(unit)(a),
                     jax.jit(lambda x, d, f=unit: jax.jvp(f, (x,), (d,))[1])(a, b),
                     jax.jit(lambda x, d, f=unit: jax.vjp(f, x)[1](d)[0])(a, b),
                 ]
-            found.append([np.asarray(y).T if turned else np.asarray(y) for y in some])
+            found.append([np.asarray(y).T if columns else np.asarray(y) for y in some])
     eps = keywords.get("eps", 0)
     for _, forward, backward in found:
         np.testing.assert_allclose(forward, found[0][1], 1e-6, 1e-14)
@@ -322,7 +323,7 @@ def test_derivatives_with_a_subnormal_eps(dtype):
             ways.append(lambda d, k=keywords: l2.normalize(d, eps=eps, **k)[0].real)
             ways.append(lambda d, k=keywords: l2.normalize(d[:, None], 0, eps=eps, **k)[0, 0].real)
         for with_kernels, some in ((True, [*ways, sparse]), (False, ways)):
-            with native.use(with_kernels):
+            with cpu_primitives.use(with_kernels):
                 for slope in jax.jit(lambda x, some=some: [jax.grad(way)(x) for way in some])(x):
                     close(slope, [0.128, -0.096])
                 for way in some[:2]:
@@ -335,8 +336,8 @@ def test_integers_have_no_derivative():
         for function in (l2.norm, l2.normalize):
             slope = jax.grad(lambda s, x=x, f=function: (s * f(x)).sum())(2.0)
             close(slope, function(x).sum())
-            _, moved = jax.jvp(function, (x,), (np.zeros(x.shape, jax.dtypes.float0),))
-            assert not np.asarray(moved).any()
+            _, tangent = jax.jvp(function, (x,), (np.zeros(x.shape, jax.dtypes.float0),))
+            assert not np.asarray(tangent).any()
 
 
 MEMORY = """
@@ -364,7 +365,7 @@ def test_memory():
     """XLA holds no copy of the input beside it, where it serves."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MEMORY)],
-        env={**os.environ, native.ENVIRONMENT: "0"},
+        env={**os.environ, cpu_primitives.ENVIRONMENT: "0"},
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     for line in done.stdout.splitlines():

@@ -76,8 +76,8 @@ def test_gradients(kind):
     w = jnp.asarray(np.random.default_rng(1).standard_normal(a.shape), jnp.float32)
 
     def of_sparse(data):
-        moved = kind((data, *x.tree_flatten()[0][1:]), shape=x.shape)
-        return (l2.normalize(moved).todense() * w).sum() + l2.norm(moved).sum()
+        y = kind((data, *x.tree_flatten()[0][1:]), shape=x.shape)
+        return (l2.normalize(y).todense() * w).sum() + l2.norm(y).sum()
 
     def of_dense(a):
         return (l2.normalize(a) * w).sum() + l2.norm(a).sum()
@@ -154,15 +154,15 @@ def test_long_rows(dtype, n):
             shape=(1, n), unique_indices=True,
         )  # fmt: skip
 
-        def moved(data):
+        def made_of(data):
             return sparse.BCOO((data, places.indices), shape=places.shape, unique_indices=True)
 
         @jax.jit
         def all_of(d):
-            y, norms = l2.normalize(moved(d), return_norm=True)
-            loss = lambda d: (l2.normalize(moved(d)).data.astype(wide) * w).sum()  # noqa: E731
-            length = jax.grad(lambda d: l2.norm(moved(d)).sum())(d)
-            forward = jax.jvp(lambda d: l2.normalize(moved(d)).data, (d,), (w.astype(dtype),))[1]
+            y, norms = l2.normalize(made_of(d), return_norm=True)
+            loss = lambda d: (l2.normalize(made_of(d)).data.astype(wide) * w).sum()  # noqa: E731
+            length = jax.grad(lambda d: l2.norm(made_of(d)).sum())(d)
+            forward = jax.jvp(lambda d: l2.normalize(made_of(d)).data, (d,), (w.astype(dtype),))[1]
             return y.data, norms, jax.grad(loss)(d), length, forward
 
         entries = [np.full(n, 0.1)] if n > 777 else [np.full(n, 0.1), rng.standard_normal(n)]
@@ -179,6 +179,23 @@ def test_long_rows(dtype, n):
                 want = (v - x / norm * (x / norm * v).sum()) / norm
                 step = float(jnp.finfo(dtype).eps)
                 assert abs(np.asarray(got).astype("g") - want).max() <= 4 * step * abs(want).max()
+
+
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_norms_are_rounded_once(dtype, narrow, unique):
+    """Norms that float32 cannot tell from the middle of two narrow numbers: of ``[middle, small]``
+    with a square of the second too small for float32."""
+    low = np.random.default_rng(2).uniform(0.01, 0.9, 2000).astype(narrow)
+    high = (low.view("u2") + np.uint16(1)).view(narrow)
+    middle = (low.astype("f4") + high.astype("f4")) / 2
+    even = low.view("u2") % 2 == 0
+    for small, want in ((1e-4, high), (0, np.where(even, low, high))):
+        x = np.stack([middle, middle * np.float32(small)], -1).astype(dtype)
+        norms = l2.norm(flat(jnp.asarray(x.ravel()), len(x), unique), dtype=narrow)
+        assert norms.dtype == narrow
+        assert (np.asarray(norms) == want).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -264,7 +281,7 @@ def test_derivatives_at_every_size(dtype):
         a = jnp.asarray([3.0, -4.0, 12.0], dtype)
         w = jnp.asarray([1.0, 2.0, -1.0], dtype)
         u = np.asarray(a, "f8") / 13
-        turn = np.asarray(w) - u * (u @ np.asarray(w))
+        tangent = np.asarray(w) - u * (u @ np.asarray(w))
 
         @jax.jit
         def all_of(x, v):
@@ -276,9 +293,9 @@ def test_derivatives_at_every_size(dtype):
             scale = float(np.dtype(dtype).type(10.0**power))
             x = a * np.dtype(dtype).type(scale)
             gradient, length, bent = all_of(x, w * scale)
-            np.testing.assert_allclose(gradient, turn / 13 / scale, 2e-6)
+            np.testing.assert_allclose(gradient, tangent / 13 / scale, 2e-6)
             np.testing.assert_allclose(length, u, 1e-6)
-            np.testing.assert_allclose(bent, turn / 13, 2e-6)
+            np.testing.assert_allclose(bent, tangent / 13, 2e-6)
         zero = jax.hessian(
             lambda d: (l2.normalize(flat(d)).data * w).sum() + l2.norm(flat(d)).sum()
         )
@@ -402,8 +419,10 @@ def test_derivatives_by_tiny_tangents(mode):
         return l2.normalize(sparse.BCOO((d, at), shape=(rows, 2), unique_indices=True)).data
 
     pair = d.reshape(-1), t.reshape(-1)
-    moved = jax.jvp(unit, pair[:1], pair[1:])[1] if mode == "forward" else jax.vjp(unit, pair[0])[1]
-    moved = moved if mode == "forward" else moved(pair[1])[0]
+    if mode == "forward":
+        tangent = jax.jvp(unit, pair[:1], pair[1:])[1]
+    else:
+        (tangent,) = jax.vjp(unit, pair[0])[1](pair[1])
     wide, u = t.astype("f8"), np.array([0.6, 0.8])
     want = (wide - u * (wide @ u)[:, None]) / length
-    np.testing.assert_allclose(np.reshape(moved, (rows, 2)), want, 1e-5)
+    np.testing.assert_allclose(np.reshape(tangent, (rows, 2)), want, 1e-5)

@@ -447,12 +447,12 @@ def test_want_of_files_is_not_kept(what: str) -> None:
     level = machine.here().name
     def ask():
         if what == "interface":
-            from l2multi.backends.jax import native
-            return native._interface()
+            from l2multi.backends.jax import cpu_primitives
+            return cpu_primitives._interface()
         return shipped.digest() if what == "sources" else shipped.file_for(level)
     if what == "interface":
         import jax
-        from l2multi.backends.jax import native
+        from l2multi.backends.jax import cpu_primitives
     def fails(*_, **__):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     builtins.open = io.open = fails

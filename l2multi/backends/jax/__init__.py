@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2multi import _contract, _registry
-from l2multi.backends.jax import functions, native
+from l2multi.backends.jax import cpu_primitives, functions
+from l2multi.backends.jax.cpu_primitives import Axes
 from l2multi.backends.jax.functions import finite
-from l2multi.backends.jax.native import Axes
 
 __all__ = [
     "check",
@@ -42,15 +42,17 @@ def normalize(
     """The unit vectors, and the norms where asked for."""
     results: tuple[jax.Array, jax.Array | None]
     norms = norm_dtype.name if norm_dtype is not None else ""
-    results = functions.normalize(x, axes, eps, zero_nan, dtype.name, norms, (), native.allowed())
+    results = functions.normalize(
+        x, axes, eps, zero_nan, dtype.name, norms, (), cpu_primitives.allowed()
+    )
     return results
 
 
 def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
     # Who only asks must not have a kernel compiled that is not there.
-    absent = _registry.asking.get() and not native.would_run(x, axes, x.dtype, ready=True)
-    kernels = not absent and native.allowed()
+    absent = _registry.asking.get() and not cpu_primitives.would_run(x, axes, x.dtype, ready=True)
+    kernels = not absent and cpu_primitives.allowed()
     norms: jax.Array = functions.norm(x, axes, keepdims, dtype.name, (), kernels)
     return norms
 
@@ -78,7 +80,7 @@ def _measurer(dtype: Any, axis: int, dropped: bool, kernels: bool) -> Any:
     return jax.jit(norm) if norm_dtype else None
 
 
-_normalizers, _measurers = native.Programs(_normalizer), native.Programs(_measurer)
+_normalizers, _measurers = cpu_primitives.Programs(_normalizer), cpu_primitives.Programs(_measurer)
 
 
 class _FastPath:
@@ -157,11 +159,15 @@ def kernel(
     if isinstance(x, np.ndarray):  # it would go where a number goes
         x, placed = x.view(x.dtype.newbyteorder("=")), jax.device_put(np.float32(0))
     if traced(placed):
-        calls = native.would_run(x, axes, result)
+        calls = cpu_primitives.would_run(x, axes, result)
         one = "; in a program for one CPU it calls compiled rows" if calls else ""
         return f"XLA, as part of the traced function{one}", 1
     platform = _platform(placed)
-    if platform == "cpu" and len(placed.devices()) == 1 and native.would_run(x, axes, result):
+    if (
+        platform == "cpu"
+        and len(placed.devices()) == 1
+        and cpu_primitives.would_run(x, axes, result)
+    ):
         numba: Any = _registry.load("numba")
         return "compiled rows, called by XLA on cpu", numba.threads_in_xla(x.size)
     return f"XLA on {platform}", _cpus() if platform == "cpu" else 1

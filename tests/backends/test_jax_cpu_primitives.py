@@ -16,7 +16,7 @@ import pytest
 from jax import export
 
 import l2multi as l2
-from l2multi.backends.jax import native
+from l2multi.backends.jax import cpu_primitives
 
 CALL = "custom_call @l2multi_rows"
 FLOATS = [np.dtype("f2"), np.dtype("f4"), np.dtype("f8"), np.dtype(ml_dtypes.bfloat16)]
@@ -26,7 +26,7 @@ SHAPES = [(1, 1), (3, 5), (20, 7), (40, 16), (7, 300), (2, 70_000), (300, 200), 
 @pytest.fixture(autouse=True)
 def kernels():
     """Also where the environment says otherwise."""
-    with native.use(True):
+    with cpu_primitives.use(True):
         yield
 
 
@@ -87,7 +87,7 @@ def test_where_it_runs():
     with jax.set_mesh(mesh):
         assert CALL not in text(l2.normalize, x)
     assert CALL not in export.export(jax.jit(l2.normalize))(x).mlir_module()
-    with native.use(False):
+    with cpu_primitives.use(False):
         assert CALL not in text(lambda x: l2.normalize(x), x)
 
 
@@ -100,7 +100,7 @@ def test_switch():
     for value, wanted in (("0", "False"), ("", "True")):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script)],
-            env={**os.environ, native.ENVIRONMENT: value},
+            env={**os.environ, cpu_primitives.ENVIRONMENT: value},
             capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
         assert done.stdout.strip() == wanted
@@ -108,7 +108,7 @@ def test_switch():
 
 def test_without_numba(monkeypatch):
     """XLA serves where there is no kernel, or its interface is another."""
-    monkeypatch.setattr(native, "_interface", lambda: False)
+    monkeypatch.setattr(cpu_primitives, "_interface", lambda: False)
     assert CALL not in text(lambda x: l2.normalize(x), jnp.ones((4, 6)))
 
 
@@ -147,7 +147,7 @@ def test_one_answer_for_ever(dtype, tmp_path):
 @pytest.mark.parametrize("with_kernels", [True, False])
 def test_derivatives(with_kernels):
     """First and second ones, with the kernel as without, at zero, huge and tiny vectors."""
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         x = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1e30, 2e30, 2e30], [1e-30, 0, 0]])
         w = np.array([1.0, 2.0, 3.0])
         for eps in (0.0, 1e-12):
@@ -159,11 +159,11 @@ def test_derivatives(with_kernels):
             if eps:
                 u[3], n[1], n[3] = [1e-18, 0, 0], eps, eps
             np.testing.assert_allclose(value, u @ w, rtol=3e-6)
-            turn = (w - u * (u @ w)[:, None]) / n[:, None]
+            tangent = (w - u * (u @ w)[:, None]) / n[:, None]
             if eps:
-                turn[1] = turn[3] = w / eps
+                tangent[1] = tangent[3] = w / eps
             scale = np.where(n == np.inf, 1.0, n)[:, None]  # of what is subtracted
-            np.testing.assert_allclose(gradient * scale, turn * scale, rtol=3e-6, atol=1e-6)
+            np.testing.assert_allclose(gradient * scale, tangent * scale, rtol=3e-6, atol=1e-6)
         hessian = jax.vmap(jax.hessian(lambda v: l2.normalize(v) @ w))(x)
         assert np.isfinite(hessian[:3]).all()
         assert (hessian[1] == 0).all()
@@ -171,18 +171,18 @@ def test_derivatives(with_kernels):
         np.testing.assert_allclose(length, [[0.6, 0.8, 0], [0] * 3, u[2], [1, 0, 0]], rtol=3e-6)
 
 
-def exact_turn(x, d, eps):
+def exact_jvp(x, d, eps):
     """(d - u (u . d)) / norm, or d / eps, in longdouble."""
     x, d = np.asarray(x).astype("g"), np.asarray(d).astype("g")
     n = np.sqrt((x * x).sum(-1, keepdims=True))
     with np.errstate(all="ignore"):
         u = np.where(n == 0, 0, x / n)
-        turn = np.where(n == 0, 0, (d - u * (u * d).sum(-1, keepdims=True)) / n)
-        return np.where(n <= eps, d / eps, turn) if eps else turn
+        tangent = np.where(n == 0, 0, (d - u * (u * d).sum(-1, keepdims=True)) / n)
+        return np.where(n <= eps, d / eps, tangent) if eps else tangent
 
 
 def scale_of(x, d, eps):
-    """The largest of what is subtracted in `exact_turn`."""
+    """The largest of what is subtracted in `exact_jvp`."""
     n = np.sqrt((np.asarray(x).astype("g") ** 2).sum(-1, keepdims=True))
     with np.errstate(all="ignore"):
         size = np.abs(np.asarray(d).astype("g")).max(-1, keepdims=True) / np.maximum(n, eps)
@@ -199,7 +199,7 @@ def test_derivatives_by_a_kernel(dtype, shape):
         d = np.random.default_rng(1).standard_normal(shape).astype(dtype)
     for eps in (0.0, 1e-2):
         function = functools.partial(l2.normalize, eps=eps)
-        want = exact_turn(x, d, eps)
+        want = exact_jvp(x, d, eps)
         # an ulp of the result, and what float64 loses where large numbers cancel
         bound = float(ml_dtypes.finfo(dtype).eps) * np.abs(want) + 2.0**-40 * scale_of(x, d, eps)
         fits = np.abs(want).astype("d") < float(ml_dtypes.finfo(dtype).max)
@@ -215,23 +215,23 @@ def test_derivatives_by_a_kernel(dtype, shape):
 def test_where_derivatives_run():
     """In kernels for rows of one narrow dtype, under any transform; not for others or elsewhere."""
     x = jnp.ones((4, 6))
-    turn = re.compile(CALL + r".*results = 4")
+    by_kernel = re.compile(CALL + r".*results = 4")
 
     def loss(x, **keywords):
         return (l2.normalize(x, **keywords) ** 3).sum()
 
-    assert turn.search(text(jax.grad(loss), x))
-    assert turn.search(text(jax.vmap(jax.grad(loss)), x))
-    assert turn.search(text(jax.hessian(loss), x))
-    assert turn.search(text(jax.checkpoint(jax.grad(loss)), x))
-    assert turn.search(text(lambda x: jax.jvp(l2.normalize, (x,), (x,)), x))
-    assert turn.search(text(jax.grad(lambda x: l2.normalize(x, return_norm=True)[0].sum()), x))
-    assert not turn.search(text(jax.grad(l2.norm), x[0]))
-    assert not turn.search(text(jax.grad(lambda x: loss(x, dtype=jnp.bfloat16)), x))
-    assert not turn.search(text(jax.grad(lambda x: loss(x, axis=0)), x))
+    assert by_kernel.search(text(jax.grad(loss), x))
+    assert by_kernel.search(text(jax.vmap(jax.grad(loss)), x))
+    assert by_kernel.search(text(jax.hessian(loss), x))
+    assert by_kernel.search(text(jax.checkpoint(jax.grad(loss)), x))
+    assert by_kernel.search(text(lambda x: jax.jvp(l2.normalize, (x,), (x,)), x))
+    assert by_kernel.search(text(jax.grad(lambda x: l2.normalize(x, return_norm=True)[0].sum()), x))
+    assert not by_kernel.search(text(jax.grad(l2.norm), x[0]))
+    assert not by_kernel.search(text(jax.grad(lambda x: loss(x, dtype=jnp.bfloat16)), x))
+    assert not by_kernel.search(text(jax.grad(lambda x: loss(x, axis=0)), x))
     assert CALL not in export.export(jax.jit(jax.grad(loss)))(x).mlir_module()
     with jax.enable_x64(True):
-        assert not turn.search(text(jax.grad(loss), jnp.ones((4, 6))))
+        assert not by_kernel.search(text(jax.grad(loss), jnp.ones((4, 6))))
 
 
 def test_derivatives_of_derivatives():
@@ -239,25 +239,25 @@ def test_derivatives_of_derivatives():
     rng = np.random.default_rng(0)
     x, d, e = (jnp.asarray(rng.standard_normal((3, 7)), np.float32) for _ in range(3))
 
-    def turn(x, d):
+    def unit_jvp(x, d):
         return jax.jvp(l2.normalize, (x,), (d,))[1]
 
     def all_of(x, d, e):
         return [
-            turn(x, d),
-            jax.vmap(turn, in_axes=(None, 0))(x, jnp.stack([d, e])),
-            jax.vmap(turn, in_axes=(0, None), out_axes=1)(x, d[0]),
-            jax.jvp(turn, (x, d), (e, d))[1],
-            jax.jvp(lambda x: turn(x, d), (x,), (e,))[1],
-            jax.jvp(lambda d: turn(x, d), (d,), (e,))[1],
-            jax.vjp(turn, x, d)[1](e),
+            unit_jvp(x, d),
+            jax.vmap(unit_jvp, in_axes=(None, 0))(x, jnp.stack([d, e])),
+            jax.vmap(unit_jvp, in_axes=(0, None), out_axes=1)(x, d[0]),
+            jax.jvp(unit_jvp, (x, d), (e, d))[1],
+            jax.jvp(lambda x: unit_jvp(x, d), (x,), (e,))[1],
+            jax.jvp(lambda d: unit_jvp(x, d), (d,), (e,))[1],
+            jax.vjp(unit_jvp, x, d)[1](e),
             jax.jacrev(jax.jacfwd(jax.jacrev(l2.normalize)))(x[0]),
-            jax.lax.scan(lambda c, r: (turn(c, r), r), x, jnp.stack([d, e]))[0],
+            jax.lax.scan(lambda c, r: (unit_jvp(c, r), r), x, jnp.stack([d, e]))[0],
         ]
 
     found = []
     for with_kernels in (True, False):
-        with native.use(with_kernels):
+        with cpu_primitives.use(with_kernels):
             found.append(jax.jit(all_of)(x, d, e))
     for got, want in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
@@ -269,9 +269,9 @@ def test_derivatives_near_the_smallest_normal_number(with_kernels, length, size)
     """What is normal has its digits, though what it is computed from is far smaller."""
     rng = np.random.default_rng(0)
     x, d = ((rng.standard_normal((50, 8)) * s).astype("f4") for s in (length, size))
-    want = exact_turn(x, d, 0.0)
+    want = exact_jvp(x, d, 0.0)
     normal = np.abs(want) >= np.finfo("f4").tiny
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         for got in (
             jax.jit(lambda x, d: jax.jvp(l2.normalize, (x,), (d,))[1])(x, d),
             jax.jit(lambda x, d: jax.vjp(l2.normalize, x)[1](d)[0])(x, d),
@@ -303,7 +303,7 @@ def test_large_tangents_at_zero(with_kernels, dtype):
             jax.vjp(lambda x: l2.normalize(x, 0), x)[1](t)[0],
         ]
 
-    with native.use(with_kernels):
+    with cpu_primitives.use(with_kernels):
         for size in (4.1, 10.0, 6e4):
             found = all_of(x, jnp.full((3, 2), size, dtype))
             assert not any(np.asarray(one).any() for one in found)
@@ -314,7 +314,7 @@ def test_kernel_and_formula_agree_where_zero_becomes_nan():
     x, t = jnp.array([[0.0, 0.0], [0.1, 0.0], [3.0, 4.0]]), jnp.ones((3, 2))
     found = []
     for with_kernels in (True, False):
-        with native.use(with_kernels):
+        with cpu_primitives.use(with_kernels):
             function = functools.partial(l2.normalize, zero="nan", eps=0.25)
             found.append(np.asarray(jax.jvp(function, (x,), (t,))[1]))
     np.testing.assert_allclose(*found, rtol=1e-6)
@@ -396,7 +396,7 @@ def test_programs_for_other_platforms(dtype):
         ]
         return found, "f64" in text
 
-    with native.use(False):
+    with cpu_primitives.use(False):
         assert lowered("cuda") == lowered("rocm") == ([1, 0, 0, 0], True)
         assert lowered("cpu") == ([0, 0, 0, 0], True)
         (sums, *_), wide = lowered("tpu")
@@ -452,6 +452,7 @@ def test_helpers_hired_by_a_thread_of_xla():
 GUARDED = """
     import importlib, sys
     import numpy as np, jax, jax.numpy as jnp
+    from jax.experimental.sparse import BCOO  # which leans on them too
     for name in {names!r}.split():
         owner, _, attribute = name.rpartition(".")
         def raises(*_, **__):
@@ -471,9 +472,13 @@ GUARDED = """
             np.testing.assert_allclose(got, want, rtol=1e-6 if dtype == "f4" else 2e-3)
         np.testing.assert_allclose(l2.norm(a.astype(dtype)), norms, rtol=1e-3)
     np.testing.assert_allclose(jax.grad(lambda v: l2.norm(v).sum())(a), want, rtol=1e-5)
-    turn = jax.grad(lambda v: l2.normalize(v)[0, 0])(a)[0]
+    tangent = jax.grad(lambda v: l2.normalize(v)[0, 0])(a)[0]
     eye = np.eye(1, 50)[0]
-    np.testing.assert_allclose(turn, (eye - want[0] * want[0, 0]) / norms[0], atol=1e-6)
+    np.testing.assert_allclose(tangent, (eye - want[0] * want[0, 0]) / norms[0], atol=1e-6)
+    s = BCOO.fromdense(a)
+    np.testing.assert_allclose(l2.normalize(s).todense(), want, rtol=1e-5)
+    length = lambda d: l2.norm(BCOO((d, s.indices), shape=s.shape)).sum()
+    np.testing.assert_allclose(jax.grad(length)(s.data), want.ravel(), rtol=1e-5)
     print("custom_call @l2multi_rows" in jax.jit(l2.normalize).lower(a).as_text())
     l2.explain(a), l2.show_versions()
     from l2multi.backends.numba import loader
