@@ -29,6 +29,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("numba", "l2multi.backends.numba", "numpy", "numba"),
     Row("numpy", "l2multi.backends.numpy", "numpy", "numpy"),
+    Row("numba", "l2multi.backends.numba.ragged", "ragged", "numba"),
     Row("numpy", "l2multi.backends.numpy_ragged", "ragged", "numpy"),
     Row("jax", "l2multi.backends.jax", "jax", "jax"),
     Row("jax", "l2multi.backends.jax.sparse_backend", "sparse JAX", "jax"),

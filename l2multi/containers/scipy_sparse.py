@@ -62,7 +62,7 @@ class SparseArray(Opened):
             _check_indptr(x)
         if look:
             like = np.broadcast_to(np.empty((), _floating(x.dtype)), x.nnz)
-            self.ragged = Ragged(like, np.array([0, x.nnz]), batch)
+            self.ragged = Ragged(like, np.array([0] + [x.nnz] * (2 if batch else 1)), batch)
         elif (offsets := _offsets(self.like, axes)) is not None:
             self.stored = Stored(x.data[: offsets[-1]], None, ())
             self.ragged = Ragged(_entries(self.stored.values), offsets, batch)
