@@ -53,7 +53,11 @@ def normalize(
         or the batch: for split vectors there is ``l2multi.jax.normalize(..., axis_name=)``.
         Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked. An instance of
         another subclass of `numpy.ndarray` comes back as a base array, and is refused where it has
-        a unit or arithmetic of its own.
+        a unit or arithmetic of its own. Of a sparse array or matrix of SciPy, in any format, the
+        stored entries alone are scaled and no others appear, so NaN stands in the place of those
+        only; a vector without any is a zero vector. Entries for one place are added first. A vector
+        has the bits of the dense vector of its stored entries, in the order of their indices; the
+        zeros with which BSR fills its blocks and DIA its diagonals do not count as entries.
     axis : int, tuple of ints or None, default -1
         The axis or axes over which a vector extends; None means all.
     eps : float, default 0.0
@@ -69,7 +73,7 @@ def normalize(
     out : numpy.ndarray, optional
         Where to write, of the result's shape and dtype, in either byte order. ``out=x`` works in
         place; any other overlap with `x` gives the result of no overlap, but no two elements of
-        `out` may overlap. Not for JAX arrays, which are immutable.
+        `out` may overlap. Not for JAX arrays, which are immutable. For a SciPy sparse `x` only `x`.
     dtype : dtype, optional
         The floating dtype of the result, complex for complex input. The arithmetic is as wide as
         input or output, whichever is wider, and rounded once.

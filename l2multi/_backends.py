@@ -29,11 +29,16 @@ class Row(NamedTuple):
 ROWS = (
     Row("numba", "l2multi.backends.numba", "numpy", "numba"),
     Row("numpy", "l2multi.backends.numpy", "numpy", "numpy"),
+    Row("numba", "l2multi.backends.numba.ragged", "ragged", "numba"),
+    Row("numpy", "l2multi.backends.numpy_ragged", "ragged", "numpy"),
     Row("jax", "l2multi.backends.jax", "jax", "jax"),
     Row("jax", "l2multi.backends.jax.sparse_backend", "sparse JAX", "jax"),
 )
 _FIRST = {row.name: row for row in reversed(ROWS)}
 NAMES = tuple(dict.fromkeys(row.name for row in ROWS))
+
+# The libraries whose elements are NumPy's, and follow its rules of dtypes.
+OF_NUMPY = ("numpy", "ragged")
 
 
 class FastPath(Protocol):

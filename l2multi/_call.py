@@ -3,6 +3,7 @@
 `_containers` opens and closes, `_contract` validates, `_backends` selects, a backend computes.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,13 +60,15 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
     axes = opened.axes(request)
     rule = _contract.rule(array.dtype)
     result, norm = rule.result, rule.norm
-    if opened.library != "numpy" and result != rule.native:
+    if opened.library not in _backends.OF_NUMPY and result != rule.native:
         result = norm = _backends.home(opened.library).default_float()
     own = norm if of_norm else result
     if request.dtype is not None:
         complex_ = not of_norm and _contract.is_complex(result)
         asked = _contract.floating(request.dtype, complex_=complex_)
         result, norm = (result, asked) if of_norm else (asked, norm)
+    if not of_norm:
+        opened.check_result(result)
     name = _backends.named(request.backend)
     if name is not None:
         row = _backends.first(name)
@@ -77,19 +80,24 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
     selection = _backends.select(values, opened.library, axes, wanted, name, own, look)
     if opened.has_fast_path and not (of_norm and request.dtype is not None):
         _backends.keep_fast_path(selection.backend, array, request.dtype, result)
-    widest = rule.wide if opened.library == "numpy" else norm
+    widest = rule.wide if opened.library in _backends.OF_NUMPY else norm
     return Call(request, opened, values, axes, selection, result, norm, widest)
 
 
-def _target(call: Call, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, bool]:
+def _target(
+    call: Call,
+    target: Callable[[Any], Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> tuple[Any, bool]:
     """Where to write, if the caller says so, and whether the backend may while it reads `x`."""
     if call.request.out is None:
         return None, True
-    out = call.opened.target(call.request.out)
+    out = target(call.request.out)
     _contract.check_out(out, shape, dtype)
     if isinstance(call.opened, Moved) or out.dtype != dtype:  # of the other byte order
         return out, False
-    x = call.x
+    x = getattr(call.x, "entries", call.x)  # those of a ragged array
     same = out is x or (
         out.shape == x.shape
         and out.strides == x.strides
@@ -120,7 +128,7 @@ def _refuse(call: Call, zero: str) -> None:
         lambda: np.asarray(call.backend.finite(call.x, call.axes)),
         zero,
         nonfinite,
-        empty=any(call.x.shape[d] == 0 for d in call.axes),
+        empty=any(call.opened.array.shape[d] == 0 for d in call.axes),
     )
 
 
@@ -144,7 +152,7 @@ def normalize(x: Any, request: Request) -> Any:
             return done
     call = prepare(opened, request, of_norm=False)
     opened = call.opened
-    out, direct = _target(call, call.x.shape, call.result)
+    out, direct = _target(call, opened.target, call.x.shape, call.result)
     _refuse(call, request.zero)
     y, norms = call.backend.normalize(
         call.x,
@@ -177,7 +185,8 @@ def norm(x: Any, request: Request) -> Any:
             return done
     call = prepare(opened, request, of_norm=True)
     axes, opened = call.axes, call.opened
-    out, direct = _target(call, _contract.batch_shape(call.x.shape, axes, keepdims), call.norm)
+    shape = _contract.batch_shape(opened.array.shape, axes, keepdims)
+    out, direct = _target(call, opened.target_norms, shape, call.norm)
     _refuse(call, "keep")
     norms = call.backend.norm(
         call.x, axes, keepdims=keepdims, out=out if direct else None, dtype=call.norm

@@ -140,6 +140,15 @@ ROWS = (
         "no others appear, those for one place are added first, those out of range do not count; "
         "`jax.vmap` serves batch dimensions",
     ),
+    Row(
+        "SciPy sparse",
+        ("scipy.sparse.sparray", "scipy.sparse.spmatrix"),
+        "l2multi.containers.scipy_sparse",
+        "SciPy's sparse arrays and matrices",
+        "the same class, format and index dtype; norms are NumPy arrays",
+        "all seven formats over any axes; stored entries are scaled, none are added or dropped, "
+        "those for one place are added first; `out=` can be `x` itself",
+    ),
 )
 
 
@@ -177,6 +186,13 @@ class Opened:
         """An `out` as an array to write to."""
         raise TypeError(f"out: {self.library} arrays are immutable, so out= cannot be used")
 
+    def target_norms(self, out: Any) -> Any:
+        """The same for norms."""
+        return self.target(out)
+
+    def check_result(self, dtype: np.dtype[Any]) -> None:
+        """Refuse unit vectors of a dtype that their owner cannot hold."""
+
     def back(self, y: Any) -> Any:
         """What was computed, as an array of the library that `array` is of."""
         return y
@@ -209,6 +225,8 @@ class Inside(Opened):
         # What backends are given is the inner value's.
         self.axes, self.values = inner.axes, inner.values  # type: ignore[method-assign]
         self.target, self.make_null = inner.target, inner.make_null  # type: ignore[method-assign]
+        self.target_norms = inner.target_norms  # type: ignore[method-assign]
+        self.check_result = inner.check_result  # type: ignore[method-assign]
 
     def wrap(self, result: Any) -> Any:
         """Unit vectors or norms of the inner value, as the owner holds them."""
@@ -243,6 +261,9 @@ class Moved(Opened):
 
     def target(self, out: Any) -> Any:
         return self.owner.target(out)
+
+    def target_norms(self, out: Any) -> Any:
+        return self.owner.target_norms(out)
 
     def close(self, y: Any) -> Any:
         return self.owner.close(self.back(y))

@@ -109,6 +109,8 @@ def no_number(item: Any) -> str:
         return told
     if isinstance(item, np.ma.MaskedArray):
         how = "np.ma.stack(v) in place of each list v of them"
+    elif hasattr(type(item), "tocsr") and how == "v.toarray()":
+        how = "scipy.sparse.vstack(x)"
     elif how == "jax.numpy.asarray(v)":  # JAX makes an array of a list of these as well
         how = "jax.numpy.asarray(x)"
     else:

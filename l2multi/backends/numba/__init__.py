@@ -47,6 +47,11 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) 
     # Policies and float32 norms of a float64 result are measured by the input's own pair.
     pairs = {one.key("rows"): one for one in (pair(x.dtype, result), own(x.dtype))}
     keys = [one.key(_layout(x, axes, one)) for one in pairs.values()]
+    return unready_kernels(keys, x.size, look)
+
+
+def unready_kernels(keys: list[shipped.Key], size: int, look: bool) -> str | None:
+    """The same for a call of so many elements, by the kernels that it needs."""
     if loader.linked(*keys):
         return None
     if (why := loader.failure(*keys)) is not None:
@@ -54,9 +59,9 @@ def unready(x: Array, axes: tuple[int, ...], result: np.dtype[Any], look: bool) 
     if look:
         return machine.trouble()
     if _registry.asking.get():
-        found = (x.size >= WAIT or loader.started()) and loader.available(*keys)
+        found = (size >= WAIT or loader.started()) and loader.available(*keys)
         return None if found else "no kernel is made ready for who only asks"
-    if x.size < WAIT and loader.link_soon(*keys, FAST_CALL):
+    if size < WAIT and loader.link_soon(*keys, FAST_CALL):
         return "its kernel is being linked"
     try:
         for key in keys:
@@ -187,7 +192,7 @@ def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> 
     """The name of the kernel and its number of threads."""
     y = out if isinstance(out, np.ndarray) and out.shape == x.shape else None
     layout = _layout(x, axes, pair(x.dtype, result), y)
-    in_place = y is not None and _address(x) == _address(y)
+    in_place = y is not None and address(x) == address(y)
     used = threads.threads(x.size, layout == "columns" and in_place, explain=True)
     return f"compiled {layout}", used
 
@@ -209,12 +214,12 @@ def normalize(
         norms = np.empty(_contract.batch_shape(x.shape, axes, False), norm_dtype)
     how = norms, axes, eps, math.nan if zero_nan else 1.0
     try:
-        _run(pair(x.dtype, dtype), x, y, *how)
+        run(pair(x.dtype, dtype), x, y, *how)
     except ImportError:  # there is no kernel that could write to `out` as it lies
         if out is None or x is out:
             raise
         fresh = np.empty_like(x, dtype=dtype, subok=False)
-        _run(pair(x.dtype, dtype), x, fresh, *how)
+        run(pair(x.dtype, dtype), x, fresh, *how)
         out[...] = fresh
     return y, None if norms is None else norms[()]
 
@@ -228,16 +233,21 @@ def norm(
     dropped = (0 if d in axes else slice(None) for d in range(x.ndim))
     target = norms[(*dropped, ...)] if keepdims else norms
     if dtype == one.norm or dtype == np.float64:
-        _run(one, x, None, target, axes, 0.0, 1.0)
+        run(one, x, None, target, axes, 0.0, 1.0)
     else:
         wide = np.empty(target.shape)
-        _run(one, x, None, wide, axes, 0.0, 1.0)
-        with readable.exact_modes(), np.errstate(all="ignore"):
-            target[...] = readable.round_to(wide, dtype)
+        run(one, x, None, wide, axes, 0.0, 1.0)
+        target[...] = rounded(wide, dtype)
     return norms[()] if out is None else out
 
 
-def _run(
+def rounded(norms: Array, dtype: np.dtype[Any]) -> Array:
+    """Norms in a dtype that no kernel writes."""
+    with readable.exact_modes(), np.errstate(all="ignore"):
+        return readable.round_to(norms, dtype)
+
+
+def run(
     one: Pair,
     x: Array,
     y: Array | None,
@@ -252,13 +262,42 @@ def _run(
             norms[...] = 0
         return
     planned = _plan(x, y, norms, axes, one)
-    call = (ctypes.c_int64 * descriptor.CALL_SIZE)(*planned.call)
-    at_x, at_y = _address(x), 0 if y is None else _address(y)
-    used = threads.threads(x.size, planned.layout == "columns" and at_x == at_y)
+    in_place = y is not None and address(x) == address(y)
+    used = threads.threads(x.size, planned.layout == "columns" and in_place)
+    call = filled(planned.call, one, x, y, norms, eps, zero_root, used)
+    worker, at = one.worker(planned.layout), ctypes.addressof(call)
+    n = planned.n * one.source.parts
+    if used == 1:
+        function(one.key(planned.layout), 3)(0, planned.items, at)
+    elif (
+        planned.layout == "rows" and planned.items < 2 * used and n >= 2 * plan.SPLIT
+        and (workers := one.long_rows()) is not None
+    ):  # fmt: skip
+        scratch = np.empty((n // plan.SPLIT + 1, LANES))
+        call[descriptor.PART_SUM], call[descriptor.PART_SCALE] = workers
+        call[descriptor.RESCALING] = one.source.kind == "float64"
+        call[descriptor.SCRATCH] = address(scratch)
+        function(LONG_ROWS, 2)(planned.items, at)
+    else:
+        function(threads.PARALLEL_FOR, 3)(worker, planned.items, at)
+
+
+def filled(
+    planned: Iterable[int],
+    one: Pair,
+    x: Array,
+    y: Array | None,
+    norms: Array | None,
+    eps: float,
+    zero_root: float,
+    used: int,
+) -> Any:
+    """A call descriptor: its slots as planned, and the rest of them."""
+    call = (ctypes.c_int64 * descriptor.CALL_SIZE)(*planned)
     for slot, value in (
-        (descriptor.X, at_x),
-        (descriptor.Y, at_y),
-        (descriptor.NORMS, 0 if norms is None else _address(norms)),
+        (descriptor.X, address(x)),
+        (descriptor.Y, 0 if y is None else address(y)),
+        (descriptor.NORMS, 0 if norms is None else address(norms)),
         (descriptor.NORM_SIZE, 8 if norms is None else norms.itemsize),
         (descriptor.TABLE_X, one.descriptor[descriptor.PAIR_TABLE_X]),
         (descriptor.TABLE_Y, one.descriptor[descriptor.PAIR_TABLE_Y]),
@@ -269,24 +308,10 @@ def _run(
         call[slot] = value
     for slot, number in ((descriptor.EPS, eps), (descriptor.ZERO_ROOT, zero_root)):
         ctypes.c_double.from_buffer(call, 8 * slot).value = number
-    worker, address = one.worker(planned.layout), ctypes.addressof(call)
-    n = planned.n * one.source.parts
-    if used == 1:
-        _function(one.key(planned.layout), 3)(0, planned.items, address)
-    elif (
-        planned.layout == "rows" and planned.items < 2 * used and n >= 2 * plan.SPLIT
-        and (workers := one.long_rows()) is not None
-    ):  # fmt: skip
-        scratch = np.empty((n // plan.SPLIT + 1, LANES))
-        call[descriptor.PART_SUM], call[descriptor.PART_SCALE] = workers
-        call[descriptor.RESCALING] = one.source.kind == "float64"
-        call[descriptor.SCRATCH] = _address(scratch)
-        _function(LONG_ROWS, 2)(planned.items, address)
-    else:
-        _function(threads.PARALLEL_FOR, 3)(worker, planned.items, address)
+    return call
 
 
-def _function(key: shipped.Key, arguments: int) -> Any:
+def function(key: shipped.Key, arguments: int) -> Any:
     """A compiled function of so many addresses or numbers, which releases the GIL."""
     found = _functions.get(key)
     if found is None:
@@ -295,7 +320,7 @@ def _function(key: shipped.Key, arguments: int) -> Any:
     return found
 
 
-def _address(a: Array) -> int:
+def address(a: Array) -> int:
     """Where the first element is; half the time of ``a.ctypes.data``."""
     return int(a.__array_interface__["data"][0])
 

@@ -14,7 +14,7 @@ file has numbers of slots only, and imports nothing, so that both sides can read
     N,  # elements of a vector
     INNER,  # the address of a table, with so many rows
     INNER_AXES,
-    BATCH,
+    BATCH,  # for ragged, where vectors begin and end
     BATCH_AXES,
     PARTS,  # 2 for complex elements, else 1
     SWAP,  # whether the bytes of an element of x are in the other order

@@ -33,6 +33,7 @@ DERIVATIVES = ("float32", "float16", "bfloat16")
 KEYS: tuple[Key, ...] = (
     *((name,) for name in SHARED),
     *((name, *pair) for pair in PAIRS for name in descriptor.WORKERS),
+    *(("ragged", kind, kind) for kind in _FLOATS),
     *(("jvp", kind, kind) for kind in DERIVATIVES),
 )
 
@@ -40,7 +41,7 @@ KEYS: tuple[Key, ...] = (
 SOURCES = (
     "arithmetic", "build", "cabi", "compiler", "descriptor", "dtypes", "fast_call",
     "fast_call_entry", "kernels/__init__", "kernels/columns", "kernels/common", "kernels/gathered",
-    "kernels/jvp", "kernels/long_rows", "kernels/narrow_columns", "kernels/rows",
+    "kernels/jvp", "kernels/long_rows", "kernels/narrow_columns", "kernels/ragged", "kernels/rows",
     "kernels/segmented", "kernels/short_rows", "kernels/tiles", "lanes", "machine", "memory",
     "plan", "shipped", "thread_pool", "threads", "xla_ffi",
 )  # fmt: skip

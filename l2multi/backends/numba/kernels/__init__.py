@@ -22,6 +22,8 @@ segmented       aaaaaaaa bbbbbbbb cccccccc          segments of whole sixteens, 
 gathered        a..b.. a..b.. a..b.. a..b..         anything else, and the other byte order: copied
                                                     to a small buffer and back
 
+ragged          aaaaaa bbb cccccccccccccc d ...     as rows, each of its own length
+
 `long_rows` shares each of a few long rows among the threads; `jvp` is the derivative of rows.
 """
 
@@ -30,6 +32,7 @@ from l2multi.backends.numba.kernels.gathered import gathered
 from l2multi.backends.numba.kernels.jvp import jvp
 from l2multi.backends.numba.kernels.long_rows import part_scale, part_sum
 from l2multi.backends.numba.kernels.narrow_columns import narrow_columns
+from l2multi.backends.numba.kernels.ragged import ragged
 from l2multi.backends.numba.kernels.rows import rows
 from l2multi.backends.numba.kernels.segmented import segmented
 from l2multi.backends.numba.kernels.short_rows import short_rows
@@ -41,6 +44,7 @@ WORKERS = {
     "short_rows": short_rows,
     "segmented": segmented,
     "gathered": gathered,
+    "ragged": ragged,
     "part_sum": part_sum,
     "part_scale": part_scale,
     "jvp": jvp,

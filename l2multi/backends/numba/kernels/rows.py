@@ -3,7 +3,7 @@
 from typing import Any
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import arithmetic, descriptor, memory
+from l2multi.backends.numba import arithmetic, cabi, descriptor, memory
 from l2multi.backends.numba.compiler import device
 from l2multi.backends.numba.dtypes import Kind
 from l2multi.backends.numba.kernels import common
@@ -56,11 +56,12 @@ def row_sum(source: Kind, scaled: bool) -> Any:
     return add_blocks, finish, sum_row
 
 
-def row_scale(source: Kind, target: Kind) -> Any:
+def row_scale(source: Kind, target: Kind, exact: bool = False) -> Any:
     """A function that divides neighbouring elements by the divisor, and prefetches and streams if
     all is plain and it is told to."""
     load, load_some = memory.loads(source)
-    store, store_some = memory.stores(target)
+    store, store_masked = memory.stores(target)
+    store_some = store_exactly(target) if exact else store_masked
     step, step_streaming = (
         arithmetic.scaling(source, target, non_temporal) for non_temporal in (False, True)
     )
@@ -118,11 +119,26 @@ def row_scale(source: Kind, target: Kind) -> Any:
     return scale
 
 
-def one_row(source: Kind, target: Kind) -> Any:
+def store_exactly(target: Kind) -> Any:
+    """As a store of some lanes, but of no width beyond them. In place, where the next vector begins
+    right there, its load would wait until a masked store is done."""
+    store, _ = memory.stores(target)
+    reserve, size = memory.stack(1), target.size
+
+    @device
+    def store_some(v, y, count, table):
+        lanes = reserve()
+        store(v, lanes, table)
+        cabi.copy_bytes(y, lanes, count * size)
+
+    return store_some
+
+
+def one_row(source: Kind, target: Kind, exact: bool = False) -> Any:
     """A function that does all there is to do to one vector of neighbouring elements."""
     *_, sum_row = row_sum(source, False)
     *_, sum_rescaled = row_sum(source, source.needs_rescaling)
-    needs_rescaling, scale = source.needs_rescaling, row_scale(source, target)
+    needs_rescaling, scale = source.needs_rescaling, row_scale(source, target, exact)
     reserve = memory.stack(common.LEVELS)
 
     @device
