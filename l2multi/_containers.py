@@ -227,6 +227,8 @@ class Inside(Opened):
         self.target, self.make_null = inner.target, inner.make_null  # type: ignore[method-assign]
         self.target_norms = inner.target_norms  # type: ignore[method-assign]
         self.check_result = inner.check_result  # type: ignore[method-assign]
+        self.target_norms = inner.target_norms  # type: ignore[method-assign]
+        self.check_result = inner.check_result  # type: ignore[method-assign]
 
     def wrap(self, result: Any) -> Any:
         """Unit vectors or norms of the inner value, as the owner holds them."""

@@ -1,13 +1,14 @@
 """The JAX backend: the pure functions of `functions` behind the names every backend has."""
 
 import os
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2multi import _contract, _registry
+from l2multi import _contract, _usable
 from l2multi.backends.jax import cpu_primitives, functions
 from l2multi.backends.jax.cpu_primitives import Axes
 from l2multi.backends.jax.functions import finite
@@ -51,7 +52,7 @@ def normalize(
 def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype[Any]) -> jax.Array:
     """The norms."""
     # Who only asks must not have a kernel compiled that is not there.
-    absent = _registry.asking.get() and not cpu_primitives.would_run(x, axes, x.dtype, ready=True)
+    absent = _usable.asking.get() and not cpu_primitives.would_run(x, axes, x.dtype, ready=True)
     kernels = not absent and cpu_primitives.allowed()
     norms: jax.Array = functions.norm(x, axes, keepdims, dtype.name, (), kernels)
     return norms
@@ -168,7 +169,7 @@ def kernel(
         and len(placed.devices()) == 1
         and cpu_primitives.would_run(x, axes, result)
     ):
-        numba: Any = _registry.load("numba")
+        numba: Any = sys.modules["l2multi.backends.numba"]  # who would run is there
         return "compiled rows, called by XLA on cpu", numba.threads_in_xla(x.size)
     return f"XLA on {platform}", _cpus() if platform == "cpu" else 1
 

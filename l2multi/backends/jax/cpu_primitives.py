@@ -19,6 +19,7 @@ calls off.
 import contextlib
 import ctypes
 import functools
+import importlib
 import math
 import os
 import re
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2multi import _fork, _registry
+from l2multi import _fork, _usable
 
 with contextlib.suppress(Exception):
     from jax.extend import core
@@ -399,7 +400,13 @@ def _kernel(work: str, x: Any, axes: Axes, call: Call) -> int | None:
 
 def _numba() -> Any:
     """The Numba backend, or None where XLA could not call its kernels."""
-    return _registry.load("numba") if _interface() else None
+    if not _interface():
+        return None
+    try:
+        with _fork.loading:
+            return importlib.import_module("l2multi.backends.numba")
+    except Exception as error:  # a broken library fails in whatever way it likes
+        raise ImportError(str(error)) from error
 
 
 @functools.cache
@@ -409,7 +416,7 @@ def _interface() -> bool:
     try:
         header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
     except Exception as error:  # no such folder, or nobody who tells it
-        if _registry.passes(error):  # not to be kept
+        if _usable.passes(error):  # not to be kept
             raise OSError(str(error)) from error
         return False
     version = re.findall(r"^#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)$", header, flags=re.M)
@@ -426,7 +433,7 @@ def _registered(handler: int) -> bool:
         capsule = new(handler, b"xla._CUSTOM_CALL_TARGET", None)
         jax.ffi.register_ffi_target(_TARGET, capsule, platform="cpu", api_version=1)
     except Exception as error:  # a broken library fails in whatever way it likes
-        if _registry.passes(error):  # not to be kept
+        if _usable.passes(error):  # not to be kept
             raise OSError(str(error)) from error
         return False
     return True

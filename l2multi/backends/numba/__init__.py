@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from l2multi import _contract, _registry
+from l2multi import _contract, _usable
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
 from l2multi.backends.numba import descriptor, fast_call, loader, machine, plan, shipped, threads
@@ -58,7 +58,7 @@ def unready_kernels(keys: list[shipped.Key], size: int, look: bool) -> str | Non
         return why
     if look:
         return machine.trouble()
-    if _registry.asking.get():
+    if _usable.asking.get():
         found = (size >= WAIT or loader.started()) and loader.available(*keys)
         return None if found else "no kernel is made ready for who only asks"
     if size < WAIT and loader.link_soon(*keys, FAST_CALL):
@@ -89,7 +89,7 @@ def _fast_call(dtype: np.dtype[Any], result: np.dtype[Any]) -> fast_call.FastCal
     one = pair(dtype, result)
     if one.source.swap or not fast_call.usable():
         return None
-    if _registry.asking.get() and not loader.linked(FAST_CALL):
+    if _usable.asking.get() and not loader.linked(FAST_CALL):
         return None
     try:
         return one.fast_call

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any
 
-from l2multi import _fork, _registry
+from l2multi import _fork, _usable
 from l2multi.backends.numba import cache, descriptor, machine, shipped
 from l2multi.backends.numba.shipped import Key
 
@@ -94,14 +94,14 @@ def address(key: Key) -> int:
     if found is None:
         with _fork.loading:
             if (why := failure(key)) is not None:
-                raise _registry.unusable("numba", why)
+                raise _usable.unusable("numba", why)
             if (why := machine.trouble()) is not None:
-                raise _registry.unusable("numba", ValueError(why))
+                raise _usable.unusable("numba", ValueError(why))
             try:
                 found = _addresses.get(key) or _ready_made(key) or _compile(key)
             except Exception as error:  # a broken library fails in whatever way it likes
-                told = _registry.unusable("numba", error)
-                if not _registry.passes(error):
+                told = _usable.unusable("numba", error)
+                if not _usable.passes(error):
                     _failed[key] = f"{type(error).__name__}: {error}"
                 raise told from error
     return found
@@ -119,13 +119,13 @@ def check(key: Key) -> None:
     if available(key):
         return
     if (why := failure(key)) is not None:
-        raise _registry.unusable("numba", why)
+        raise _usable.unusable("numba", why)
     with _fork.loading:
         try:
             machine.here()
             importlib.import_module("numba")
         except Exception as error:  # a broken library fails in whatever way it likes
-            raise _registry.unusable("numba", error) from error
+            raise _usable.unusable("numba", error) from error
 
 
 def link_soon(*keys: Key) -> bool:

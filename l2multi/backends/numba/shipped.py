@@ -10,7 +10,7 @@ import functools
 import os
 from typing import Any, NamedTuple
 
-from l2multi import _registry, _summation
+from l2multi import _summation, _usable
 from l2multi.backends.numba import descriptor
 
 # A kernel key: the name of a compiled function and the kinds it is for, if any.
@@ -82,7 +82,7 @@ def digest() -> str | None:
                 content = file.read()
             whole.update(b"%d\n" % len(content) + content)
     except OSError as error:
-        if _registry.passes(error):  # not to be kept
+        if _usable.passes(error):  # not to be kept
             raise
         return None
     return whole.hexdigest()
@@ -163,7 +163,7 @@ def file_for(level: str) -> _File | str:
     except FileNotFoundError:
         return f"none were built for {level}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if _registry.passes(error):  # not to be kept
+        if _usable.passes(error):  # not to be kept
             raise
         return f"{path} cannot be read ({type(error).__name__}: {error})"
     if head.get("level") != level or head.get("sources") != digest():

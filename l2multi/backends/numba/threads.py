@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from l2multi import _registry
+from l2multi import _usable
 from l2multi.backends.numba import descriptor, loader, quota
 
 # Elements from which more than one thread works. With a helper awake, two threads need 0.6 of the
@@ -78,7 +78,7 @@ def ready() -> bool:
     """Whether the pool can be used; links what gives it work."""
     slots = _pool()
     if not slots[descriptor.PARALLEL_FOR]:
-        if _registry.asking.get() and not loader.available(PARALLEL_FOR, HELPER):
+        if _usable.asking.get() and not loader.available(PARALLEL_FOR, HELPER):
             return False
         try:
             slots[descriptor.HELPER] = loader.address(HELPER)
@@ -133,7 +133,7 @@ def limit() -> int:
     most = by_mask()
     if most == 1 or not ready():
         return 1
-    return min(most, _pool()[descriptor.HELPERS] + 1) if _registry.asking.get() else most
+    return min(most, _pool()[descriptor.HELPERS] + 1) if _usable.asking.get() else most
 
 
 def threads(size: int, in_place_columns: bool, explain: bool = False) -> int:
@@ -166,9 +166,11 @@ def force(how: str) -> Iterator[None]:
     uses none for a call so small, from all threads."""
     if how not in ("serial", "parallel"):
         raise ValueError(f"how: expected 'serial' or 'parallel', got {how!r}")
+    from l2multi import _testing
+
     token = _forced.set(how)
     try:
-        with _registry.no_short_way() if how == "parallel" else contextlib.nullcontext():
+        with _testing.general_path() if how == "parallel" else contextlib.nullcontext():
             yield
     finally:
         _forced.reset(token)
