@@ -79,7 +79,7 @@ def normalize(
         input or output, whichever is wider, and rounded once.
     return_norm : bool, default False
         Whether to return ``norm(x, axis)`` too, the same bits.
-    backend : {"numpy", "numba", "jax"}, optional
+    backend : {"numpy", "numba", "jax", "torch"}, optional
         The backend to use; by default the context manager `l2multi.backend`, then the environment
         variable ``L2MULTI_BACKEND``, then the best for the input.
     axis_name : None
@@ -181,7 +181,7 @@ def norm(
         Where to write, of the result's shape and dtype. Not for JAX arrays.
     dtype : dtype, optional
         The real floating dtype of the result.
-    backend : {"numpy", "numba", "jax"}, optional
+    backend : {"numpy", "numba", "jax", "torch"}, optional
         As for `normalize`.
     axis_name : None
         Anything else is refused: `l2multi.jax.norm` takes it.
@@ -256,7 +256,7 @@ def is_normalized(
     tol : float, optional
         How far the norm may be from 1; by default 4 ulp of 1 in the dtype of `x`, and 1 ulp of 1
         for dtypes narrower than float32, whose norms are computed without rounding to them.
-    backend : {"numpy", "numba", "jax"}, optional
+    backend : {"numpy", "numba", "jax", "torch"}, optional
         As for `normalize`.
 
     Returns
@@ -292,7 +292,7 @@ def backend(name: str) -> contextlib.AbstractContextManager[None]:
 
     Parameters
     ----------
-    name : {"numpy", "numba", "jax"}
+    name : {"numpy", "numba", "jax", "torch"}
         The backend; an argument ``backend=`` of a call goes before it.
 
     Returns
@@ -401,7 +401,7 @@ def show_versions() -> None:
 
     lines = {"l2multi": sys.modules["l2multi"].__version__, "python": platform.python_version()}
     lines["platform"] = f"{platform.system()} {platform.machine()}"
-    for name in ("numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes"):
+    for name in ("numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes", "torch"):
         try:
             lines[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -33,6 +33,7 @@ ROWS = (
     Row("numpy", "l2multi.backends.numpy_ragged", "ragged", "numpy"),
     Row("jax", "l2multi.backends.jax", "jax", "jax"),
     Row("jax", "l2multi.backends.jax.sparse_backend", "sparse JAX", "jax"),
+    Row("torch", "l2multi.backends.torch", "torch", "torch"),
 )
 _FIRST = {row.name: row for row in reversed(ROWS)}
 NAMES = tuple(dict.fromkeys(row.name for row in ROWS))
@@ -213,6 +214,17 @@ def fast_path(x: Any, argument: str | None) -> FastPath | None:
         if name is not None and name != found.backend:
             return None
     return found
+
+
+def _traced_fast_path(x: Any, argument: str | None) -> Any:
+    """What torch.compile, which traces Python, traces in place of `fast_path`."""
+    from l2multi.containers import torch_traced
+
+    return torch_traced.fast_path(x, argument)
+
+
+# The attribute by which torch finds what to trace of its own compiled functions.
+fast_path.__dict__["_torchdynamo_inline"] = _traced_fast_path
 
 
 def keep_fast_path(found: Backend, x: Any, dtype: Any, result: np.dtype[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from l2multi import _backends, _containers, _contract
-from l2multi._containers import Moved, Opened, known
+from l2multi._containers import Opened, known, on_host
 from l2multi._contract import Request
 
 
@@ -60,12 +60,13 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
     axes = opened.axes(request)
     rule = _contract.rule(array.dtype)
     result, norm = rule.result, rule.norm
-    if opened.library not in _backends.OF_NUMPY and result != rule.native:
-        result = norm = _backends.home(opened.library).default_float()
+    if result != rule.native:
+        result = opened.default_float()
+        norm = _contract.rule(result).norm
     own = norm if of_norm else result
     if request.dtype is not None:
         complex_ = not of_norm and _contract.is_complex(result)
-        asked = _contract.floating(request.dtype, complex_=complex_)
+        asked = _contract.floating(opened.asked(request.dtype), complex_=complex_)
         result, norm = (result, asked) if of_norm else (asked, norm)
     if not of_norm:
         opened.check_result(result)
@@ -78,8 +79,8 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
     values = opened.values(axes, look)
     wanted = norm if of_norm else result
     selection = _backends.select(values, opened.library, axes, wanted, name, own, look)
-    if opened.has_fast_path and not (of_norm and request.dtype is not None):
-        _backends.keep_fast_path(selection.backend, array, request.dtype, result)
+    if not (of_norm and request.dtype is not None):
+        opened.keep_fast_path(selection.backend, request.dtype, result)
     widest = rule.wide if opened.library in _backends.OF_NUMPY else norm
     return Call(request, opened, values, axes, selection, result, norm, widest)
 
@@ -94,17 +95,7 @@ def _target(
     if call.request.out is None:
         return None, True
     out = target(call.request.out)
-    _contract.check_out(out, shape, dtype)
-    if isinstance(call.opened, Moved) or out.dtype != dtype:  # of the other byte order
-        return out, False
-    x = getattr(call.x, "entries", call.x)  # those of a ragged array
-    same = out is x or (
-        out.shape == x.shape
-        and out.strides == x.strides
-        and out.dtype == x.dtype
-        and out.ctypes.data == x.ctypes.data
-    )
-    return out, same or not np.may_share_memory(out, x)
+    return out, call.opened.writable(out, call.x, shape, dtype)
 
 
 def _refuse(call: Call, zero: str) -> None:
@@ -114,18 +105,14 @@ def _refuse(call: Call, zero: str) -> None:
     if zero in ("keep", "nan") and nonfinite != "raise":
         return
     if call.backend.traced(call.x):
-        given, use = 'zero="raise"', 'zero="keep" or "nan"'
-        if zero != "raise":
-            given, use = 'nonfinite="raise"', 'nonfinite="propagate"'
-        raise TypeError(
-            f"{given} needs values; under tracing (jit, grad, vmap) there are none: use {use}"
-        )
+        _contract.need_values(zero, nonfinite)
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
     if zero == "null":
         call.opened.make_null(_contract.are_zero(np.asarray(norms)))
+    library = call.selection.row.library
     _contract.refuse(
-        np.asarray(norms),
-        lambda: np.asarray(call.backend.finite(call.x, call.axes)),
+        np.asarray(on_host(norms, library, copy=True)),
+        lambda: np.asarray(on_host(call.backend.finite(call.x, call.axes), library, copy=True)),
         zero,
         nonfinite,
         empty=any(call.opened.array.shape[d] == 0 for d in call.axes),
@@ -152,7 +139,7 @@ def normalize(x: Any, request: Request) -> Any:
             return done
     call = prepare(opened, request, of_norm=False)
     opened = call.opened
-    out, direct = _target(call, opened.target, call.x.shape, call.result)
+    out, direct = _target(call, opened.target, tuple(call.x.shape), call.result)
     _refuse(call, request.zero)
     y, norms = call.backend.normalize(
         call.x,

@@ -122,6 +122,17 @@ ROWS = (
         "lazy and streaming",
     ),
     Row(
+        "PyTorch tensor",
+        ("torch.Tensor",),
+        "l2multi.containers.torch_tensor",
+        "torch.Tensor",
+        "tensor, on its device, laid out in memory as the input",
+        "on a CPU by the NumPy backends, without a copy; elsewhere, and where torch traces, maps "
+        "or differentiates forwards, by torch's own operations; differentiable to any order; "
+        "integers become torch's default dtype; `out=`, but where a gradient would be lost; "
+        "of a subclass other than `Parameter`, a TypeError that says what to do",
+    ),
+    Row(
         "JAX array",
         ("jax.Array",),
         "l2multi.containers.jax_array",
@@ -177,6 +188,21 @@ class Opened:
         """Make vectors null, before `close`, where `has_nulls`."""
         raise NotImplementedError
 
+    def keep_fast_path(self, found: _backends.Backend, dtype: Any, result: np.dtype[Any]) -> None:
+        """Have later calls like this one find the fast path of the backend that serves it."""
+        if self.has_fast_path:
+            _backends.keep_fast_path(found, self.array, dtype, result)
+
+    def asked(self, dtype: Any) -> Any:
+        """A ``dtype=`` as NumPy knows it."""
+        return dtype
+
+    def default_float(self) -> np.dtype[Any]:
+        """What integers become."""
+        if self.library in _backends.OF_NUMPY:
+            return np.dtype(np.float64)
+        return _backends.home(self.library).default_float()
+
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
         """What a backend computes on, for vectors over these axes; for who will only `look`, an
         array like it."""
@@ -192,6 +218,21 @@ class Opened:
 
     def check_result(self, dtype: np.dtype[Any]) -> None:
         """Refuse unit vectors of a dtype that their owner cannot hold."""
+
+    def writable(self, out: Any, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """Refuse a target that cannot take the result, before anything is written; and whether a
+        backend may write to it while it reads `x`."""
+        _contract.check_out(out, shape, dtype)
+        if out.dtype != dtype:  # of the other byte order
+            return False
+        x = getattr(x, "entries", x)  # those of a ragged array
+        same = out is x or (
+            out.shape == x.shape
+            and out.strides == x.strides
+            and out.dtype == x.dtype
+            and out.ctypes.data == x.ctypes.data
+        )
+        return same or not np.may_share_memory(out, x)
 
     def back(self, y: Any) -> Any:
         """What was computed, as an array of the library that `array` is of."""
@@ -252,12 +293,12 @@ class Moved(Opened):
         self.axes, self.make_null = owner.axes, owner.make_null  # type: ignore[method-assign]
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
-        x = _on_host(self.owner.values(axes, look), self.owner.library, copy=False)
+        x = on_host(self.owner.values(axes, look), self.owner.library, copy=False)
         _check_holds(self.library, x)
         return x if look else _from_host(x, self.library)
 
     def back(self, y: Any) -> Any:
-        y = _on_host(y, self.library, copy=True)
+        y = on_host(y, self.library, copy=True)
         _check_holds(self.owner.library, y)
         return _from_host(y, self.owner.library, self.array)
 
@@ -266,6 +307,13 @@ class Moved(Opened):
 
     def target_norms(self, out: Any) -> Any:
         return self.owner.target_norms(out)
+
+    def asked(self, dtype: Any) -> Any:
+        return self.owner.asked(dtype)
+
+    def writable(self, out: Any, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        self.owner.writable(out, self.owner.array, shape, dtype)
+        return False
 
     def close(self, y: Any) -> Any:
         return self.owner.close(self.back(y))
@@ -277,9 +325,11 @@ class Moved(Opened):
         return self.owner.close_target(out, axes, keepdims)
 
 
-def _on_host(x: Any, library: str, copy: bool) -> Any:
+def on_host(x: Any, library: str, copy: bool) -> Any:
     """An array of a library as a NumPy array."""
-    return x if library == "numpy" else _backends.home(library).to_numpy(x, copy=copy)
+    if library in _backends.OF_NUMPY:
+        return x
+    return _backends.home(library).to_numpy(x, copy=copy)
 
 
 def _from_host(x: Any, library: str, like: Any = None) -> Any:

@@ -268,6 +268,18 @@ def default_tol(dtype: np.dtype[Any]) -> float:
     return 4 * float(np.finfo(found.norm).eps)
 
 
+def need_values(zero: str, nonfinite: str) -> None:
+    """Refuse a policy of "raise" where there are no values."""
+    if zero != "raise" and nonfinite != "raise":
+        return
+    given, use = 'zero="raise"', 'zero="keep" or "nan"'
+    if zero != "raise":
+        given, use = 'nonfinite="raise"', 'nonfinite="propagate"'
+    raise TypeError(
+        f"{given} needs values; under tracing (jit, grad, vmap, compile) there are none: use {use}"
+    )
+
+
 def refuse(
     norms: np.ndarray[Any, Any],
     finite: Callable[[], np.ndarray[Any, Any]],

@@ -14,6 +14,7 @@ INSTALL = {
     "numba": "pip install numba",
     "numpy": "pip install numpy",
     "jax": "pip install 'jax>=0.8' or, in a clone of l2multi, pip install '.[jax]'",
+    "torch": "pip install 'torch>=2.6' 'ml_dtypes>=0.5'",
 }
 
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EINTR}

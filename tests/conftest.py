@@ -35,7 +35,7 @@ class Subject:
     compiles_shapes = False  # a new shape costs one too
 
     def __init__(self, variant, row):
-        self.variant, self.name = variant, row.name
+        self.variant, self.group, self.name = variant, row.name, row.name
 
     def __repr__(self):
         return self.variant
@@ -76,6 +76,10 @@ class Subject:
     def default_float(self, x64):
         """What integers become."""
         return np.dtype(np.float64)
+
+    def expected(self, x, axis, **keywords):
+        """Unit vectors and norms with the bits that count."""
+        return l2.normalize(x, axis, return_norm=True, backend=self.reference, **keywords)
 
     def unit_dtype(self, dtype, x64=False):
         """The dtype of the unit vectors, by the contract's table."""
@@ -214,6 +218,68 @@ class JaxSubject(Subject):
             return np.asarray((self.jax.jit(gradient) if self.traced else gradient)(self.array(a)))
 
 
+class TorchSubject(Subject):
+    """Torch's own operations, on tensors in the memory of the CPU or a GPU."""
+
+    same_bits = False
+    differentiable = True
+
+    def __init__(self, variant, row):
+        super().__init__(variant, row)
+        self.torch = importlib.import_module("torch")
+        self.operations = importlib.import_module(row.module)
+        self.device = "cuda" if variant.endswith(":gpu") else "cpu"
+
+    def bound(self, dtype, quantity):
+        return 4 if cases.real(dtype) == np.float64 else super().bound(dtype, quantity)
+
+    def why_not(self, dtype):
+        return None if dtype.name in self.operations.BY_NAME else "torch has no such dtype"
+
+    def default_float(self, x64):
+        return np.dtype(np.float32)
+
+    def array(self, a):
+        return self.operations.from_numpy(a).to(self.device)
+
+    def numpy(self, y):
+        return self.operations.to_numpy(y, copy=True)
+
+    def owns(self, y, like):
+        return type(y) is self.torch.Tensor and y.device == like.device
+
+    def gradient(self, function, a):
+        """The gradient of a scalar function of one tensor, at a NumPy array."""
+        x = self.array(a).requires_grad_()
+        function(x).backward()
+        return self.numpy(x.grad)
+
+
+class TensorSubject(TorchSubject):
+    """Tensors in the memory of the CPU, served by Numba's kernels."""
+
+    same_bits = True
+    direct = False  # NumPy arrays are tested without
+    few = cases.FEW
+
+    def __init__(self, variant, row):
+        super().__init__(variant, row)
+        self.name = "numba"
+
+    def bound(self, dtype, quantity):
+        return Subject.bound(self, dtype, quantity)
+
+    def expected(self, x, axis, **keywords):
+        if cases.is_float(x.dtype.newbyteorder("=")):
+            return super().expected(x, axis, **keywords)
+        y, norms = super().expected(x, axis, **{"dtype": self.default_float(False), **keywords})
+        return y, norms.astype(self.default_float(False))
+
+
+def _has_cuda():
+    return importlib.import_module("torch").cuda.is_available()
+
+
 def _has_gpu():
     try:
         return bool(importlib.import_module("jax").devices("gpu"))
@@ -225,6 +291,12 @@ def _has_gpu():
 VARIANTS = {
     "numba": (NumbaSubject, {"numba:serial": None, "numba:parallel": None}),
     "jax": (JaxSubject, {"jax:eager": None, "jax:jit": None, "jax:gpu": _has_gpu}),
+    "torch": (
+        lambda variant, row: (TensorSubject if variant == "torch:numba" else TorchSubject)(
+            variant, row
+        ),
+        {"torch:numba": None, "torch:cpu": None, "torch:gpu": _has_cuda},
+    ),
 }
 
 
@@ -281,10 +353,10 @@ def pytest_configure(config):
     subjects = [s for group in found.values() for s in group]
     if asked is not None:
         for one in asked.split(","):
-            if not any(one in (s.name, s.variant) for s in subjects):
+            if not any(one in (s.group, s.variant) for s in subjects):
                 reason = missing.get(one.split(":")[0], "unknown, or this machine has none")
                 raise pytest.UsageError(f"--backends: {one!r} cannot run: {reason}")
-        subjects = [s for s in subjects if {s.name, s.variant} & set(asked.split(","))]
+        subjects = [s for s in subjects if {s.group, s.variant} & set(asked.split(","))]
     config.stash[SUBJECTS], config.stash[MISSING] = subjects, missing
 
 

@@ -1,0 +1,315 @@
+"""Torch tensors: in the memory of a CPU as NumPy arrays, without a copy, and differentiable;
+others, and those that have no values yet, as they are, for torch's own operations."""
+
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch._C import _functorch
+from torch.autograd import forward_ad
+
+from l2multi import _backends, _contract, _cures
+from l2multi._containers import Opened
+from l2multi.backends import torch as operations
+from l2multi.backends.torch import (
+    BITS,
+    BY_NAME,
+    FLOATS,
+    NAMES,
+    has_values,
+    numpy_dtype,
+    numpy_dtypes,
+    tensor,
+    view,
+)
+from l2multi.containers.torch_gradient import Length, Made, Unit
+
+_BASE = (torch.Tensor, torch.nn.Parameter)
+
+
+class Like(NamedTuple):
+    """What is to be known of a tensor of which there is no NumPy array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: torch.device
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+
+class Tensor(Opened):
+    """A tensor for torch's own operations."""
+
+    has_fast_path = False
+
+    def __init__(self, x: torch.Tensor) -> None:
+        super().__init__(Like(tuple(x.shape), numpy_dtype(x.dtype), x.device), "torch")
+        self.x = x
+
+    def values(self, axes: tuple[int, ...], look: bool) -> Any:
+        return self.x
+
+    def asked(self, dtype: Any) -> Any:
+        return asked(dtype)
+
+    def target(self, out: Any) -> Any:
+        check_target(self.x, out)
+        if out.device != self.x.device:
+            raise ValueError(f"out: expected a tensor on {self.x.device}, got one on {out.device}")
+        return out
+
+    def writable(self, out: Any, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """Never while `x` is read: torch has no operation that sums and writes."""
+        strides = [out.element_size() * step for step in out.stride()]
+        like = np.lib.stride_tricks.as_strided(
+            np.empty(1, numpy_dtype(out.dtype)), out.shape, strides
+        )
+        _contract.check_out(like, shape, dtype)
+        return False
+
+
+class HostTensor(Opened):
+    """A tensor in the memory of the CPU, as a NumPy array of that memory."""
+
+    has_fast_path = False  # that of its array gives NumPy arrays
+
+    def __init__(self, x: torch.Tensor, request: _contract.Request) -> None:
+        self.kind = type(x)
+        self.x = x = x.resolve_conj().resolve_neg()
+        super().__init__(view(x.detach()), "numpy")
+        self.request = request
+        self.over: tuple[int, ...] = ()
+        self.moves = x.requires_grad and torch.is_grad_enabled()
+        self.lazy: Any = None  # what an `out` will be with its signs changed
+
+    def keep_fast_path(self, found: _backends.Backend, dtype: Any, result: np.dtype[Any]) -> None:
+        _backends.keep_fast_path(found, self.array, asked(dtype), result)
+        _backends.fast_paths[self.kind] = _fast_path
+
+    def asked(self, dtype: Any) -> Any:
+        return asked(dtype)
+
+    def default_float(self) -> np.dtype[Any]:
+        return operations.default_float()
+
+    def values(self, axes: tuple[int, ...], look: bool) -> Any:
+        self.over = axes
+        return self.array
+
+    def target(self, out: Any) -> Any:
+        check_target(self.x, out)
+        if not (out.is_cpu and has_values(out)):
+            raise ValueError(f"out: expected a tensor in the memory of the CPU, got {out.device}")
+        if out.is_conj() or out.is_neg():
+            self.lazy = torch.empty(out.shape, dtype=out.dtype)
+        return view(out.detach() if self.lazy is None else self.lazy)
+
+    def close(self, y: Any) -> Any:
+        made = tensor(y)
+        if not self.moves:
+            return made
+        eps, nan = self.request.eps, self.request.zero == "nan"
+        return Unit.apply(self.x, Made(made, self.over, eps, nan))
+
+    def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
+        made = tensor(np.asarray(norms))
+        if not self.moves or made.dtype == torch.bool:
+            return made
+        return Length.apply(self.x, Made(made, axes, keepdims=keepdims))
+
+    def close_target(self, out: Any, axes: tuple[int, ...] | None, keepdims: bool = False) -> Any:
+        if self.lazy is not None:
+            return out.copy_(self.lazy)
+        written(out)
+        return out
+
+    def moved(self, name: str, library: str) -> Opened:
+        return Tensor(self.x) if library == "torch" else super().moved(name, library)
+
+
+class FastPath:
+    """For tensors in the memory of the CPU: the fast path of the NumPy array of that memory."""
+
+    backend = "numba"
+
+    def normalize(
+        self, x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any,
+        out: Any, dtype: Any, return_norm: Any,
+    ) -> Any:  # fmt: skip
+        """As `l2multi.normalize`; None where a call needs the general path."""
+        path = _path(x)
+        if path is None:
+            return None
+        if x.requires_grad or return_norm or not (out is dtype is None):
+            return _normalize(path, x, axis, eps, zero, nonfinite, out, dtype, return_norm)
+        try:
+            a = view(x) if x.dtype in BITS else x.numpy()
+        except (RuntimeError, TypeError):  # a sign to come, no memory of the CPU, another layout
+            return None
+        y = path.normalize(a, axis, eps, zero, nonfinite, None, None, False)
+        if y is None:
+            return None
+        return tensor(y) if x.dtype in BITS else torch.from_numpy(y)
+
+    def norm(
+        self, x: torch.Tensor, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
+    ) -> Any:
+        """As `l2multi.norm`; None where a call needs the general path."""
+        path = _path(x)
+        moves = x.requires_grad and torch.is_grad_enabled()
+        if path is None or out is not None or (moves and type(axis) is not int):
+            return None
+        if dtype is not None and (dtype := numpy_dtypes.get(dtype)) is None:
+            return None
+        try:
+            a = view(x.detach() if x.requires_grad else x)
+        except (RuntimeError, TypeError):
+            return None
+        norms = path.norm(a, axis, keepdims, nonfinite, None, dtype)
+        if norms is None:
+            return None
+        norms = tensor(np.asarray(norms))
+        if moves:
+            norms = Length.apply(x, Made(norms, (axis % x.ndim,), keepdims=keepdims))
+        return norms
+
+
+_fast_path = FastPath()
+
+
+class _Floats(dict[torch.dtype, Any]):
+    """NumPy's names of the floating and complex dtypes, None for others."""
+
+    def __missing__(self, dtype: torch.dtype) -> Any:
+        self[dtype] = found = numpy_dtype(dtype) if NAMES.get(dtype) in FLOATS else None
+        return found
+
+
+_floats = _Floats()
+
+# Bound here, for an attribute of a module takes 20 ns of 2200.
+_level, _stack = _functorch.maybe_current_level, torch._C._len_torch_dispatch_stack
+_tracing = torch._C._get_tracing_state
+
+
+def _path(x: torch.Tensor) -> Any:
+    """The fast path of the NumPy array that a tensor of floating dtype may be seen as; None where
+    somebody traces, maps or differentiates forwards, perhaps not this tensor."""
+    if _level() is not None or _stack() or _tracing() is not None or forward_ad._current_level >= 0:
+        return None
+    return _backends.fast_paths.get(_floats[x.dtype])
+
+
+def _normalize(
+    path: Any, x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any,
+    out: Any, dtype: Any, return_norm: Any,
+) -> Any:  # fmt: skip
+    """With a gradient or keywords."""
+    moves = x.requires_grad and torch.is_grad_enabled()
+    if moves and (type(axis) is not int or out is not None):
+        return None
+    if dtype is not None and (dtype := numpy_dtypes.get(dtype)) is None:
+        return None
+    try:
+        a = view(x.detach() if x.requires_grad else x)
+        place = None if out is None else _place(out)
+    except (RuntimeError, TypeError):
+        return None
+    with_norms = bool(return_norm or moves)
+    done = path.normalize(a, axis, eps, zero, nonfinite, place, dtype, with_norms)
+    if done is None:
+        return None
+    y, norms = done if with_norms else (done, None)
+    if out is None:
+        y = tensor(y)
+    else:
+        written(out)
+        y = out
+    if norms is not None:
+        norms = tensor(np.asarray(norms))
+    if moves:
+        axes = (axis % x.ndim,)
+        y = Unit.apply(x, Made(y, axes, eps, zero == "nan", norms))
+        norms = Length.apply(x, Made(norms, axes)) if return_norm else None
+    return (y, norms) if return_norm else y
+
+
+def _place(out: Any) -> Any:
+    """The memory of an `out` that is as plain as `x`."""
+    if type(out) not in _BASE or out.is_inference() or out.requires_grad:
+        raise TypeError
+    return view(out)
+
+
+def asked(dtype: Any) -> Any:
+    """A ``dtype=`` as NumPy knows it, if torch has it."""
+    if dtype is None or isinstance(dtype, torch.dtype):
+        try:
+            return dtype and numpy_dtype(dtype)
+        except TypeError as error:
+            raise TypeError(f"dtype: {error}") from None
+    for complex_ in (False, True):
+        try:
+            found = _contract.floating(dtype, complex_=complex_)
+        except TypeError:
+            continue
+        if found.name not in BY_NAME:
+            raise TypeError(f"dtype: torch has no {_contract.name(found)}")
+        return found
+    return dtype  # and that is refused
+
+
+def check_target(x: torch.Tensor, out: Any) -> None:
+    """Refuse an `out` that no tensor could be written to by way of, or whose gradient would be
+    lost."""
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out: expected a torch.Tensor, got {type(out).__name__}")
+    if type(out) not in _BASE or out.layout != torch.strided:
+        raise TypeError(f"out: expected a strided torch.Tensor, got {_cures.type_name(out)}")
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise TypeError(
+            "out: gradients do not pass through out=; leave it out, or call under torch.no_grad()"
+        )
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        raise TypeError("out: an inference tensor is written to in torch.inference_mode() only")
+
+
+def written(out: torch.Tensor) -> None:
+    """Tell autograd that a tensor is another now: what saved it for a derivative will refuse."""
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)
+
+
+# Subclasses whose instances stand for tensors while somebody traces.
+_STANDING = (
+    ("torch._subclasses.fake_tensor", "FakeTensor"),
+    ("torch._subclasses.functional_tensor", "FunctionalTensor"),
+)
+
+
+def _stands(x: torch.Tensor) -> bool:
+    kinds = (getattr(sys.modules.get(module), name, None) for module, name in _STANDING)
+    return any(isinstance(x, kind) for kind in kinds if kind is not None)
+
+
+def open(x: torch.Tensor, request: _contract.Request) -> Opened:
+    """As a NumPy array, if it is nothing but numbers in the memory of the CPU."""
+    base = type(x) in _BASE
+    if not base and not _stands(x):
+        raise TypeError(
+            f"x: {_cures.type_name(x)} is a subclass of torch.Tensor, and what it adds would be "
+            "lost; try x.as_subclass(torch.Tensor)"
+        )
+    try:
+        if x.layout != torch.strided:
+            raise TypeError(f"layout {x.layout} is not supported; accepted is torch.strided")
+        numpy_dtype(x.dtype)
+    except TypeError as error:
+        raise TypeError(f"x: {error}; try {_cures.of(x)}") from None
+    if any(getattr(x, "names", ())):  # until torch 2.12
+        raise TypeError("x: names of dimensions would be lost; try x.rename(None)")
+    return HostTensor(x, request) if base and x.is_cpu and has_values(x) else Tensor(x)

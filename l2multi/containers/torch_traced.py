@@ -1,0 +1,95 @@
+"""What torch.compile traces in place of the walk through the tables: validation, then torch's own
+operations. It is Python that torch's tracer takes without a break, and knows no other container."""
+
+from typing import Any
+
+import torch
+
+from l2multi import _contract
+from l2multi.backends import torch as operations
+
+
+class Traced:
+    """As a fast path, but for tensors that have no values yet; raises in place of None."""
+
+    backend = "torch"
+
+    def normalize(
+        self, x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any,
+        out: Any, dtype: Any, return_norm: Any,
+    ) -> Any:  # fmt: skip
+        """As `l2multi.normalize`."""
+        _contract.check_choice("zero", zero, _contract.ZERO)
+        axes = _validated(x, axis, zero, nonfinite)
+        eps = _contract.check_size("eps", eps)
+        result, norm = _dtypes(x)
+        if dtype is not None:
+            result = _asked(dtype, x.is_complex())
+        wanted = norm if return_norm else None
+        y, norms = operations.unit(x, axes, eps, zero == "nan", result, wanted)
+        y = _written(x, y, out)
+        return (y, norms) if return_norm else y
+
+    def norm(
+        self, x: torch.Tensor, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
+    ) -> Any:
+        """As `l2multi.norm`."""
+        axes = _validated(x, axis, "keep", nonfinite)
+        asked = _dtypes(x)[1] if dtype is None else _asked(dtype, False)
+        return _written(x, operations.length(x, axes, keepdims, asked), out)
+
+
+TRACED = Traced()
+
+
+def fast_path(x: Any, argument: str | None) -> Traced | None:
+    """For a tensor."""
+    if not isinstance(x, torch.Tensor):
+        return None
+    if argument is not None and argument != "torch":
+        raise TypeError(
+            f"x: backend {argument!r} cannot serve this input: a tensor that torch.compile traces "
+            'has no values yet; leave it out, or use backend="torch"'
+        )
+    return TRACED
+
+
+def _validated(x: torch.Tensor, axis: Any, zero: Any, nonfinite: Any) -> tuple[int, ...]:
+    _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
+    _contract.need_values(zero, nonfinite)
+    if x.layout != torch.strided:
+        raise TypeError(f"x: layout {x.layout} is not supported while torch.compile traces")
+    if x.dtype not in operations.BY_NAME.values():
+        raise TypeError(f"x: dtype {x.dtype} is not supported")
+    return _contract.normalize_axes(axis, x.ndim)
+
+
+def _dtypes(x: torch.Tensor) -> tuple[torch.dtype, torch.dtype]:
+    """Of unit vectors and norms."""
+    own = x.dtype if x.is_floating_point() or x.is_complex() else torch.get_default_dtype()
+    wide = own in (torch.float64, torch.complex128)
+    return own, torch.float64 if wide else torch.float32
+
+
+def _asked(dtype: Any, complex_: bool) -> torch.dtype:
+    fits = isinstance(dtype, torch.dtype) and dtype in operations.BY_NAME.values()
+    if not fits or not (dtype.is_complex if complex_ else dtype.is_floating_point):
+        kind = "complex" if complex_ else "real"
+        raise TypeError(f"dtype: expected a {kind} floating torch.dtype, got {dtype!r}")
+    found: torch.dtype = dtype
+    return found
+
+
+def _written(x: torch.Tensor, y: torch.Tensor, out: Any) -> torch.Tensor:
+    """`y`, or `out` with its values."""
+    if out is None:
+        return y
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"out: expected a torch.Tensor, got {type(out).__name__}")
+    if out.dtype != y.dtype:
+        raise TypeError(f"out: expected dtype {y.dtype}, got {out.dtype}")
+    if out.shape != y.shape:
+        raise ValueError(f"out: expected shape {tuple(y.shape)}, got {tuple(out.shape)}")
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise TypeError("out: gradients do not pass through out=; leave it out")
+    return out.copy_(y)

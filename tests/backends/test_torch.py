@@ -1,0 +1,473 @@
+"""Tensors: memory, signs to come, derivatives, transforms, compilation, and what is refused."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import l2multi as l2
+from l2multi import _contract, _testing
+from tests import processes
+from tests.reference import same_bits
+
+torch = pytest.importorskip("torch")
+
+from l2multi.backends import torch as operations  # noqa: E402
+from l2multi.containers import torch_tensor  # noqa: E402
+
+# Torch's own, of what it imports for forward derivatives and calls in torch.jit.trace.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+F4 = torch.float32
+WAYS = [None, "numpy", "torch"]
+
+
+@pytest.fixture(params=[True, False], ids=["fast", "general"], autouse=True)
+def path(request):
+    """Every test by the fast path and by the general one."""
+    if request.param:
+        x = torch.ones(2, 3)
+        for _ in range(3):  # a kernel is linked beside, then kept
+            for dtype in (F4, torch.float64, torch.complex64, torch.bfloat16, torch.float16):
+                l2.normalize(x.to(dtype), backend="numba")
+        yield
+        return
+    with _testing.general_path():
+        yield
+
+
+def bits(x):
+    """The values as NumPy has them."""
+    return operations.to_numpy(x, copy=True)
+
+
+def test_no_copy():
+    """The kernels read the tensor's memory, and the result is theirs; `out` is written to."""
+    x = torch.randn(5, 128)
+    opened = torch_tensor.open(x, _contract.Request())
+    assert opened.array.ctypes.data == x.data_ptr()
+    made = opened.close(array := np.ones(3, "f4"))
+    assert made.data_ptr() == array.ctypes.data
+    out = torch.empty_like(x)
+    assert l2.normalize(x, out=out) is out
+    assert torch.equal(out, l2.normalize(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "bfloat16"])
+def test_in_place(dtype):
+    """``out=x`` is exact, and autograd knows that x is another now."""
+    x = torch.randn(7, 33).to(getattr(torch, dtype))
+    want, version = l2.normalize(x), x._version
+    assert l2.normalize(x, out=x) is x
+    assert torch.equal(x, want)
+    assert x._version == version + 1
+    norms = torch.empty(7)
+    assert l2.norm(x, out=norms) is norms
+    y = torch.randn(2, 3, requires_grad=True)
+    z = y * 1.0
+    square = z * z
+    with torch.no_grad():
+        l2.normalize(z, out=z)
+    with pytest.raises(RuntimeError, match=r"modified by an inplace"):
+        square.sum().backward()
+
+
+VIEWS = {
+    "transposed": lambda x: x.T,
+    "sliced": lambda x: x[::2, 1::3],
+    "expanded": lambda x: x[:1].expand(6, -1),
+    "one number": lambda x: x[:1, :1].expand(5, 4),
+    "unfolded": lambda x: x.reshape(-1).unfold(0, 7, 3),
+    "conjugate": lambda x: torch.complex(x, 2 * x).conj(),
+    "negative": lambda x: torch.complex(x, 2 * x).conj().imag,
+    "imaginary": lambda x: torch.complex(x, 2 * x).imag,
+    "empty": lambda x: x[:0],
+    "no entries": lambda x: x[:, :0],
+    "shared": lambda x: x.clone().share_memory_(),
+    "parameter": lambda x: torch.nn.Parameter(x),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("by", WAYS)
+def test_views(view, by):
+    """Any view: the values of a dense copy, and the view is as it was."""
+    x = VIEWS[view](torch.randn(8, 9))
+    dense = np.array(bits(x))
+    for axis in (-1, 0, None):
+        y, norms = l2.normalize(x, axis, return_norm=True, backend=by)
+        want, lengths = l2.normalize(dense, axis, return_norm=True)
+        tight = 3e-7 if by == "torch" else 0
+        np.testing.assert_allclose(bits(y), want, rtol=tight)
+        np.testing.assert_allclose(bits(norms), lengths, rtol=tight)
+        assert type(y) is torch.Tensor
+    assert same_bits(bits(x), dense)
+
+
+def test_signs_to_come_in_place():
+    """A conjugate or negative view is normalized in place, and so is what it is a view of."""
+    for view in (lambda z: z.conj(), lambda z: z.conj().imag):
+        z = torch.complex(torch.randn(3, 4), torch.randn(3, 4))
+        x = view(z)
+        want = l2.normalize(x)
+        assert l2.normalize(x, out=x) is x
+        assert torch.equal(x, want)
+        assert torch.equal(view(z), want)
+
+
+def test_zero_axes():
+    """A tensor of no axes is a vector under ``axis=None``."""
+    for backend in WAYS:
+        assert l2.normalize(torch.tensor(-3.0), None, backend=backend) == -1
+        assert l2.norm(torch.tensor(-3.0), None, backend=backend).shape == ()
+        with pytest.raises(np.exceptions.AxisError):
+            l2.normalize(torch.tensor(-3.0), backend=backend)
+
+
+def test_dtypes():
+    """Torch's dtypes are what ``dtype=`` takes, NumPy's too; integers become torch's default."""
+    x = torch.tensor([[3, 4]])
+    for backend in WAYS:
+        assert l2.normalize(x, backend=backend).dtype == F4
+        for asked in (torch.bfloat16, "bfloat16", ml_dtypes.bfloat16):
+            assert l2.normalize(x, dtype=asked, backend=backend).dtype == torch.bfloat16
+            assert l2.norm(x * 1.0, dtype=asked, backend=backend).dtype == torch.bfloat16
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert l2.normalize(x, backend=backend).dtype == torch.float64
+            assert l2.normalize(x.to(F4), backend=backend).dtype == F4
+        finally:
+            torch.set_default_dtype(F4)
+        for wrong in (np.longdouble, torch.complex64, torch.int8, torch.qint8, "nonsense"):
+            with pytest.raises(TypeError, match=r"^dtype: "):
+                l2.normalize(x, dtype=wrong, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert l2.normalize(torch.ones(2, 3), backend="torch").dtype == F4
+
+
+def test_float8_norms_that_overflow():
+    """They are NaN, as in ml_dtypes, where torch has the largest number."""
+    x = torch.tensor([[300.0, 400.0], [3.0, 4.0], [torch.inf, 1.0]])
+    for backend in WAYS:
+        got = l2.norm(x, dtype=torch.float8_e4m3fn, backend=backend).float()
+        assert got.isnan().tolist() == [True, False, True]
+
+
+REFUSED = {
+    "chalf": (lambda: torch.ones(2, dtype=torch.complex32), r"complex32.*try x.cfloat\(\)"),
+    "quantized": (
+        lambda: torch.ops.aten.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8),
+        r"qint8.*x.dequantize\(\)",
+    ),
+    "subclass": (
+        lambda: torch.ones(2).as_subclass(type("Sub", (torch.Tensor,), {})),
+        r"Sub is a subclass.*try x.as_subclass\(torch.Tensor\)",
+    ),
+    "mkldnn": (lambda: torch.ones(2).to_mkldnn(), r"layout torch._mkldnn.*try x.to_dense\(\)"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused(kind):
+    """A TypeError says what to do."""
+    make, told = REFUSED[kind]
+    for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
+        with pytest.raises(TypeError, match=f"^x: .*{told}"):
+            function(make())
+
+
+def test_refused_out():
+    """Before anything is written; a gradient is not lost in silence."""
+    x = torch.ones(2, 3)
+    leaf = torch.ones(2, 3, requires_grad=True)
+    with torch.inference_mode():
+        inference = torch.ones(2, 3)
+    for backend in (None, "torch"):
+        for a, out, told in (
+            (x, np.ones((2, 3), "f4"), "expected a torch.Tensor"),
+            (x, torch.ones(3, 2), r"expected shape \(2, 3\), got \(3, 2\)"),
+            (x, torch.ones(2, 3).double(), "expected dtype float32"),
+            (x, torch.ones(1, 3).expand(2, 3), "overlaps itself"),
+            (x, torch.ones(2, 3).to_sparse(), "expected a strided"),
+            (x, leaf, "gradients do not pass"),
+            (leaf, x, "gradients do not pass"),
+            (x, inference, "inference"),
+        ):
+            with pytest.raises((TypeError, ValueError), match=f"^out: .*{told}"):
+                l2.normalize(a, out=out, backend=backend)
+        with torch.no_grad():
+            held = leaf.detach().clone()
+            l2.normalize(leaf, out=leaf, backend=backend)
+            leaf.copy_(held)
+        with torch.inference_mode():
+            l2.normalize(inference, out=inference, backend=backend)
+    assert (x == 1).all()
+    b = torch.arange(12.0).reshape(3, 4)
+    for backend in (None, "torch"):
+        c = b.clone()
+        want = l2.normalize(c[:, :2])
+        l2.normalize(c[:, :2], out=c[:, 1:3], backend=backend)
+        assert torch.equal(c[:, 1:3], want)
+
+
+def functions(backend):
+    """What is differentiated."""
+    return {
+        "rows": lambda x: l2.normalize(x, backend=backend),
+        "columns": lambda x: l2.normalize(x, 0, backend=backend),
+        "all": lambda x: l2.normalize(x, None, backend=backend),
+        "eps": lambda x: l2.normalize(x, eps=1.7, backend=backend),
+        "both": lambda x: l2.normalize(x, return_norm=True, backend=backend),
+        "norm": lambda x: l2.norm(x, 0, keepdims=True, backend=backend),
+    }
+
+
+@pytest.mark.parametrize("what", functions(None))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("by", [None, "torch"])
+def test_derivatives(what, dtype, by):
+    """First and second, backwards and forwards, in batches."""
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, dtype=dtype, requires_grad=True)
+    function = functions(by)[what]
+    batched = {"check_batched_grad": True}
+    assert torch.autograd.gradcheck(function, x, check_forward_ad=True, **batched)
+    assert torch.autograd.gradgradcheck(function, x, check_fwd_over_rev=True, **batched)
+
+
+@pytest.mark.parametrize("by", [None, "torch"])
+@pytest.mark.parametrize("dtype", [F4, torch.bfloat16, torch.float16, torch.float64])
+def test_derivatives_of_large_batches(by, dtype):
+    """In parts and at once, along either axis, those of float64."""
+    torch.manual_seed(2)
+    for shape in ((1, 128), (9, 5), (3000, 128)):
+        x = torch.randn(shape).to(dtype)
+        g = torch.randn(shape).to(dtype)
+        for axis in (-1, 0, None):
+            for eps in (0.0, 3.0):
+                got, want = (
+                    torch.autograd.grad(l2.normalize(a, axis, eps=eps, backend=name), a, b)[0]
+                    for a, b, name in (
+                        (x.requires_grad_(), g, by),
+                        (x.double().detach().requires_grad_(), g.double(), "torch"),
+                    )
+                )
+                assert got.dtype == dtype
+                size = (g.double() / l2.norm(x, axis, keepdims=True).double()).abs().max()
+                close = {torch.bfloat16: 2e-2, torch.float16: 2e-3, F4: 1e-5}.get(dtype, 1e-13)
+                assert (got.double() - want).abs().max() <= close * size
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-8, 1.0, 1e15, 6e37])
+@pytest.mark.parametrize("by", [None, "torch"])
+def test_derivatives_at_every_size(scale, by):
+    """Zero rows have 0, small and large ones the true derivative."""
+    x = (torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64) * scale).to(F4)
+    x.requires_grad_()
+    y, norms = l2.normalize(x, return_norm=True, backend=by)
+    g = torch.tensor([[1.0, 0.0], [1.0, 0.0]]) * min(scale, 1.0)
+    (first,) = torch.autograd.grad(y, x, g, retain_graph=True)
+    want = torch.tensor([[0.128, -0.096], [0.0, 0.0]]).double() / scale * min(scale, 1.0)
+    rtol = 1e-4 if scale == 1e-40 else 1e-5
+    torch.testing.assert_close(first.double(), want, rtol=rtol, atol=0)
+    (along,) = torch.autograd.grad(norms.sum(), x)
+    torch.testing.assert_close(along, torch.tensor([[0.6, 0.8], [0, 0]]), rtol=rtol, atol=0)
+    z = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(l2.normalize(z, backend=by)[:, 0].sum(), z, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), z)
+    assert not first.any()
+    assert not second.any()
+
+
+def test_gradients_of_extreme_float64():
+    """Where cubes of norms are beyond float64."""
+    for scale in (1e-300, 1e-120, 1e120, 1e300):
+        x = torch.tensor([3 * scale, 4 * scale], dtype=torch.float64, requires_grad=True)
+        g = torch.tensor([min(scale, 1.0), 0.0], dtype=torch.float64)
+        (got,) = torch.autograd.grad(l2.normalize(x), x, g)
+        want = torch.tensor([0.128, -0.096], dtype=torch.float64) * (min(scale, 1.0) / scale)
+        torch.testing.assert_close(got, want, rtol=1e-14, atol=0)
+
+
+def test_what_comes_after_may_be_in_place():
+    """The unit vectors are not needed for the derivative."""
+    x = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    l2.normalize(x).mul_(10).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[0.32, -0.24]]))
+
+
+def test_other_backends_keep_the_gradient():
+    """NumPy and JAX compute, torch differentiates."""
+    for backend in ("numpy", "jax"):
+        if backend == "jax":
+            pytest.importorskip("jax")
+        x = torch.tensor([[3.0, 4.0]], requires_grad=True)
+        l2.normalize(x, backend=backend)[:, 0].sum().backward()
+        torch.testing.assert_close(x.grad, torch.tensor([[0.128, -0.096]]))
+
+
+def test_transforms():
+    """`torch.func`, composed."""
+    func = torch.func
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    want = torch.tensor([[[0.128, -0.096], [-0.096, 0.072]], [[0, 0], [0, 0]]])
+    torch.testing.assert_close(func.vmap(func.jacrev(l2.normalize))(x), want)
+    torch.testing.assert_close(func.vmap(func.jacfwd(l2.normalize))(x), want)
+    torch.testing.assert_close(func.vmap(func.hessian(l2.norm))(x), want)
+    torch.testing.assert_close(func.jacrev(func.jacrev(l2.norm))(x[0]), want[0])
+    torch.testing.assert_close(torch.autograd.functional.hessian(l2.norm, x[1]), want[1])
+    mapped = func.vmap(lambda v: l2.normalize(v, 0), in_dims=1)(x)
+    torch.testing.assert_close(mapped, l2.normalize(x, 0).T)
+    third = func.grad(lambda s: func.vmap(func.hessian(l2.norm))(s * x).sum())(torch.tensor(2.0))
+    torch.testing.assert_close(third, -want.sum() / 4)
+    _, moved = func.jvp(l2.normalize, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(moved, want.sum(-1))
+    for keyword in ("zero", "nonfinite"):
+        with pytest.raises(TypeError, match=f"{keyword}=.*tracing"):
+            func.vmap(lambda v: l2.normalize(v, **{keyword: "raise"}))(x)  # noqa: B023
+    with pytest.raises(TypeError, match=r"^x: a traced torch tensor has no values"):
+        func.vmap(lambda v: l2.normalize(v, backend="numba"))(x)
+
+
+@pytest.mark.parametrize("mode", ["fake", "meta", "fx", "jit", "inference"])
+def test_modes(mode):
+    """Whoever watches sees operations of torch; whoever has no values gets shapes."""
+    x = torch.randn(3, 4)
+    if mode == "fake":
+        fake = pytest.importorskip("torch._subclasses.fake_tensor").FakeTensorMode()
+        with fake:
+            y, norms = l2.normalize(fake.from_tensor(x), return_norm=True)
+        assert (y.shape, norms.shape) == ((3, 4), (3,))
+    elif mode == "meta":
+        y, norms = l2.normalize(x.to("meta"), return_norm=True)
+        assert (y.device.type, y.shape, norms.shape) == ("meta", (3, 4), (3,))
+        assert l2.explain(x.to("meta")).backend == "torch"
+        with pytest.raises(TypeError, match="no values"):
+            l2.norm(x.to("meta"), backend="numpy")
+    elif mode == "fx":
+        made = pytest.importorskip("torch.fx.experimental.proxy_tensor").make_fx(
+            lambda x: l2.normalize(x)
+        )(x)
+        torch.testing.assert_close(made(2 * x + 1), l2.normalize(2 * x + 1))
+    elif mode == "jit":
+        made = torch.jit.trace(lambda x: l2.normalize(x), x)
+        torch.testing.assert_close(made(2 * x + 1), l2.normalize(2 * x + 1))
+    else:
+        with torch.inference_mode():
+            y = l2.normalize(x.clone())
+        assert torch.equal(y, l2.normalize(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled():
+    """One graph, any number of vectors, and its derivative; what is refused is refused."""
+
+    def compiled(function):
+        torch.compiler.reset()
+        return torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+
+    for function in (
+        l2.normalize,
+        lambda x: l2.normalize(x, 0, eps=2, return_norm=True, dtype=torch.float64),
+        lambda x: l2.norm(x, (0, 1), keepdims=True) * 2,
+        lambda x: l2.normalize(x, out=torch.empty_like(x)),
+    ):
+        made = compiled(function)
+        for shape in ((3, 4), (5, 6), (7, 8)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(made(x), function(x))
+    x = torch.zeros(2, 3, requires_grad=True)
+    compiled(l2.normalize)(x)[:, 0].sum().backward()
+    assert not x.grad.any()
+    for function, told in (
+        (lambda x: l2.normalize(x, zero="raise"), "zero="),
+        (lambda x: l2.normalize(x, backend="numba"), "numba"),
+    ):
+        with pytest.raises((TypeError, RuntimeError), match=told):
+            compiled(function)(x)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported(strict):
+    """With any number of vectors."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return l2.normalize(x)
+
+    torch.compiler.reset()
+    shapes = ({0: torch.export.Dim("n")},)
+    x = torch.randn(5, 7)
+    program = torch.export.export(Model(), (x[:3],), dynamic_shapes=shapes, strict=strict)
+    torch.testing.assert_close(program.module()(x), l2.normalize(x))
+
+
+def test_numpy_by_torch():
+    """NumPy arrays under ``backend="torch"`` come back as NumPy arrays."""
+    x = np.array([[3, 4]], ">f4")[:, ::-1]
+    y = l2.normalize(x, backend="torch")
+    assert type(y) is np.ndarray
+    np.testing.assert_allclose(y, [[0.8, 0.6]], rtol=1e-7)
+    with pytest.raises(TypeError, match=r"torch.*longdouble"):
+        l2.normalize(x.astype("g"), backend="torch")
+
+
+def test_explain():
+    """Tensors are served by the backends of NumPy arrays."""
+    x = torch.ones(2, 3)
+    assert l2.explain(x, backend="torch").kernel == "torch operations on cpu"
+    assert l2.explain(x).backend in ("numba", "numpy")
+    assert l2.explain(x, out=x, dtype=F4).backend in ("numba", "numpy")
+    assert l2.is_normalized(l2.normalize(x)).tolist() == [True, True]
+    assert l2.is_normalized(l2.normalize(x), backend="torch").dtype == torch.bool
+
+
+WITHOUT = """
+import sys
+sys.modules["torch"] = None
+import l2multi as l2, numpy as np
+assert l2.normalize(np.array([3.0, 4.0])).tolist() == [0.6, 0.8]
+try:
+    l2.normalize([3.0, 4.0], backend="torch")
+except ImportError as error:
+    assert "torch>=2.6" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_without_torch():
+    """All else works, and the error says what to install."""
+    processes.run(WITHOUT)
+
+
+PROCESSES = """
+import torch, l2multi as l2
+
+def work(x):
+    return l2.normalize(x)
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return l2.normalize(torch.full((3,), float(i + 1)))
+
+if __name__ == "__main__":
+    x = torch.ones(2, 3)
+    l2.normalize(x)
+    for method in ("fork", "spawn") if __file__ else ():
+        how = {"num_workers": 2, "multiprocessing_context": method}
+        loader = torch.utils.data.DataLoader(Data(), 2, **how)
+        for batch in loader:
+            assert l2.is_normalized(batch).all()
+"""
+
+
+def test_data_loader(tmp_path):
+    """Workers of both kinds, beside calls in their parent."""
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    processes.run(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
