@@ -471,14 +471,14 @@ def test_want_of_files_is_not_kept(what: str) -> None:
 def test_an_interrupt_of_the_first_compilation(tmp_path: Path) -> None:
     """The next call compiles."""
     script = """
-    from l2multi.backends.numba import frontend
-    sound, calls = frontend._Typing.insert_function, []
+    from l2multi.backends.numba import compiler
+    sound, calls = compiler._Typing.insert_function, []
     def interrupted(self, template):
         calls.append(template)
         if len(calls) == 5:
             raise KeyboardInterrupt
         sound(self, template)
-    frontend._Typing.insert_function = interrupted
+    compiler._Typing.insert_function = interrupted
     try:
         l2.normalize(z, backend="numba")
     except KeyboardInterrupt:
