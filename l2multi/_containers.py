@@ -255,6 +255,12 @@ class Opened:
         return Moved(self, library)
 
 
+def _as(owner: Opened, inner: Opened, *names: str) -> None:
+    """Have methods of an opened value be those of one that it stands for."""
+    for name in names:
+        setattr(owner, name, getattr(inner, name))
+
+
 class Inside(Opened):
     """A value that holds another, which is opened in its place: what comes back is wrapped."""
 
@@ -263,13 +269,10 @@ class Inside(Opened):
     def __init__(self, inner: Opened) -> None:
         super().__init__(inner.array, inner.library)
         self.inner, self.has_nulls = inner, inner.has_nulls
-        # What backends are given is the inner value's.
-        self.axes, self.values = inner.axes, inner.values  # type: ignore[method-assign]
-        self.target, self.make_null = inner.target, inner.make_null  # type: ignore[method-assign]
-        self.target_norms = inner.target_norms  # type: ignore[method-assign]
-        self.check_result = inner.check_result  # type: ignore[method-assign]
-        self.target_norms = inner.target_norms  # type: ignore[method-assign]
-        self.check_result = inner.check_result  # type: ignore[method-assign]
+        _as(
+            self, inner, "axes", "make_null", "asked", "default_float", "values", "target",
+            "target_norms", "check_result", "writable", "back", "close_target",
+        )  # fmt: skip
 
     def wrap(self, result: Any) -> Any:
         """Unit vectors or norms of the inner value, as the owner holds them."""
@@ -290,7 +293,10 @@ class Moved(Opened):
     def __init__(self, owner: Opened, library: str) -> None:
         super().__init__(owner.array, library)
         self.owner, self.has_nulls = owner, owner.has_nulls
-        self.axes, self.make_null = owner.axes, owner.make_null  # type: ignore[method-assign]
+        _as(
+            self, owner, "axes", "make_null", "asked", "target", "target_norms", "check_result",
+            "close_target",
+        )  # fmt: skip
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
         x = on_host(self.owner.values(axes, look), self.owner.library, copy=False)
@@ -302,15 +308,6 @@ class Moved(Opened):
         _check_holds(self.owner.library, y)
         return _from_host(y, self.owner.library, self.array)
 
-    def target(self, out: Any) -> Any:
-        return self.owner.target(out)
-
-    def target_norms(self, out: Any) -> Any:
-        return self.owner.target_norms(out)
-
-    def asked(self, dtype: Any) -> Any:
-        return self.owner.asked(dtype)
-
     def writable(self, out: Any, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
         self.owner.writable(out, self.owner.array, shape, dtype)
         return False
@@ -320,9 +317,6 @@ class Moved(Opened):
 
     def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
         return self.owner.close_norms(self.back(norms), axes, keepdims)
-
-    def close_target(self, out: Any, axes: tuple[int, ...] | None, keepdims: bool = False) -> Any:
-        return self.owner.close_target(out, axes, keepdims)
 
 
 def on_host(x: Any, library: str, copy: bool) -> Any:

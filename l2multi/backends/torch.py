@@ -268,7 +268,8 @@ BITS = {torch.bfloat16: torch.int16, **{BY_NAME[name]: torch.uint8 for name in B
 def view(x: torch.Tensor) -> np.ndarray[Any, Any]:
     """The memory of a tensor on the CPU, without conjugate or negative bit, as a NumPy array."""
     bits = BITS.get(x.dtype)
-    return x.numpy() if bits is None else x.view(bits).numpy().view(numpy_dtype(x.dtype))
+    seen: np.ndarray[Any, Any] = x.numpy() if bits is None else x.view(bits).numpy()
+    return seen if bits is None else seen.view(numpy_dtype(x.dtype))
 
 
 # Load-once cache: what NumPy's dtypes are to be viewed as, there and here; their names take 1 us.

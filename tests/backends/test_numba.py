@@ -15,7 +15,7 @@ from l2multi import _backends, _call
 from l2multi._summation import LANES
 from l2multi.backends.numba import (
     _plan,
-    _run,
+    run as _run,
     build,
     descriptor,
     kernels,
