@@ -15,13 +15,15 @@ from l2multi import _backends, _call
 from l2multi._summation import LANES
 from l2multi.backends.numba import (
     _plan,
-    run as _run,
     build,
     descriptor,
     kernels,
     loader,
     plan,
     threads,
+)
+from l2multi.backends.numba import (
+    run as run_kernels,
 )
 from l2multi.backends.numba.pairs import Pair, own, pair
 from tests import cases, modes
@@ -769,7 +771,7 @@ def test_the_fast_path_grows(dtype: str, shape: tuple[int, ...]) -> None:
     assert one.fast_call(x, y, norms, 0.0, -1, True, False) == served
     assert served or (y == 1).all()
     with threads.force("parallel"):
-        _run(one, x, np.ones_like(x), None, (1,), 0.0, 1.0)
+        run_kernels(one, x, np.ones_like(x), None, (1,), 0.0, 1.0)
     assert one.fast_call(x, y, norms, 0.0, -1, True, False)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     assert y.tobytes() == want.tobytes()

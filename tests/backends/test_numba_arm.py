@@ -151,9 +151,9 @@ class Calls:
         self.arrays = {descriptor.X: x, descriptor.Y: y, descriptor.NORMS: norms}
         self.label = f"{why} {x.dtype} {x.shape} {axes}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(backend, "_function", lambda key, _: lambda *told: self.call(key, *told))
+            patch.setattr(backend, "function", lambda key, _: lambda *told: self.call(key, *told))
             patch.setattr(limits, "threads", lambda *_: threads)
-            backend._run(pair, x, y, norms, axes, eps, zero)
+            backend.run(pair, x, y, norms, axes, eps, zero)
 
     def xla(self, key: shipped.Key, arrays: dict[int, Array | None], eps: float) -> None:
         """What XLA's handler has a worker do for rows."""
