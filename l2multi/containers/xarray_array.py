@@ -31,11 +31,11 @@ class DataArray(Inside):
     def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
         norms = self.inner.close_norms(norms, axes, keepdims)
         over = [self.x.dims[d] for d in axes]
+        x = self.x
         if keepdims:  # coordinates along these name one place, and a norm is of all
-            along = [name for name, c in self.x.coords.items() if set(c.dims) & set(over)]
-            first = self.x.drop_vars(along).isel(dict.fromkeys(over, slice(0, 1)))
-            return first.copy(data=norms)
-        return self.x.isel(dict.fromkeys(over, 0), drop=True).copy(data=norms)
+            x = x.drop_vars([name for name, c in x.coords.items() if set(c.dims) & set(over)])
+            norms = norms[tuple(0 if d in axes else slice(None) for d in range(x.ndim))]
+        return x.reduce(lambda *_, **__: norms, over, keepdims=keepdims, keep_attrs=True)
 
 
 def open(x: Any, request: _contract.Request) -> Opened:
