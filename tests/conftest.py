@@ -1,8 +1,12 @@
-"""`--backends`, and the fixtures `backend` and `dtype` of the shared suite."""
+"""`--backends`, and the fixtures `backend` and `dtype` of the shared suite.
+
+A subject is a backend or a container in one variant; those of containers are in `tests.held`.
+"""
 
 import contextlib
 import functools
 import importlib
+import inspect
 import os
 import shutil
 import tempfile
@@ -23,32 +27,64 @@ settings.load_profile("l2multi")
 class Subject:
     """A backend in one variant, as the shared suite sees it: here one that works on NumPy arrays.
 
-    Other libraries override what differs.
+    Other libraries override what differs. The variant "auto" names no backend, as most users do.
     """
 
+    container = "NumPy array"  # the row of `_containers.ROWS` that its arrays are of
     reference = "numpy"  # the backend whose bits count
+    plain = True  # its arrays are those that a backend computes on: what is slow is for these
+    keeps_axes = True  # there are norms with ``keepdims=True``
+    names_axes = False  # an axis can be a name
+    any_axis = True  # vectors along any axes of an array of any shape
+    zeros = ("keep", "nan")  # what `zero` may be, but for "raise"
+    refuses = True  # "raise" may be asked for
     same_bits = True  # the summation is the specified one
+    on_host, off_host = True, False  # where its arrays lie
     traced = False  # calls are made under tracing: no values, so no policy "raise"
     differentiable = False
     immutable = False
     few = None  # where a dtype costs a compilation: those that most tests go through
+    all_dtypes = True  # where a test asks for it, all of them
     compiles_shapes = False  # a new shape costs one too
 
     def __init__(self, variant, row):
-        self.variant, self.group, self.name = variant, row.name, row.name
+        self.variant, self.group = variant, row.name
+        self.auto = variant.endswith(":auto")
+        self.name = None if self.auto else row.name  # what calls name
 
     def __repr__(self):
         return self.variant
 
     @property
+    def can_raise(self):
+        """Whether policies of "raise" are heeded."""
+        return self.refuses and not self.traced
+
+    @property
+    def by_name(self):
+        """Whether calls name the backend."""
+        return self.name is not None
+
+    @property
     def direct(self):
         """Whether a test on NumPy arrays, which no variant traces, has something to add."""
-        return not self.traced
+        return self.plain and not self.traced
+
+    @property
+    def holds_layouts(self):
+        """Whether it takes NumPy arrays as they lie in memory, in a class of its own or not; such
+        can be `out` as well."""
+        return self.direct
+
+    @property
+    def keeps_layouts(self):
+        """Whether its arrays can lie in memory as NumPy's do."""
+        return self.plain or self.holds_layouts
 
     @property
     def is_reference(self):
         """Whether this is the backend whose bits count."""
-        return self.name == self.reference
+        return self.variant == self.reference
 
     @property
     def compared(self):
@@ -91,6 +127,14 @@ class Subject:
             return self.default_float(x64)
         return np.dtype(np.float32) if dtype in cases.HALVES else cases.real(dtype)
 
+    def holds(self, shape, axis):
+        """Whether there are arrays of this shape, with vectors over these axes."""
+        return True
+
+    def hold(self, a):
+        """A NumPy array as this kind holds it, in the same memory."""
+        return a
+
     def array(self, a):
         """A NumPy array in the backend's own library."""
         return a
@@ -129,21 +173,31 @@ class Subject:
 
 
 class NumbaSubject(Subject):
-    """Numba, forced to work serially or by threads."""
+    """Numba, forced to work serially or by threads; or what serves NumPy arrays by itself,
+    with fast paths and as many threads as it takes."""
 
-    few = cases.FEW
+    @property
+    def few(self):
+        """What the serial variant has compiled is tested in all dtypes already."""
+        return None if self.variant.endswith(":serial") else cases.FEW
 
     def scope(self, *dtypes):
+        if self.auto:
+            return contextlib.nullcontext()
         threads = importlib.import_module("l2multi.backends.numba.threads")
         return threads.force(self.variant.split(":")[1])
 
     def why_not(self, dtype):
-        return "the contract has longdouble on NumPy only" if dtype in cases.LONGS else None
+        if self.auto or dtype not in cases.LONGS:
+            return None
+        return "the contract has longdouble on NumPy only"
 
 
 class JaxSubject(Subject):
-    """JAX on one kind of device: eager, on a CPU by the kernels; or under jit, by XLA alone."""
+    """JAX on one kind of device: eager, on a CPU by the kernels; or under jit, by XLA alone; or
+    what serves JAX arrays by itself."""
 
+    container = "JAX array"
     same_bits = False
     differentiable = True
     immutable = True
@@ -155,20 +209,36 @@ class JaxSubject(Subject):
         self.jax = importlib.import_module("jax")
         self.primitives = importlib.import_module("l2multi.backends.jax.cpu_primitives")
         self.traced = variant.endswith(":jit")
-        if self.traced:  # what is traced is what the eager variant compiles
+        if self.traced or self.auto:  # what is computed is what the eager variant computes
             self.few = [np.dtype("f4"), np.dtype("c16"), np.dtype(ml_dtypes.bfloat16)]
         self.device = self.jax.devices("gpu" if variant.endswith(":gpu") else "cpu")[0]
         self.jitted = functools.lru_cache(None, typed=True)(self._jitted)
 
+    @property
+    def direct(self):
+        """Where no backend is named, NumPy arrays are not JAX's."""
+        return super().direct and self.by_name
+
+    @property
+    def on_host(self):
+        """Whether its device's memory is that of NumPy."""
+        return self.device.platform == "cpu"
+
+    @property
+    def off_host(self):
+        """Whether it is not."""
+        return not self.on_host
+
     @contextlib.contextmanager
     def scope(self, *dtypes):
-        wide = any(d is not None and self.x64(np.dtype(d)) for d in dtypes)
-        with self.jax.default_device(self.device), self.primitives.use(not self.traced):
-            if not wide:
-                yield
-            else:
-                with self.jax.enable_x64(True):
-                    yield
+        with contextlib.ExitStack() as stack:
+            if not self.auto:
+                stack.enter_context(self.jax.default_device(self.device))
+            if self.traced:  # elsewhere the kernels serve, unless the environment forbids them
+                stack.enter_context(self.primitives.use(False))
+            if any(d is not None and self.x64(np.dtype(d)) for d in dtypes):
+                stack.enter_context(self.jax.enable_x64(True))
+            yield
 
     def x64(self, dtype):
         """Whether arrays of `dtype` need x64; the others are tried without."""
@@ -221,6 +291,7 @@ class JaxSubject(Subject):
 class TorchSubject(Subject):
     """Torch's own operations, on tensors in the memory of the CPU or a GPU."""
 
+    container = "PyTorch tensor"
     same_bits = False
     differentiable = True
 
@@ -289,22 +360,26 @@ def _has_gpu():
 
 # The only place of the suite that knows backends by name: their variants. Others have one.
 VARIANTS = {
-    "numba": (NumbaSubject, {"numba:serial": None, "numba:parallel": None}),
-    "jax": (JaxSubject, {"jax:eager": None, "jax:jit": None, "jax:gpu": _has_gpu}),
-    "torch": (
-        lambda variant, row: (TensorSubject if variant == "torch:numba" else TorchSubject)(
-            variant, row
-        ),
-        {"torch:numba": None, "torch:cpu": None, "torch:gpu": _has_cuda},
+    "numba": (NumbaSubject, {"numba:serial": None, "numba:parallel": None, "numba:auto": None}),
+    "jax": (
+        JaxSubject,
+        {"jax:eager": None, "jax:jit": None, "jax:auto": None, "jax:gpu": _has_gpu},
     ),
+    "torch": (TorchSubject, {"torch:cpu": None, "torch:gpu": _has_cuda}),
 }
 
 
 def _subjects(row):
-    """The variants of one backend that this machine can run."""
+    """The variants of one backend that this machine can run, and of containers that it serves."""
     _backends.load(_backends.first(row.name))
-    kind, variants = VARIANTS.get(row.name, (Subject, {row.name: None}))
-    return [kind(v, row) for v, possible in variants.items() if possible is None or possible()]
+    found = [VARIANTS.get(row.name, (Subject, {row.name: None}))]
+    found += importlib.import_module("tests.held").served_by(row.name)
+    return [
+        kind(v, row)
+        for kind, variants in found
+        for v, possible in variants.items()
+        if possible is None or possible()
+    ]
 
 
 def pytest_addoption(parser):
@@ -337,11 +412,15 @@ def pytest_configure(config):
         os.environ["L2MULTI_CACHE_DIR"] = cache
     config.addinivalue_line(
         "markers",
-        "dtypes(*dtypes, every=False): what `dtype` goes through; `every` also where it compiles",
+        "dtypes(*dtypes, every=False, always=False): what `dtype` goes through; with `every` it is "
+        "all of them also on a backend that compiles for each, with `always` on any subject",
     )
     config.addinivalue_line("markers", "stress: what ``--stress`` repeats")
     config.addinivalue_line("markers", "quick: a minute of tests; see `_mark_quick`")
     config.addinivalue_line("markers", "only(attribute): for subjects that have it true")
+    config.addinivalue_line(
+        "markers", "where(cases=predicate): for parameters of which it is true, by their names"
+    )
     asked = config.getoption("--backends")
     found, missing = {}, {}
     for row in _backends.ROWS:
@@ -390,11 +469,24 @@ def _mark_quick(items):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by mark
 def pytest_collection_modifyitems(config, items):
-    """Mark tests as quick; leave out those for subjects that this run has not, no skips."""
+    """Leave out tests for subjects that this run has not, and what is no case, no skips; mark tests
+    as quick."""
+    out = {item for item in items if not _is_case(item)}
+    config.hook.pytest_deselected(items=[item for item in items if item in out])
+    items[:] = [item for item in items if item not in out]
     _mark_quick(items)
-    empty = [i for i in items if "NOTSET" in i.name and i.get_closest_marker("skip")]
-    config.hook.pytest_deselected(items=empty)
-    items[:] = [i for i in items if i not in empty]
+
+
+def _is_case(item):
+    """Whether there is a subject for a test, and its parameters are those that its marks `where`
+    have it for."""
+    if "NOTSET" in item.name and item.get_closest_marker("skip"):
+        return False
+    for mark in item.iter_markers("where"):
+        names = inspect.signature(mark.kwargs["cases"]).parameters
+        if not mark.kwargs["cases"](**{name: item.callspec.params[name] for name in names}):
+            return False
+    return True
 
 
 @pytest.fixture
@@ -425,8 +517,8 @@ def pytest_generate_tests(metafunc):
 def _dtypes_for(subject, mark, config):
     """The dtypes of a test for one subject: those it has, or the few of them that it can pay."""
     all_ = [d for d in mark.args if subject.why_not(d) is None]
-    if subject.few is None or config.getoption("--every"):
-        return all_
-    if mark.kwargs.get("every") and not subject.traced:
+    every = mark.kwargs.get("every") and subject.plain and subject.by_name and not subject.traced
+    always = mark.kwargs.get("always") and subject.all_dtypes
+    if subject.few is None or every or always or config.getoption("--every"):
         return all_
     return [d for d in all_ if d in subject.few] or all_

@@ -121,7 +121,7 @@ def _error(got, m, e, form):
     """By how many ulp ``got = (m, e)`` misses ``m * 2**e``."""
     spacing = min(max(m.bit_length() + e - 1, form.minexp), form.maxexp - 1) - form.nmant
     gap = _shift(got[0], got[1] - spacing + FRACTION) - _shift(m, e - spacing + FRACTION)
-    return abs(gap) / 2**FRACTION
+    return min(abs(gap), 2**1000) / 2**FRACTION  # what is farther off would be no float
 
 
 def _norm_error(got, length, form):

@@ -383,16 +383,23 @@ NUMPY_BACKENDS = [row.name for row in _backends.ROWS if row.library == "numpy"]
 
 
 @pytest.mark.only("immutable")
+@pytest.mark.only("off_host")
+@pytest.mark.parametrize("name", NUMPY_BACKENDS)
+def test_jax_arrays_elsewhere_under_numpy_backends(backend, name):
+    """An array on another device is not fetched in silence."""
+    x = backend.array(X.astype("f4"))
+    with pytest.raises(TypeError, match=f"{backend.device.platform}|device|host"):
+        l2.normalize(x, backend=name)
+
+
+@pytest.mark.only("immutable")
+@pytest.mark.only("on_host")
 @pytest.mark.parametrize("name", NUMPY_BACKENDS)
 def test_jax_arrays_under_numpy_backends(backend, name):
     """A concrete CPU array is served and comes back as one; a tracer is a TypeError."""
     _backends.load(_backends.first(name))
     jax = backend.jax
     x = backend.array(X.astype("f4"))
-    if backend.device.platform != "cpu":
-        with pytest.raises(TypeError, match=f"{backend.device.platform}|device|host"):
-            l2.normalize(x, backend=name)
-        return
     y, norms = l2.normalize(x, return_norm=True, backend=name)
     for z in (y, norms, l2.norm(x, backend=name), l2.is_normalized(y, backend=name)):
         assert isinstance(z, jax.Array)
@@ -404,6 +411,7 @@ def test_jax_arrays_under_numpy_backends(backend, name):
 
 
 @pytest.mark.only("immutable")
+@pytest.mark.only("by_name")
 def test_numpy_arrays_under_jax(backend):
     """NumPy arrays come back as such; float64 without x64 is refused, not cut."""
     y, norms = l2.normalize(X.astype("f4"), return_norm=True, backend=backend.name)

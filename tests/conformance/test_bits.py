@@ -57,6 +57,7 @@ def test_specification(backend, dtype):
             assert same_bits(y[i].view(one), np.array(unit).astype(one))
 
 
+@pytest.mark.only("any_axis")
 @pytest.mark.dtypes(*cases.FEW)
 @pytest.mark.parametrize("n", [1, 7, 16, 129, 1000])
 def test_batch(backend, dtype, n):
@@ -78,6 +79,7 @@ def test_batch(backend, dtype, n):
         assert same_bits(backend.normalize(x.reshape(40, 10, 100), (2, 1)).reshape(40, n), y)
 
 
+@pytest.mark.only("keeps_layouts")
 @pytest.mark.dtypes(np.dtype("f4"), np.dtype("f8"), np.dtype("c8"))
 def test_alignment(backend, dtype):
     """The bits do not depend on where in memory a vector begins."""
@@ -90,6 +92,7 @@ def test_alignment(backend, dtype):
         assert same_bits(backend.normalize(moved), expected)
 
 
+@pytest.mark.only("any_axis")
 def test_order_of_axes(backend):
     """A tuple of axes in any order is the same call."""
     x = cases.sample(np.dtype("f4"), (5, 6, 7))
@@ -109,6 +112,7 @@ def equal(backend, x, axis=-1, **keywords):
 class TestReference:
     """The other backends against the readable one."""
 
+    @pytest.mark.only("plain")
     @pytest.mark.dtypes(*cases.DTYPES, every=True)
     def test_rows(self, backend, dtype):
         """Every length across lanes, blocks and parts; every magnitude crossed with every other."""
@@ -117,6 +121,7 @@ class TestReference:
         for x in cases.grid(dtype) if cases.is_float(dtype) else []:
             equal(backend, x)
 
+    @pytest.mark.only("any_axis")
     @pytest.mark.dtypes(*cases.FLOATS)
     def test_policies(self, backend, dtype):
         """Every magnitude crossed with every other, under every policy, and in columns."""
@@ -125,6 +130,7 @@ class TestReference:
             equal(backend, x, eps=1e-4)
             equal(backend, np.ascontiguousarray(x.T), 0)
 
+    @pytest.mark.only("any_axis")
     @pytest.mark.dtypes(*cases.DTYPES)
     def test_batches_and_axes(self, backend, dtype):
         """Batch sizes around every unrolling, vectors along every axis."""
@@ -133,9 +139,10 @@ class TestReference:
                 x = cases.sample(dtype, (m, n), seed=m)
                 equal(backend, x)
                 equal(backend, x, 0)
-        for shape, axis in cases.AXES:
+        for shape, axis in filter(lambda case: backend.holds(*case), cases.AXES):
             equal(backend, cases.sample(dtype, shape), axis)
 
+    @pytest.mark.only("keeps_layouts")
     @pytest.mark.dtypes(*cases.FEW)
     def test_layouts(self, backend, dtype, tmp_path):
         """Every layout, along every axis, of moderate and of extreme values."""
@@ -159,6 +166,7 @@ class TestReference:
                 got = backend.norm(x, dtype=asked)
                 assert same_bits(got, l2.norm(x, dtype=asked, backend=backend.reference))
 
+    @pytest.mark.only("plain")
     @pytest.mark.dtypes(np.dtype("f4"), np.dtype("f8"))
     def test_large_batches(self, backend, dtype):
         """Enough work for several threads."""

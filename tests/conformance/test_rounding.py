@@ -8,7 +8,7 @@ import l2multi as l2
 from tests import cases
 from tests.reference import same_bits
 
-pytestmark = pytest.mark.only("same_bits")
+pytestmark = [pytest.mark.only("same_bits"), pytest.mark.only("direct")]
 
 WIDE = [np.dtype(d) for d in ("g", "f8", "f4")]
 NARROW = [*cases.HALVES, np.dtype("f4"), np.dtype("f8")]

@@ -1,0 +1,399 @@
+"""The subjects of what people hold: each container in the variants that the shared suite runs on.
+
+They have backends of which the bits are known from their own subjects, and go through fewer dtypes.
+"""
+
+import functools
+import importlib
+import tempfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+import l2multi as l2
+from l2multi import _containers
+from tests import cases
+from tests.conftest import VARIANTS, JaxSubject, Subject, TensorSubject
+
+
+class Held(Subject):
+    """A container that is opened as a NumPy array."""
+
+    plain = False
+    few = tuple(np.dtype(t) for t in ("f4", "c16", ml_dtypes.bfloat16, "i4"))
+
+    def why_not(self, dtype):
+        if dtype in cases.LONGS and self.name != self.reference:
+            return "the contract has longdouble on NumPy only"
+        return None
+
+    def call(self, function, x, axis=-1, **keywords):
+        return function(x, axis, backend=self.name, **keywords)
+
+
+class ListSubject(Held):
+    """Numbers, and lists of lists of Python's numbers or, where those have not the dtype, of NumPy
+    arrays."""
+
+    container = "list or number"
+
+    def holds(self, shape, axis):
+        return shape[:1] != (0,)
+
+    def array(self, a):
+        if not a.ndim:
+            return a[()]
+        numbers = a.tolist()
+        found = np.asarray(numbers)
+        return numbers if (found.dtype, found.shape) == (a.dtype, a.shape) else list(a)
+
+
+class SubclassSubject(Held):
+    """Memory maps, and another subclass of `numpy.ndarray`, which come back as base arrays."""
+
+    holds_layouts = True
+
+    def hold(self, a):
+        return a.view(np.memmap if self.variant.endswith("memory map") else np.recarray)
+
+    def array(self, a):
+        if self.variant.endswith("recarray") or not a.size:
+            return self.hold(a)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "x"
+            a.tofile(path)
+            return np.memmap(path, a.dtype, "r", shape=a.shape or (1,)).reshape(a.shape)
+
+
+class MaskedSubject(Held):
+    """Masked arrays; in one variant each vector ends in entries that are masked, which must not
+    count. At the end they do not change the order of the summation either."""
+
+    container = "masked array"
+
+    @property
+    def padded(self):
+        """Whether there are masked entries."""
+        return self.variant.endswith("masked entries")
+
+    @property
+    def holds_layouts(self):
+        """With masked entries it is another array."""
+        return not self.padded
+
+    def hold(self, a):
+        return np.ma.MaskedArray(a)
+
+    array = hold
+
+    def numpy(self, y):
+        assert not np.ma.getmaskarray(y).any()
+        return np.asarray(y)
+
+    def owns(self, y, like):
+        return type(y) is np.ma.MaskedArray or (isinstance(y, np.generic) and y.ndim == 0)
+
+    def run(self, function, a, axis=-1, **keywords):
+        along = self._along(a, axis)
+        if along is None:
+            return super().run(function, a, axis, **keywords)
+        n = a.shape[along]
+        shape = (*a.shape[:along], n + 3, *a.shape[along + 1 :])
+        data = np.empty_like(a, shape=shape)
+        inner, outer = ((*[slice(None)] * along, at) for at in (slice(n), slice(n, None)))
+        data[inner] = a
+        data[outer] = np.nan if cases.is_float(a.dtype.newbyteorder("=")) else 1
+        mask = np.zeros(shape, bool)
+        mask[outer] = True
+        with self.scope(a.dtype, keywords.get("dtype")):
+            results = self.call(function, np.ma.MaskedArray(data, mask), axis, **keywords)
+        if function is not l2.normalize:
+            assert self.owns(results, None)
+            return self.numpy(results)
+        y, *norms = results if isinstance(results, tuple) else (results,)
+        assert all(self.owns(z, None) for z in (y, *norms))
+        assert np.array_equal(np.ma.getmaskarray(y), mask)
+        y = np.ascontiguousarray(y.data[inner])
+        return (y, *map(self.numpy, norms)) if norms else y
+
+    def _along(self, a, axis):
+        """The first of the axes of the vectors, if they can have more entries."""
+        axes = range(a.ndim) if axis is None else np.atleast_1d(np.array(axis)).ravel()
+        try:
+            axes = [range(a.ndim)[d] for d in axes]
+        except (IndexError, TypeError):
+            return None
+        return min(axes) if self.padded and axes and a.size else None
+
+
+class JaxOnHostSubject(JaxSubject):
+    """JAX arrays that a backend of NumPy's library serves, to its bits."""
+
+    same_bits, differentiable, immutable, compiles_shapes = True, False, False, False
+    plain = False
+    few = Held.few
+
+    def scope(self, *dtypes):
+        return self.jax.enable_x64(any(d is not None and self.x64(np.dtype(d)) for d in dtypes))
+
+    def x64(self, dtype):
+        """Integers become float64, as in NumPy."""
+        return super().x64(dtype) or not cases.is_float(dtype)
+
+    bound, default_float = Subject.bound, Subject.default_float
+
+    def flushes(self, dtype):
+        return False
+
+
+class SparseSubject(JaxSubject):
+    """BCOO and BCSR matrices by rows, with all entries stored, each once."""
+
+    container = "sparse JAX matrix"
+    differentiable, immutable, plain, any_axis = False, False, False, False
+    zeros, refuses = ("keep",), False
+
+    @property
+    def few(self):
+        """Integers in one of the classes only: a compilation takes long."""
+        return (np.dtype("f4"), np.dtype("i4"))[: 1 + self.all_dtypes]
+
+    @property
+    def all_dtypes(self):
+        """In one of them too."""
+        return self.kind is self.sparse.BCOO
+
+    def holds(self, shape, axis):
+        return len(shape) == 2 and axis in (1, -1)
+
+    @functools.cached_property
+    def kind(self):
+        """The class."""
+        return getattr(self.sparse, self.variant.partition(":")[2])
+
+    @functools.cached_property
+    def sparse(self):
+        """Loaded only for it."""
+        import jax.experimental.sparse
+
+        return jax.experimental.sparse
+
+    def array(self, a):
+        m, n = a.shape
+        column = np.tile(np.arange(n, dtype="i4"), m)
+        if self.kind is self.sparse.BCSR:
+            places = [column, n * np.arange(m + 1, dtype="i4")]
+        else:
+            places = [np.stack([np.repeat(np.arange(m, dtype="i4"), n), column], 1)]
+        parts = tuple(map(super().array, (a.reshape(-1), *places)))
+        return self.kind(parts, shape=a.shape, indices_sorted=True, unique_indices=True)
+
+    def run(self, function, a, axis=-1, **keywords):
+        with self.scope(a.dtype, keywords.get("dtype")):
+            x = self.array(a)
+            results = self.call(function, x, axis, **keywords)
+            if function is not l2.normalize:
+                assert isinstance(results, self.jax.Array)
+                return np.array(results)
+            y, *norms = results if isinstance(results, tuple) else (results,)
+            assert type(y) is self.kind
+            places, expected = (z.tree_flatten()[0][1:] for z in (y, x))
+            assert y.shape == x.shape
+            assert all(map(np.array_equal, places, expected))
+            y = np.array(y.data).reshape(a.shape)
+            return (y, *map(np.array, norms)) if norms else y
+
+
+class WrappedSubject(Held):
+    """What holds an array and says something about it: here of dimensions, or a unit."""
+
+    def run(self, function, a, axis=-1, **keywords):
+        results = self.call(function, self.array(a), axis, **keywords)
+        if function is not l2.normalize:
+            return self.bare(results, function)
+        y, *norms = results if isinstance(results, tuple) else (results,)
+        y = self.bare(y, function)
+        return (y, *(self.bare(n, l2.norm) for n in norms)) if norms else y
+
+
+class DataArraySubject(WrappedSubject):
+    """DataArrays of xarray."""
+
+    container = "DataArray"
+    names_axes = True
+    library = functools.cached_property(lambda self: importlib.import_module("xarray"))
+
+    def array(self, a):
+        """With dimensions that have names."""
+        return self.library.DataArray(a, name="x", attrs={"from": "here"})
+
+    def bare(self, y, function):
+        """The data, once it is known that what was said about them has been kept."""
+        assert type(y) is self.library.DataArray
+        assert (y.name, y.attrs) == ("x", {"from": "here"})
+        return np.asarray(y.data)
+
+
+class QuantitySubject(WrappedSubject):
+    """Quantities of pint."""
+
+    container = "quantity"
+    registry = functools.cached_property(
+        lambda self: importlib.import_module("pint").UnitRegistry()
+    )
+
+    def array(self, a):
+        """In metres."""
+        return self.registry.Quantity(a, "metre")
+
+    def bare(self, y, function):
+        """The numbers: of norms in metres, of unit vectors without a unit."""
+        if function is not l2.norm:
+            return self.numpy(y)
+        assert isinstance(y, self.registry.Quantity)
+        assert y.units == self.registry.metre
+        return np.asarray(y.magnitude)
+
+
+class ColumnSubject(Held):
+    """Arrow's fixed-size lists, whose rows are vectors.
+
+    Between the rows lie others that are null, with something under them that must not count.
+    """
+
+    container = "Arrow array"
+    any_axis = keeps_axes = refuses = False
+    few = tuple(np.dtype(t) for t in ("f4", "f8", "i4"))
+    arrow = functools.cached_property(lambda self: importlib.import_module("pyarrow"))
+
+    def why_not(self, dtype):
+        return None if dtype in map(np.dtype, "efd?bBhHiIqQ") else "Arrow has no such numbers"
+
+    def holds(self, shape, axis):
+        return len(shape) == 2 and axis in (1, -1)
+
+    def array(self, a):
+        m, n = a.shape
+        if not n:
+            kind = self.arrow.list_(self.arrow.from_numpy_dtype(a.dtype), 0)
+            return self.column(self.arrow.array([[], None] * m, kind))
+        rows = np.repeat(a, 2, axis=0)
+        rows[1::2] = np.nan if a.dtype.kind == "f" else 1
+        null = np.arange(2 * m) % 2 == 1
+        flat = self.arrow.array(rows.reshape(-1))
+        made = self.arrow.FixedSizeListArray.from_arrays(flat, n, mask=self.arrow.array(null))
+        return self.column(made)
+
+    def column(self, made):
+        """An Arrow array as this kind holds it."""
+        return made
+
+    def arrow_array(self, y):
+        """The reverse."""
+        return y
+
+    def run(self, function, a, axis=-1, **keywords):
+        x = self.array(a)
+        results = self.call(function, x, axis, **keywords)
+        kept = slice(0, None, 2)
+        if function is not l2.normalize:
+            return self.bare(results)[kept]
+        y, *norms = results if isinstance(results, tuple) else (results,)
+        assert type(y) is type(x)
+        values = np.array(self.checked(y).values).reshape(2 * len(a), a.shape[1])[kept]
+        return (values, *(self.bare(n)[kept] for n in norms)) if norms else values
+
+    def checked(self, y):
+        """As an Arrow array, whose nulls are those of `array`."""
+        y = self.arrow_array(y)
+        assert y.is_null().to_pylist() == [False, True] * (len(y) // 2)
+        return y
+
+    def bare(self, y):
+        """Norms, or whether vectors are normalized: null for each vector that is."""
+        y = self.checked(y)
+        return y.fill_null(False if y.type == self.arrow.bool_() else np.nan).to_numpy(False)
+
+
+class SeriesSubject(ColumnSubject):
+    """Polars' Series of those."""
+
+    container = "Polars Series"
+    polars = functools.cached_property(lambda self: importlib.import_module("polars"))
+
+    def holds(self, shape, axis):
+        """Of width 0, polars cannot exchange them with Arrow."""
+        return super().holds(shape, axis) and shape[1] > 0
+
+    def column(self, made):
+        return self.polars.Series("vectors", made)
+
+    def arrow_array(self, y):
+        assert type(y) is self.polars.Series
+        assert y.name == "vectors"
+        return y.to_arrow()
+
+
+class ScipySubject(Held):
+    """SciPy's sparse arrays, with all entries stored."""
+
+    container = "SciPy sparse"
+    any_axis = refuses = False
+    few = tuple(np.dtype(t) for t in ("f4", "c16", "i4"))
+    sparse = functools.cached_property(lambda self: importlib.import_module("scipy.sparse"))
+
+    def why_not(self, dtype):
+        return None if dtype.char in "fdFD?bBhHiIqQ" else "SciPy has no such numbers"
+
+    def holds(self, shape, axis):
+        return len(shape) == 2
+
+    def array(self, a):
+        m, n = a.shape
+        starts = n * np.arange(m + 1, dtype="i4")
+        parts = (a.reshape(-1), np.tile(np.arange(n, dtype="i4"), m), starts)
+        return self.sparse.csr_array(parts, shape=a.shape)
+
+    def run(self, function, a, axis=-1, **keywords):
+        x = self.array(a)
+        results = self.call(function, x, axis, **keywords)
+        y, *norms = results if isinstance(results, tuple) else (results,)
+        if function is l2.normalize:
+            assert type(y) is type(x)
+            assert np.array_equal(y.indptr, x.indptr)
+            assert np.array_equal(y.indices, x.indices)
+            y = y.data.reshape(a.shape)
+        assert all(self.owns(z, None) for z in (y, *norms))
+        return (y, *map(np.asarray, norms)) if norms else np.asarray(y)
+
+
+# By the row of `_containers.ROWS`; the backend that serves stands before the colon.
+HELD = {
+    "masked array": (MaskedSubject, {"numpy:masked array": None, "numba:masked entries": None}),
+    "NumPy array": (SubclassSubject, {"numba:memory map": None, "numpy:recarray": None}),
+    "DataArray": (DataArraySubject, {"numba:DataArray": None}),
+    "quantity": (QuantitySubject, {"numba:pint": None}),
+    "Arrow array": (ColumnSubject, {"numba:Arrow": None}),
+    "Polars Series": (SeriesSubject, {"numpy:Polars": None}),
+    "SciPy sparse": (ScipySubject, {"numba:csr_array": None}),
+    "list or number": (ListSubject, {"numba:list": None}),
+    "JAX array": (JaxOnHostSubject, {"numpy:JAX array": None, "numba:JAX array": None}),
+    "PyTorch tensor": (TensorSubject, {"torch:numba": None}),
+    "sparse JAX matrix": (SparseSubject, {"jax:BCOO": None, "jax:BCSR": None}),
+}
+
+
+def without_subject():
+    """The names of the containers that no subject is for."""
+    kinds = [Subject, *(kind for kind, _ in (*VARIANTS.values(), *HELD.values()))]
+    found = {kind.container for kind in kinds}
+    return [row.name for row in _containers.ROWS if row.name not in found]
+
+
+def served_by(backend):
+    """The classes and variants of what a backend serves."""
+    return [
+        (kind, {v: possible for v, possible in variants.items() if v.startswith(f"{backend}:")})
+        for kind, variants in HELD.values()
+    ]
