@@ -39,10 +39,10 @@ class Subject:
     zeros = ("keep", "nan")  # what `zero` may be, but for "raise"
     refuses = True  # "raise" may be asked for
     same_bits = True  # the summation is the specified one
+    on_host, off_host = True, False  # where its arrays lie
     traced = False  # calls are made under tracing: no values, so no policy "raise"
     differentiable = False
     immutable = False
-    on_host, off_host = True, False  # where arrays lie: in memory that NumPy sees, or not
     few = None  # where a dtype costs a compilation: those that most tests go through
     all_dtypes = True  # where a test asks for it, all of them
     compiles_shapes = False  # a new shape costs one too
@@ -75,6 +75,11 @@ class Subject:
         """Whether it takes NumPy arrays as they lie in memory, in a class of its own or not; such
         can be `out` as well."""
         return self.direct
+
+    @property
+    def keeps_layouts(self):
+        """Whether its arrays can lie in memory as NumPy's do."""
+        return self.plain or self.holds_layouts
 
     @property
     def is_reference(self):
@@ -286,6 +291,7 @@ class JaxSubject(Subject):
 class TorchSubject(Subject):
     """Torch's own operations, on tensors in the memory of the CPU or a GPU."""
 
+    container = "PyTorch tensor"
     same_bits = False
     differentiable = True
 
@@ -359,12 +365,7 @@ VARIANTS = {
         JaxSubject,
         {"jax:eager": None, "jax:jit": None, "jax:auto": None, "jax:gpu": _has_gpu},
     ),
-    "torch": (
-        lambda variant, row: (TensorSubject if variant == "torch:numba" else TorchSubject)(
-            variant, row
-        ),
-        {"torch:numba": None, "torch:cpu": None, "torch:gpu": _has_cuda},
-    ),
+    "torch": (TorchSubject, {"torch:cpu": None, "torch:gpu": _has_cuda}),
 }
 
 
@@ -516,7 +517,7 @@ def pytest_generate_tests(metafunc):
 def _dtypes_for(subject, mark, config):
     """The dtypes of a test for one subject: those it has, or the few of them that it can pay."""
     all_ = [d for d in mark.args if subject.why_not(d) is None]
-    every = mark.kwargs.get("every") and subject.direct
+    every = mark.kwargs.get("every") and subject.plain and subject.by_name and not subject.traced
     always = mark.kwargs.get("always") and subject.all_dtypes
     if subject.few is None or every or always or config.getoption("--every"):
         return all_

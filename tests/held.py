@@ -14,7 +14,7 @@ import numpy as np
 import l2multi as l2
 from l2multi import _containers
 from tests import cases
-from tests.conftest import VARIANTS, JaxSubject, Subject
+from tests.conftest import VARIANTS, JaxSubject, Subject, TensorSubject
 
 
 class Held(Subject):
@@ -335,6 +335,39 @@ class SeriesSubject(ColumnSubject):
         return y.to_arrow()
 
 
+class ScipySubject(Held):
+    """SciPy's sparse arrays, with all entries stored."""
+
+    container = "SciPy sparse"
+    any_axis = refuses = False
+    few = tuple(np.dtype(t) for t in ("f4", "c16", "i4"))
+    sparse = functools.cached_property(lambda self: importlib.import_module("scipy.sparse"))
+
+    def why_not(self, dtype):
+        return None if dtype.char in "fdFD?bBhHiIqQ" else "SciPy has no such numbers"
+
+    def holds(self, shape, axis):
+        return len(shape) == 2
+
+    def array(self, a):
+        m, n = a.shape
+        starts = n * np.arange(m + 1, dtype="i4")
+        parts = (a.reshape(-1), np.tile(np.arange(n, dtype="i4"), m), starts)
+        return self.sparse.csr_array(parts, shape=a.shape)
+
+    def run(self, function, a, axis=-1, **keywords):
+        x = self.array(a)
+        results = self.call(function, x, axis, **keywords)
+        y, *norms = results if isinstance(results, tuple) else (results,)
+        if function is l2.normalize:
+            assert type(y) is type(x)
+            assert np.array_equal(y.indptr, x.indptr)
+            assert np.array_equal(y.indices, x.indices)
+            y = y.data.reshape(a.shape)
+        assert all(self.owns(z, None) for z in (y, *norms))
+        return (y, *map(np.asarray, norms)) if norms else np.asarray(y)
+
+
 # By the row of `_containers.ROWS`; the backend that serves stands before the colon.
 HELD = {
     "masked array": (MaskedSubject, {"numpy:masked array": None, "numba:masked entries": None}),
@@ -343,8 +376,10 @@ HELD = {
     "quantity": (QuantitySubject, {"numba:pint": None}),
     "Arrow array": (ColumnSubject, {"numba:Arrow": None}),
     "Polars Series": (SeriesSubject, {"numpy:Polars": None}),
+    "SciPy sparse": (ScipySubject, {"numba:csr_array": None}),
     "list or number": (ListSubject, {"numba:list": None}),
     "JAX array": (JaxOnHostSubject, {"numpy:JAX array": None, "numba:JAX array": None}),
+    "PyTorch tensor": (TensorSubject, {"torch:numba": None}),
     "sparse JAX matrix": (SparseSubject, {"jax:BCOO": None, "jax:BCSR": None}),
 }
 

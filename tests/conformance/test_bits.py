@@ -79,7 +79,7 @@ def test_batch(backend, dtype, n):
         assert same_bits(backend.normalize(x.reshape(40, 10, 100), (2, 1)).reshape(40, n), y)
 
 
-@pytest.mark.only("holds_layouts")
+@pytest.mark.only("keeps_layouts")
 @pytest.mark.dtypes(np.dtype("f4"), np.dtype("f8"), np.dtype("c8"))
 def test_alignment(backend, dtype):
     """The bits do not depend on where in memory a vector begins."""
@@ -142,7 +142,7 @@ class TestReference:
         for shape, axis in filter(lambda case: backend.holds(*case), cases.AXES):
             equal(backend, cases.sample(dtype, shape), axis)
 
-    @pytest.mark.only("holds_layouts")
+    @pytest.mark.only("keeps_layouts")
     @pytest.mark.dtypes(*cases.FEW)
     def test_layouts(self, backend, dtype, tmp_path):
         """Every layout, along every axis, of moderate and of extreme values."""
