@@ -608,7 +608,7 @@ def test_names_of_dtypes_of_ml_dtypes():
     python(code)
 
 
-@pytest.mark.only("differentiable")
+@pytest.mark.only("immutable")
 def test_refusals_under_tracing(backend):
     """Policies that need values are refused when the function is traced."""
     x = backend.array(X.astype("f4"))

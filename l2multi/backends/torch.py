@@ -218,7 +218,7 @@ def to_numpy(x: torch.Tensor, *, copy: bool) -> np.ndarray[Any, Any]:
             f"x: this tensor lives on {x.device}; a NumPy backend takes one in the memory of the "
             "CPU, and nothing is moved unasked"
         )
-    found = view(x.detach().cpu().resolve_conj().resolve_neg())
+    found: np.ndarray[Any, Any] = view(x.detach().cpu().resolve_conj().resolve_neg())
     return found.copy() if copy else found
 
 
