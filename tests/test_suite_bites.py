@@ -517,7 +517,7 @@ def test_api_mutant_that_writes(backend, monkeypatch):
     bites(test, backend, None)
 
 
-@pytest.mark.only("differentiable")
+@pytest.mark.only("immutable")
 @pytest.mark.only("by_name")
 def test_nan_gradient(backend, monkeypatch):
     """A ``where`` behind a division by zero is right in value and NaN in its gradient."""
