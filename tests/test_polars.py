@@ -73,6 +73,15 @@ def test_dtypes(inner, unit, norm):
     assert got["n"].to_list() == NORMS
 
 
+def test_empty_vectors():
+    """Of width 0, which Polars' own kernels do not serve."""
+    for rows in ([], [[]], [[], []]):
+        x = pl.Series("v", rows, dtype=pl.Array(pl.Float32, 0))
+        assert l2.normalize(x).to_list() == rows
+        assert l2.normalize(x).dtype == x.dtype
+        assert l2.norm(x).to_list() == [0.0] * len(rows)
+
+
 def test_refusals():
     for column in ("k",):
         with pytest.raises(TypeError, match="polars type Int8 is not supported"):

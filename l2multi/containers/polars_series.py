@@ -3,6 +3,7 @@
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from l2multi import _contract
 from l2multi._containers import Inside, Opened
@@ -17,6 +18,9 @@ class Series(Inside):
         self.name = name
 
     def wrap(self, result: Any) -> Any:
+        if getattr(result.type, "list_size", 1) == 0:  # for which Polars' own way panics
+            inner = pl.from_arrow(pa.array([], result.type.value_type)).dtype
+            return pl.Series(self.name, result.to_pylist(), pl.Array(inner, 0))
         return pl.Series(self.name, result)
 
 
