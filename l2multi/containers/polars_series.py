@@ -19,7 +19,7 @@ class Series(Inside):
 
     def wrap(self, result: Any) -> Any:
         if getattr(result.type, "list_size", 1) == 0:  # for which Polars' own way panics
-            inner = pl.from_arrow(pa.array([], result.type.value_type)).dtype
+            inner = pl.Series(pa.array([], result.type.value_type)).dtype
             return pl.Series(self.name, result.to_pylist(), pl.Array(inner, 0))
         return pl.Series(self.name, result)
 

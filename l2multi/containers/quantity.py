@@ -1,5 +1,6 @@
 """Quantities of pint and astropy: unit vectors have no unit, norms keep it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ from l2multi._containers import Inside, Opened
 
 
 class Quantity(Inside):
-    """Numbers with a unit; the numbers are opened in their place."""
+    """Numbers with a unit; the numbers are opened in their place, and `made` gives others it."""
 
-    def __init__(self, inner: Opened, unit: Any) -> None:
+    def __init__(self, inner: Opened, made: Callable[[Any], Any]) -> None:
         super().__init__(inner)
-        self.unit = unit
+        self.made = made
 
     def close(self, y: Any) -> Any:
         return self.inner.close(y)
@@ -21,10 +22,14 @@ class Quantity(Inside):
     def wrap(self, result: Any) -> Any:
         if getattr(result, "dtype", None) == np.bool_:
             return result
-        return result * self.unit
+        return self.made(result)
 
 
 def open(x: Any, request: _contract.Request) -> Opened:
     """Its numbers, in its unit. `eps` is in that unit too."""
-    numbers, unit = (x.magnitude, x.units) if hasattr(x, "magnitude") else (x.value, x.unit)
-    return Quantity(_containers.open(numbers, request), unit)
+    # Not by products, which would change numbers where subnormal ones are taken for zero.
+    if hasattr(x, "magnitude"):
+        return Quantity(
+            _containers.open(x.magnitude, request), lambda norms: type(x)(norms, x.units)
+        )
+    return Quantity(_containers.open(x.value, request), lambda norms: norms << x.unit)

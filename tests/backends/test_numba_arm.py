@@ -19,8 +19,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from l2multi._ragged import Ragged
 from l2multi.backends import numba as backend
-from l2multi.backends.numba import descriptor, loader, plan, shipped
+from l2multi.backends.numba import descriptor, loader, plan, ragged, shipped
 from l2multi.backends.numba import threads as limits
 from l2multi.backends.numba.pairs import own, side
 from l2multi.backends.numba.pairs import pair as make_pair
@@ -154,6 +155,18 @@ class Calls:
             patch.setattr(backend, "function", lambda key, _: lambda *told: self.call(key, *told))
             patch.setattr(limits, "threads", lambda *_: threads)
             backend.run(pair, x, y, norms, axes, eps, zero)
+
+    def ragged(self, x: Array, ends: Array, y: Array, norms: Array) -> None:
+        """What the backend does for vectors of differing lengths."""
+        self.arrays = {
+            descriptor.X: x, descriptor.Y: y, descriptor.NORMS: norms, descriptor.BATCH: ends
+        }  # fmt: skip
+        self.label = f"ragged {x.dtype} {len(ends) - 1}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "function", lambda key, _: lambda *told: self.call(key, *told))
+            patch.setattr(limits, "threads", lambda *_: 1)
+            rows = Ragged(x, ends, (len(ends) - 1,))
+            ragged._run(make_pair(x.dtype, y.dtype), rows, y, norms, 0.0, 1.0)
 
     def xla(self, key: shipped.Key, arrays: dict[int, Array | None], eps: float) -> None:
         """What XLA's handler has a worker do for rows."""
@@ -395,6 +408,12 @@ class Pair:
                 y = np.ones_like(x)
                 slots = {descriptor.X: x, descriptor.Y: y, descriptor.TANGENT: x[::-1].copy()}
                 self.calls.xla(key, slots, 0.0)
+            kinds = side(self.source).kind, side(self.target).kind
+            if ("ragged", *kinds) in shipped.KEYS:
+                flat = x.reshape(-1)
+                ends = np.array([0, 0, 1, 17, 300, 1100, 5000, flat.size], np.int64)
+                norms = np.ones(len(ends) - 1, own(x.dtype).norm)
+                self.calls.ragged(flat, ends, np.ones_like(flat), norms)
         self.calls.modes = 0
 
 
