@@ -61,6 +61,7 @@ def used(**keywords):
 @pytest.mark.parametrize("name", _backends.NAMES)
 def test_backends_keep_to_the_protocol(name):
     """The names of the protocol, with its parameters."""
+    pytest.importorskip(_backends.first(name).needs)
     found = _backends.load(_backends.first(name))
     for method, wanted in inspect.getmembers(_backends.Backend, inspect.isfunction):
         if not method.startswith("_") and hasattr(found, method):
