@@ -447,7 +447,7 @@ def test_traced_keywords(backend, keyword):
     own = importlib.import_module("l2multi.jax")
     calls = [(f, x) for f in KEYWORDS[keyword] for x in (backend.array(host), host, masked)]
     calls += [(getattr(own, f.__name__), host) for f in KEYWORDS[keyword] if f in FUNCTIONS[:2]]
-    if keyword in ("keepdims", "return_norm"):  # a NumPy array's short way leaves these to JAX
+    if keyword in ("keepdims", "return_norm"):  # a NumPy array's fast path leaves these to JAX
         calls = [(f, x) for f, x in calls if isinstance(x, jax.Array)]
     for function, x in calls:
         for several in (False, True)[: 1 + (keyword == "axis")]:

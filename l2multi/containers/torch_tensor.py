@@ -83,7 +83,7 @@ class HostTensor(Opened):
         super().__init__(view(x.detach()), "numpy")
         self.request = request
         self.over: tuple[int, ...] = ()
-        self.moves = x.requires_grad and torch.is_grad_enabled()
+        self.needs_grad = x.requires_grad and torch.is_grad_enabled()
         self.lazy: Any = None  # what an `out` will be with its signs changed
 
     def keep_fast_path(self, found: _backends.Backend, dtype: Any, result: np.dtype[Any]) -> None:
@@ -110,14 +110,14 @@ class HostTensor(Opened):
 
     def close(self, y: Any) -> Any:
         made = tensor(y)
-        if not self.moves:
+        if not self.needs_grad:
             return made
         eps, nan = self.request.eps, self.request.zero == "nan"
         return Unit.apply(self.x, Made(made, self.over, eps, nan))
 
     def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
         made = tensor(np.asarray(norms))
-        if not self.moves or made.dtype == torch.bool:
+        if not self.needs_grad or made.dtype == torch.bool:
             return made
         return Length.apply(self.x, Made(made, axes, keepdims=keepdims))
 
@@ -160,8 +160,8 @@ class FastPath:
     ) -> Any:
         """As `l2multi.norm`; None where a call needs the general path."""
         path = _path(x)
-        moves = x.requires_grad and torch.is_grad_enabled()
-        if path is None or out is not None or (moves and type(axis) is not int):
+        needs_grad = x.requires_grad and torch.is_grad_enabled()
+        if path is None or out is not None or (needs_grad and type(axis) is not int):
             return None
         if dtype is not None and (dtype := numpy_dtypes.get(dtype)) is None:
             return None
@@ -173,7 +173,7 @@ class FastPath:
         if norms is None:
             return None
         norms = tensor(np.asarray(norms))
-        if moves:
+        if needs_grad:
             norms = Length.apply(x, Made(norms, (axis % x.ndim,), keepdims=keepdims))
         return norms
 
@@ -209,8 +209,8 @@ def _normalize(
     out: Any, dtype: Any, return_norm: Any,
 ) -> Any:  # fmt: skip
     """With a gradient or keywords."""
-    moves = x.requires_grad and torch.is_grad_enabled()
-    if moves and (type(axis) is not int or out is not None):
+    needs_grad = x.requires_grad and torch.is_grad_enabled()
+    if needs_grad and (type(axis) is not int or out is not None):
         return None
     if dtype is not None and (dtype := numpy_dtypes.get(dtype)) is None:
         return None
@@ -219,7 +219,7 @@ def _normalize(
         place = None if out is None else _place(out)
     except (RuntimeError, TypeError):
         return None
-    with_norms = bool(return_norm or moves)
+    with_norms = bool(return_norm or needs_grad)
     done = path.normalize(a, axis, eps, zero, nonfinite, place, dtype, with_norms)
     if done is None:
         return None
@@ -231,7 +231,7 @@ def _normalize(
         y = out
     if norms is not None:
         norms = tensor(np.asarray(norms))
-    if moves:
+    if needs_grad:
         axes = (axis % x.ndim,)
         y = Unit.apply(x, Made(y, axes, eps, zero == "nan", norms))
         norms = Length.apply(x, Made(norms, axes)) if return_norm else None

@@ -361,7 +361,7 @@ def test_a_program_from_jax_s_cache(tmp_path):
 
 
 def test_shapes_and_axes_of_the_usual_call():
-    """The short way into JAX refuses what the long way refuses, in the same words."""
+    """The fast path into JAX refuses what the general path refuses, in the same words."""
     x = jnp.ones((2, 3))
     l2.normalize(x)
     l2.norm(x)

@@ -297,7 +297,7 @@ SIZES = [
 @pytest.mark.parametrize("limit", [64, 3])
 def test_threads_by_work(limit: int) -> None:
     """`explain` says so."""
-    with threads.force("parallel"):  # until there is a team
+    with threads.force("parallel"):  # until there are threads
         l2.normalize(np.ones((4, 8), np.float32), backend="numba")
     threads.pretend(limit)
     try:
