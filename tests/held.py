@@ -313,7 +313,8 @@ class ColumnSubject(Held):
     def bare(self, y):
         """Norms, or whether vectors are normalized: null for each vector that is."""
         y = self.checked(y)
-        return y.fill_null(False if y.type == self.arrow.bool_() else np.nan).to_numpy(False)
+        fill = {"bool": False, "halffloat": np.float16(np.nan)}.get(str(y.type), np.nan)
+        return y.fill_null(fill).to_numpy(False)
 
 
 class SeriesSubject(ColumnSubject):

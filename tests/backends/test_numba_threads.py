@@ -295,8 +295,9 @@ SIZES = [
 
 
 @pytest.mark.parametrize("limit", [64, 3])
-def test_threads_by_work(limit: int) -> None:
-    """`explain` says so."""
+def test_threads_by_work(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`explain` says so. Numba's own threads, if another test has started them, are out of it."""
+    monkeypatch.delitem(sys.modules, "numba.np.ufunc.parallel", raising=False)
     with threads.force("parallel"):  # until there are threads
         l2.normalize(np.ones((4, 8), np.float32), backend="numba")
     threads.pretend(limit)

@@ -114,9 +114,8 @@ def by_mask() -> int:
     Numba for its mask, keep to what any thread found here last."""
     numba: Any = sys.modules.get("numba.np.ufunc.parallel")
     # Numba has no mask before it has threads; asked for it, it would start them.
-    pretended = int(_pool()[descriptor.CORES])
-    most = pretended or _allowed()
-    if not pretended and getattr(numba, "_is_initialized", False):
+    most = int(_pool()[descriptor.CORES]) or _allowed()
+    if getattr(numba, "_is_initialized", False):
         most = min(most, int(numba.get_num_threads()))
     _pool()[descriptor.LIMIT] = 1 if _forked else most
     return most
