@@ -298,11 +298,11 @@ class ColumnSubject(Held):
         results = self.call(function, x, axis, **keywords)
         kept = slice(0, None, 2)
         if function is not l2.normalize:
-            return self.bare(results)[kept]
+            return self.bare(results)
         y, *norms = results if isinstance(results, tuple) else (results,)
         assert type(y) is type(x)
         values = np.array(self.checked(y).values).reshape(2 * len(a), a.shape[1])[kept]
-        return (values, *(self.bare(n)[kept] for n in norms)) if norms else values
+        return (values, *map(self.bare, norms)) if norms else values
 
     def checked(self, y):
         """As an Arrow array, whose nulls are those of `array`."""
@@ -312,9 +312,7 @@ class ColumnSubject(Held):
 
     def bare(self, y):
         """Norms, or whether vectors are normalized: null for each vector that is."""
-        y = self.checked(y)
-        fill = {"bool": False, "halffloat": np.float16(np.nan)}.get(str(y.type), np.nan)
-        return y.fill_null(fill).to_numpy(False)
+        return self.checked(y).drop_null().to_numpy(False)
 
 
 class SeriesSubject(ColumnSubject):
