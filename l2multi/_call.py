@@ -106,8 +106,9 @@ def _refuse(call: Call, zero: str) -> None:
         return
     if call.backend.traced(call.x):
         _contract.need_values(zero, nonfinite)
+    empty = any(call.opened.array.shape[d] == 0 for d in call.axes)
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
-    if zero == "null":
+    if zero == "null" and not empty:
         call.opened.make_null(_contract.are_zero(np.asarray(norms)))
     library = call.selection.row.library
     _contract.refuse(
@@ -115,7 +116,7 @@ def _refuse(call: Call, zero: str) -> None:
         lambda: np.asarray(on_host(call.backend.finite(call.x, call.axes), library, copy=True)),
         zero,
         nonfinite,
-        empty=any(call.opened.array.shape[d] == 0 for d in call.axes),
+        empty,
     )
 
 

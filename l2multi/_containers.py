@@ -76,7 +76,7 @@ ROWS = (
         "numpy.ndarray",
         "array, laid out in memory as the input",
         "any strides, byte order and alignment, read-only and memory-mapped too; other subclasses "
-        "come back as base arrays, but one with a unit or arithmetic of its own (astropy, unyt) is "
+        "come back as base arrays, but one with a unit or arithmetic of its own (unyt) is "
         "a TypeError that says what to do",
     ),
     Row(
@@ -376,9 +376,10 @@ def known(name: str, value: Any, check: Callable[..., T], *rest: Any) -> T:
 
 def _traced(value: Any) -> bool:
     """Whether a keyword's value is an array that stands for one not known yet."""
-    if isinstance(value, (int, float, np.ndarray)) or not any(row.owns(value) for row in ROWS):
+    row = next((row for row in ROWS if row.owns(value)), None)
+    if row is None or isinstance(value, (int, float, np.ndarray)):
         return False
-    opened = find(value).open(value, _contract.Request())
+    opened = row.open(value, _contract.Request())
     return opened.library != "numpy" and _backends.home(opened.library).traced(value)
 
 

@@ -127,3 +127,5 @@ def test_refusals():
     empty = pa.array([[], []], pa.list_(pa.float32(), 0))
     assert l2.normalize(empty).to_pylist() == [[], []]
     assert l2.norm(empty).to_pylist() == [0.0, 0.0]
+    for zero in ("null", "raise"):  # an empty vector is not a zero vector
+        assert l2.normalize(empty, zero=zero).to_pylist() == [[], []]

@@ -9,7 +9,8 @@ import numpy as np
 from l2multi._ragged import Array, Ragged
 from l2multi.backends import numpy as dense
 
-check, report = dense.check, dense.report
+check, report, fast_path = dense.check, dense.report, dense.fast_path
+traced, unready, unsupported = dense.traced, dense.unready, dense.unsupported
 
 
 def normalize(
@@ -73,24 +74,6 @@ def finite(x: Ragged, axes: tuple[int, ...]) -> Any:
     bad = np.flatnonzero(~np.isfinite(x.entries))
     found[np.searchsorted(x.offsets, bad, side="right") - 1] = False
     return x.spread(found, axes)
-
-
-def traced(x: Ragged) -> bool:
-    """Ragged arrays have values."""
-    return False
-
-
-def unsupported(x: Ragged, result: np.dtype[Any]) -> str | None:
-    """NumPy takes all that the dtype table has."""
-    return None
-
-
-def unready(x: Ragged, axes: tuple[int, ...], result: np.dtype[Any], look: bool) -> None:
-    """NumPy is always ready."""
-
-
-def fast_path(x: Ragged, dtype: Any, result: np.dtype[Any]) -> None:
-    """There is none."""
 
 
 def kernel(x: Ragged, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:

@@ -30,8 +30,8 @@ class Made(NamedTuple):
     keepdims: bool = False
 
 
-class Unit(torch.autograd.Function):
-    """Unit vectors."""
+class _Computed(torch.autograd.Function):
+    """What is there already, as a function of `x`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, made: Made) -> torch.Tensor:
@@ -41,6 +41,10 @@ class Unit(torch.autograd.Function):
         ctx.dtype = y.dtype
         return y
 
+
+class Unit(_Computed):
+    """Unit vectors."""
+
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
         """``(g - u <u, g>) / norm``."""
@@ -48,7 +52,7 @@ class Unit(torch.autograd.Function):
         axes, eps, zero_nan, norms, _ = ctx.how
         made = None
         if not torch.is_grad_enabled() and operations.has_values(g):
-            made = _turned(x, g, axes, eps, norms)
+            made = _projected(x, g, axes, eps, norms)
         if made is None:
 
             def unit(x: torch.Tensor) -> torch.Tensor:
@@ -58,16 +62,8 @@ class Unit(torch.autograd.Function):
         return made, None
 
 
-class Length(torch.autograd.Function):
+class Length(_Computed):
     """Norms."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, made: Made) -> torch.Tensor:
-        """They are there."""
-        ctx.save_for_backward(x)
-        y, *ctx.how = made
-        ctx.dtype = y.dtype
-        return y
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -90,7 +86,7 @@ def _by_torch(function: Any, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _turned(
+def _projected(
     x: torch.Tensor, g: torch.Tensor, axes: Axes, eps: float, norms: torch.Tensor | None
 ) -> torch.Tensor | None:
     """``(g - u <u, g>) / norm``, as ``g * inverse - x * <x, g> * cube``; None where no dtype holds
