@@ -43,7 +43,10 @@ def normalize(
     Parameters
     ----------
     x : array_like, shape (..., n)
-        The vectors: a NumPy array, a list, a tuple, a number or a JAX array (traced or not). Or a
+        The vectors: a NumPy array, a list, a tuple, a number, a JAX array or a PyTorch tensor
+        (traced or not); a DataArray of xarray, a quantity of pint or astropy (whose unit vectors
+        have no unit, while norms keep it); an Arrow array of fixed-size lists or tensors or a
+        Polars Series of Array, whose rows are vectors, and null where they or an element are. Or a
         BCOO or BCSR matrix of `jax.experimental.sparse`, along its rows, with ``axis=-1``,
         ``zero="keep"`` and ``nonfinite="propagate"`` (`jax.vmap` serves batch dimensions): the
         result is of its class, only stored entries change, entries for one place are added first
@@ -62,18 +65,20 @@ def normalize(
         The axis or axes over which a vector extends; None means all.
     eps : float, default 0.0
         A lower bound of the divisor, as PyTorch's ``eps``, in the unit of `x`.
-    zero : {"keep", "nan", "raise"}, default "keep"
-        What becomes of a zero vector: it stays as it is, becomes NaN, or raises. An empty vector
-        is not a zero vector, and `eps` does not matter here. "raise" needs values, which there are
+    zero : {"keep", "nan", "raise", "null"}, default "keep"
+        What becomes of a zero vector: it stays as it is, becomes NaN, or raises; of Arrow and
+        Polars, "null" makes it null. An empty vector is not a zero vector, and `eps` does not
+        matter here. "raise" needs values, which there are
         none of under JAX tracing (jit, grad, vmap): a TypeError says so. Likewise for `nonfinite`.
     nonfinite : {"propagate", "raise"}, default "propagate"
         What becomes of a vector with an inf or a NaN. Under "propagate" a NaN makes its whole
         vector NaN; in a vector with an inf and no NaN, infs become NaN and the rest 0 with its
         sign. Other vectors are untouched.
-    out : numpy.ndarray, optional
+    out : numpy.ndarray or torch.Tensor, optional
         Where to write, of the result's shape and dtype, in either byte order. ``out=x`` works in
         place; any other overlap with `x` gives the result of no overlap, but no two elements of
-        `out` may overlap. Not for JAX arrays, which are immutable. For a SciPy sparse `x` only `x`.
+        `out` may overlap. Not for JAX and Arrow arrays, which are immutable. For a SciPy sparse
+        `x`, only `x`.
     dtype : dtype, optional
         The floating dtype of the result, complex for complex input. The arithmetic is as wide as
         input or output, whichever is wider, and rounded once.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.exceptions import AxisError, TooHardError
 
 Axis = int | Sequence[int] | None
-Zero = Literal["keep", "nan", "raise"]
+Zero = Literal["keep", "nan", "raise", "null"]  # the last for what can hold nulls
 NonFinite = Literal["propagate", "raise"]
 
 ZERO = ("keep", "nan", "raise")
