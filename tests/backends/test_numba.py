@@ -85,6 +85,22 @@ def test_threads(layer: str) -> None:
 
 
 @pytest.mark.stress
+def test_threads_share_what_the_first_call_makes() -> None:
+    """Two first calls at a time make no two pools or tables, of which the other call knows one."""
+    script = """
+    import time
+    from l2multi.backends.numba import loader
+    room = loader.room
+    def slow_room(count):
+        made = room(count)
+        time.sleep(0.2)  # so that each thread would be in here
+        return made
+    loader.room = slow_room
+    """
+    run(after(textwrap.dedent(script) + textwrap.dedent(THREADS)))
+
+
+@pytest.mark.stress
 @pytest.mark.parametrize("layer", ["default", "workqueue", "omp"])
 def test_fork(layer: str) -> None:
     """A child forked before and after the parent's first threads."""

@@ -25,7 +25,7 @@ PREPARE = """
     from l2multi._testing import general_path
     from l2multi.backends import numba as backend
     from l2multi.backends.numba import descriptor, threads
-    pool = threads._pool()
+    pool = threads._pool
     x = np.random.default_rng(0).standard_normal((4000, 100)).astype(np.float32)
     want = l2.normalize(x, backend="numpy").tobytes()
     def told():

@@ -148,13 +148,13 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | 
     except ImportError:
         return None
     threads.ready()
-    table = loader.slots(loader.xla_table(), descriptor.XLA_SIZE)
+    table = loader.slots(loader.XLA_TABLE, descriptor.XLA_SIZE)
     at = number * descriptor.XLA_PAIR
     table[at + descriptor.XLA_READ] = one.source.size
     table[at + descriptor.XLA_WRITE] = one.target.size
     for name, slot in _FOR_XLA[work].items():
         table[at + slot] = loader.address(one.key(name))
-    table[descriptor.XLA_POOL] = threads.pool()
+    table[descriptor.XLA_POOL] = threads.POOL
     threads.by_mask()
     return handler, number
 
@@ -302,7 +302,7 @@ def filled(
         (descriptor.TABLE_X, one.descriptor[descriptor.PAIR_TABLE_X]),
         (descriptor.TABLE_Y, one.descriptor[descriptor.PAIR_TABLE_Y]),
         (descriptor.TOTAL, x.size),
-        (descriptor.POOL, threads.pool()),
+        (descriptor.POOL, threads.POOL),
         (descriptor.THREADS, used),
     ):
         call[slot] = value

@@ -49,18 +49,9 @@ def slots(address: int, count: int) -> Any:
     return (ctypes.c_int64 * count).from_address(address)
 
 
-@functools.cache
-def xla_table() -> int:
-    """The address of the table of kernels for XLA."""
-    return room(descriptor.XLA_SIZE)
-
-
-@functools.cache
-def _machine_table(*habits: int) -> int:
-    """The address of what kernels know of this machine."""
-    address = room(descriptor.MACHINE_SIZE)
-    slots(address, descriptor.MACHINE_SIZE)[:] = habits
-    return address
+# Addresses of the table of kernels for XLA, and of what kernels know of this machine.
+XLA_TABLE = room(descriptor.XLA_SIZE)
+_MACHINE = room(descriptor.MACHINE_SIZE)
 
 
 def linked(*keys: Key) -> bool:
@@ -199,8 +190,9 @@ def _link(key: Key, code: shipped.Code) -> int:
     module.triple = target.triple
     engine = llvm.create_mcjit_compiler(module, target)  # the first finds the process's symbols
     habits = machine.habits()
-    llvm.add_symbol(descriptor.XLA_TABLE, xla_table())
-    llvm.add_symbol(descriptor.MACHINE, _machine_table(habits.once, habits.stream))
+    slots(_MACHINE, descriptor.MACHINE_SIZE)[:] = habits.once, habits.stream
+    llvm.add_symbol(descriptor.XLA_TABLE, XLA_TABLE)
+    llvm.add_symbol(descriptor.MACHINE, _MACHINE)
     # LLVM ends the process where it misses a symbol.
     missing = [name for name in code.needs if not llvm.address_of_symbol(name)]
     if missing:

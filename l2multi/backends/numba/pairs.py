@@ -78,7 +78,7 @@ class Pair:
             (descriptor.PAIR_TABLE_Y, self.target.encode.ctypes.data),
             (descriptor.PAIR_RESCALING, self.source.kind == "float64"),
             (descriptor.PAIR_THREADS, id(threads.limit)),
-            (descriptor.PAIR_POOL, threads.pool()),
+            (descriptor.PAIR_POOL, threads.POOL),
         ):
             self.descriptor[slot] = value
         self._fast_call: fast_call.FastCall | None = None

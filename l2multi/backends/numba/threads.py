@@ -38,6 +38,11 @@ _forced: ContextVar[str | None] = ContextVar("l2multi_numba_threads", default=No
 
 PARALLEL_FOR, HELPER = ("parallel_for",), ("helper",)  # the kernel keys of the pool
 
+# Made while this is imported, and so once: `functools.cache` lets two threads make one each, and a
+# call that found the one of which nobody knows had a helper begin at address 0.
+POOL = loader.room(descriptor.POOL_SIZE)  # its address
+_pool = loader.slots(POOL, descriptor.POOL_SIZE)
+
 
 def _child_of_fork() -> bool:
     """Whether this process was forked by multiprocessing, before this module was imported."""
@@ -55,34 +60,21 @@ _forked = _child_of_fork()
 def _in_child() -> None:
     global _forked
     _forked = True
-    _pool()[descriptor.LIMIT] = 1
+    _pool[descriptor.LIMIT] = 1
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-@functools.cache
-def pool() -> int:
-    """The address of the pool."""
-    return loader.room(descriptor.POOL_SIZE)
-
-
-@functools.cache
-def _pool() -> Any:
-    """The slots of the pool."""
-    return loader.slots(pool(), descriptor.POOL_SIZE)
-
-
 def ready() -> bool:
     """Whether the pool can be used; links what gives it work."""
-    slots = _pool()
-    if not slots[descriptor.PARALLEL_FOR]:
+    if not _pool[descriptor.PARALLEL_FOR]:
         if _usable.asking.get() and not loader.available(PARALLEL_FOR, HELPER):
             return False
         try:
-            slots[descriptor.HELPER] = loader.address(HELPER)
-            slots[descriptor.PARALLEL_FOR] = loader.address(PARALLEL_FOR)
+            _pool[descriptor.HELPER] = loader.address(HELPER)
+            _pool[descriptor.PARALLEL_FOR] = loader.address(PARALLEL_FOR)
         except ImportError:  # no POSIX threads here
             return False
     return True
@@ -104,8 +96,8 @@ def _allowed() -> int:
 
 def cores() -> int:
     """How many cores the calling thread may use now; 0.3 us for two, 1 us for sixty-four."""
-    if _pool()[descriptor.CORES]:
-        return int(_pool()[descriptor.CORES])
+    if _pool[descriptor.CORES]:
+        return int(_pool[descriptor.CORES])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _allowed()
 
 
@@ -114,10 +106,10 @@ def by_mask() -> int:
     Numba for its mask, keep to what any thread found here last."""
     numba: Any = sys.modules.get("numba.np.ufunc.parallel")
     # Numba has no mask before it has threads; asked for it, it would start them.
-    most = int(_pool()[descriptor.CORES]) or _allowed()
+    most = int(_pool[descriptor.CORES]) or _allowed()
     if getattr(numba, "_is_initialized", False):
         most = min(most, int(numba.get_num_threads()))
-    _pool()[descriptor.LIMIT] = 1 if _forked else most
+    _pool[descriptor.LIMIT] = 1 if _forked else most
     return most
 
 
@@ -133,7 +125,7 @@ def limit() -> int:
     most = by_mask()
     if most == 1 or not ready():
         return 1
-    return min(most, _pool()[descriptor.HELPERS] + 1) if _usable.asking.get() else most
+    return min(most, _pool[descriptor.HELPERS] + 1) if _usable.asking.get() else most
 
 
 def threads(size: int, in_place_columns: bool, explain: bool = False) -> int:
@@ -156,7 +148,7 @@ def threads_in_xla(size: int) -> int:
 
 def pretend(cores: int) -> None:
     """Take this machine for one of so many cores, or, with 0, for itself. For tests."""
-    _pool()[descriptor.CORES] = cores
+    _pool[descriptor.CORES] = cores
 
 
 @contextlib.contextmanager
