@@ -201,7 +201,7 @@ def ours(work: Work, x: Any, backend: str = AUTO) -> Call:
     def refused(name: str) -> str | None:
         try:
             l2.explain(x, axis, dtype=keywords.get("dtype"), backend=name)
-        except (ImportError, TypeError) as error:
+        except (ImportError, TypeError, ValueError) as error:  # a base may not know the name
             return str(error)
         return None
 

@@ -3,7 +3,6 @@
 `_containers` opens and closes, `_contract` validates, `_backends` selects, a backend computes.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,17 +84,17 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
     return Call(request, opened, values, axes, selection, result, norm, widest)
 
 
-def _target(
-    call: Call,
-    target: Callable[[Any], Any],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-) -> tuple[Any, bool]:
+def _target(call: Call, of_norm: bool) -> tuple[Any, bool]:
     """Where to write, if the caller says so, and whether the backend may while it reads `x`."""
-    if call.request.out is None:
+    opened, out = call.opened, call.request.out
+    if out is None:
         return None, True
-    out = target(call.request.out)
-    return out, call.opened.writable(out, call.x, shape, dtype)
+    if of_norm:
+        out = opened.target_norms(out)
+        shape = _contract.batch_shape(opened.array.shape, call.axes, call.request.keepdims)
+        return out, opened.writable(out, call.x, shape, call.norm)
+    out = opened.target(out)
+    return out, opened.writable(out, call.x, tuple(call.x.shape), call.result)
 
 
 def _refuse(call: Call, zero: str) -> None:
@@ -140,7 +139,7 @@ def normalize(x: Any, request: Request) -> Any:
             return done
     call = prepare(opened, request, of_norm=False)
     opened = call.opened
-    out, direct = _target(call, opened.target, tuple(call.x.shape), call.result)
+    out, direct = _target(call, of_norm=False)
     _refuse(call, request.zero)
     y, norms = call.backend.normalize(
         call.x,
@@ -173,8 +172,7 @@ def norm(x: Any, request: Request) -> Any:
             return done
     call = prepare(opened, request, of_norm=True)
     axes, opened = call.axes, call.opened
-    shape = _contract.batch_shape(opened.array.shape, axes, keepdims)
-    out, direct = _target(call, opened.target_norms, shape, call.norm)
+    out, direct = _target(call, of_norm=True)
     _refuse(call, "keep")
     norms = call.backend.norm(
         call.x, axes, keepdims=keepdims, out=out if direct else None, dtype=call.norm

@@ -158,6 +158,11 @@ def floating(dtype: Any, *, complex_: bool) -> np.dtype[Any]:
     return found.native
 
 
+def hashable(dtype: Any) -> bool:
+    """Whether a ``dtype=`` can be known by itself."""
+    return isinstance(dtype, (type, np.dtype, str))
+
+
 def wider(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
     """The wider of two dtypes of sums, float64 or longdouble."""
     return a if a.itemsize >= b.itemsize else b
@@ -165,6 +170,8 @@ def wider(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
 
 def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """`axis` as ascending non-negative ints, so that a tuple in any order is one call."""
+    if type(axis) is int and -ndim <= axis < ndim:  # 2 us saved
+        return (axis % ndim,)
     if axis is None:
         return tuple(range(ndim))
     if isinstance(axis, (str, bytes)) or (not isinstance(axis, Sequence) and _no_index(axis)):

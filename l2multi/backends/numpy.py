@@ -119,15 +119,15 @@ def _environment() -> tuple[Any, Any, Any] | None:
         return None
 
 
-@contextlib.contextmanager
-def exact_modes() -> Iterator[None]:
+def exact_modes() -> contextlib.AbstractContextManager[None]:
     """Compute with subnormal numbers, whatever another library has set in this thread, if C can be
     told to."""
     found = None if sys.float_info.min / 2 != 0 else _environment()
-    if found is None:
-        yield
-        return
-    read, write, usual = found
+    return contextlib.nullcontext() if found is None else _usual_modes(*found)
+
+
+@contextlib.contextmanager
+def _usual_modes(read: Any, write: Any, usual: Any) -> Iterator[None]:
     before = ctypes.create_string_buffer(256)  # more than any fenv_t
     read(before)
     write(usual)

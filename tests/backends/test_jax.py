@@ -651,3 +651,23 @@ def test_jet_takes_no_function_with_a_rule_of_its_own(function):
     x = jnp.asarray([3.0, 4.0])
     with pytest.raises(jax.errors.UnexpectedTracerError):
         jet.jet(function, (x,), ((jnp.ones_like(x), jnp.zeros_like(x)),))
+
+
+def test_results_of_another_dtype_by_the_fast_path() -> None:
+    """Later calls with ``dtype=`` give what the first gave, for each way to say it, and no setting
+    of JAX that held then."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 5)), np.float32)
+    for asked in (np.float16, "bfloat16", np.dtype("float32"), jnp.bfloat16):
+        first, *later = (l2.normalize(x, dtype=asked, return_norm=True) for _ in range(3))
+        for one in later:
+            assert [np.asarray(a).tobytes() for a in one] == [
+                np.asarray(a).tobytes() for a in first
+            ]
+            assert [a.dtype for a in one] == [np.dtype(asked), np.dtype("float32")]
+    with jax.enable_x64(True):
+        assert l2.normalize(x, dtype=np.float64).dtype == np.float64
+    with pytest.raises(TypeError, match="x64"):
+        l2.normalize(x, dtype=np.float64)
+    l2.normalize(x + 1j, dtype=np.complex64)
+    with pytest.raises(TypeError, match="complex"):
+        l2.normalize(x, dtype=np.complex64)

@@ -59,13 +59,15 @@ def norm(x: jax.Array, axes: Axes, *, keepdims: bool, out: None, dtype: np.dtype
 
 
 # One program for each usual call: JAX finds it faster than one with as many static arguments.
-def _normalizer(dtype: Any, axis: int, alone: bool, eps: float, kernels: bool) -> Any:
+def _normalizer(dtype: Any, result: str, axis: int, alone: bool, eps: float, kernels: bool) -> Any:
     norm_dtype = _norm_of_float(dtype)
     wanted = "" if alone else norm_dtype
 
     def normalize(x: jax.Array) -> Any:
         axes = _contract.normalize_axes(axis, x.ndim)
-        y, norms = functions.normalize(x, axes, eps, False, dtype.name, wanted, (), kernels)
+        y, norms = functions.normalize(
+            x, axes, eps, False, result or dtype.name, wanted, (), kernels
+        )
         return y if alone else (y, norms)
 
     return jax.jit(normalize) if norm_dtype else None
@@ -89,15 +91,24 @@ class _FastPath:
 
     backend = "jax"
 
+    def __init__(self) -> None:
+        # Names of results, by the input's dtype and ``dtype=`` as the caller says it.
+        self.ways: dict[tuple[Any, Any], str] = {}
+
     def normalize(
         self, x: jax.Array, axis: Any, eps: Any, zero: Any, nonfinite: Any,
         out: Any, dtype: Any, return_norm: Any,
     ) -> Any:  # fmt: skip
         """As `l2multi.normalize`; None where a call needs the general path."""
         usual = type(axis) is int and zero == "keep" and nonfinite == "propagate" and out is None
-        if not usual or dtype is not None or not eps >= 0.0 or type(return_norm) is not bool:
+        if not usual or not eps >= 0.0 or type(return_norm) is not bool:
             return None
-        program = _normalizers[x.dtype, axis, not return_norm, eps]
+        result = ""
+        if dtype is not None:
+            result = self.ways.get((x.dtype, dtype), "") if _contract.hashable(dtype) else ""
+            if not result:
+                return None
+        program = _normalizers[x.dtype, result, axis, not return_norm, eps]
         return None if program is None else program(x)
 
     def norm(
@@ -116,7 +127,11 @@ _fast_path = _FastPath()
 
 def fast_path(x: jax.Array, dtype: Any, result: np.dtype[Any]) -> _FastPath | None:
     """For arrays of a class whose instances all have values."""
-    return None if traced(x) else _fast_path
+    if traced(x):
+        return None
+    if _contract.hashable(dtype) and _norm_of_float(result):  # which JAX has whatever its settings
+        _fast_path.ways[x.dtype, dtype] = result.name
+    return _fast_path
 
 
 def _norm_of_float(dtype: Any) -> str:

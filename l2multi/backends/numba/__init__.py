@@ -15,7 +15,7 @@ from l2multi import _contract, _usable
 from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
 from l2multi.backends.numba import descriptor, fast_call, loader, machine, plan, shipped, threads
-from l2multi.backends.numba.fast_path import FastPath, hashable
+from l2multi.backends.numba.fast_path import FastPath
 from l2multi.backends.numba.pairs import FAST_CALL, LONG_ROWS, Array, Pair, own, pair
 from l2multi.backends.numba.threads import threads_in_xla  # noqa: F401  # for the JAX backend
 
@@ -77,7 +77,7 @@ def fast_path(x: Array, dtype: Any, result: np.dtype[Any]) -> FastPath | None:
     if dtype is None and made.own is None:
         found = _fast_call(x.dtype, result)
         made.own = None if found is None else (found, result)
-    elif dtype is not None and hashable(dtype) and dtype not in made.ways:
+    elif dtype is not None and _contract.hashable(dtype) and dtype not in made.ways:
         found = _fast_call(x.dtype, result)
         if found is not None:
             made.ways[dtype] = found, result

@@ -30,7 +30,9 @@ class FastPath:
         out: Any, dtype: Any, return_norm: Any,
     ) -> Any:  # fmt: skip
         """As `l2multi.normalize`; None where a call needs the general path."""
-        way = self.own if dtype is None else self.ways.get(dtype) if hashable(dtype) else None
+        way = self.own if dtype is None else None
+        if dtype is not None and _contract.hashable(dtype):
+            way = self.ways.get(dtype)
         if way is None or (
             (zero != "keep" or nonfinite != "propagate")
             and not self._passes(x, axis, zero, nonfinite)
@@ -92,11 +94,6 @@ class FastPath:
         if norms is None or (zero == "raise" and not norms.min() > 0):
             return False
         return nonfinite != "raise" or bool(norms.max() < np.inf)
-
-
-def hashable(dtype: Any) -> bool:
-    """Whether a ``dtype=`` can be known by itself."""
-    return isinstance(dtype, (type, np.dtype, str))
 
 
 def _norm_shape(x: Array, axis: Any, keepdims: Any) -> Any:
