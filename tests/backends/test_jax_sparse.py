@@ -426,3 +426,15 @@ def test_derivatives_by_tiny_tangents(mode):
     wide, u = t.astype("f8"), np.array([0.6, 0.8])
     want = (wide - u * (wide @ u)[:, None]) / length
     np.testing.assert_allclose(np.reshape(tangent, (rows, 2)), want, 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_signs_of_zeros(kind: str) -> None:
+    """As of a dense array: -0 stays, and so does a place that holds nothing else."""
+    places = jnp.array([[0, 0], [0, 0], [0, 1], [0, 1], [1, 0], [1, 1]])
+    entries = jnp.array([-0.0, -0.0, 0.0, -0.0, -0.0, 2.0], np.float32)
+    x = sparse.BCOO((entries, places), shape=(2, 2))
+    x = sparse.BCSR.from_bcoo(x) if kind == "BCSR" else x
+    y = l2.normalize(x)
+    assert np.signbit(y.data[:4]).tolist() == [True, False, True, False]
+    assert y.data[:4].tolist() == [0, 0, 0, 1]

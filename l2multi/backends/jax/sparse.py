@@ -196,7 +196,8 @@ def _roots_formula(target: Target, *arrays: jax.Array, rows: int, narrow: bool) 
 
 
 def _sums_formula(target: Target, x: jax.Array, row: jax.Array, *, rows: int) -> jax.Array:
-    """The sums of rows: right, to an ulp or two of it, or to half an ulp of its largest entry."""
+    """The sums of rows: right, to an ulp or two of it, or to half an ulp of its largest entry; -0
+    where there is nothing else."""
     largest = _largest(x, row, rows)
     exponent, power = _unit_of(largest, x.dtype)
     finite = jnp.isfinite(x)
@@ -210,8 +211,15 @@ def _sums_formula(target: Target, x: jax.Array, row: jax.Array, *, rows: int) ->
     def with_others(found: jax.Array) -> jax.Array:
         return found.at[row].add(jnp.where(finite, 0, x), mode="drop")
 
-    result: jax.Array = lax.cond(some.any(), with_others, lambda found: found, found)
-    return result
+    def with_signs(found: jax.Array) -> jax.Array:
+        only = jnp.ones(rows, bool).at[row].min(negative_zero, mode="drop")
+        some = jnp.zeros(rows, bool).at[row].max(negative_zero, mode="drop")
+        return jnp.where(only & some, -jnp.zeros((), found.dtype), found)
+
+    negative_zero = (x == 0) & jnp.signbit(x)
+    for needed, more in ((some.any(), with_others), (negative_zero.any(), with_signs)):
+        found = lax.cond(needed, more, lambda found: found, found)
+    return found
 
 
 def _whole(target: Target, dtype: np.dtype[Any]) -> np.dtype[Any]:
