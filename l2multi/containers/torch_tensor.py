@@ -141,25 +141,25 @@ class FastPath:
         out: Any, dtype: Any, return_norm: Any,
     ) -> Any:  # fmt: skip
         """As `l2multi.normalize`; None where a call needs the general path."""
-        path = _path(x)
+        path, known = _path(x)
         if path is None:
             return None
-        if x.requires_grad or return_norm or not (out is dtype is None):
+        if return_norm or out is not None or dtype is not None or x.requires_grad:
             return _normalize(path, x, axis, eps, zero, nonfinite, out, dtype, return_norm)
         try:
-            a = view(x) if x.dtype in BITS else x.numpy()
+            a = x.numpy() if known else view(x)
         except (RuntimeError, TypeError):  # a sign to come, no memory of the CPU, another layout
             return None
         y = path.normalize(a, axis, eps, zero, nonfinite, None, None, False)
-        if y is None:
-            return None
-        return tensor(y) if x.dtype in BITS else torch.from_numpy(y)
+        if known and y is not None:
+            return torch.from_numpy(y)
+        return None if y is None else tensor(y)
 
     def norm(
         self, x: torch.Tensor, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
     ) -> Any:
         """As `l2multi.norm`; None where a call needs the general path."""
-        path = _path(x)
+        path, _ = _path(x)
         needs_grad = x.requires_grad and torch.is_grad_enabled()
         if path is None or out is not None or (needs_grad and type(axis) is not int):
             return None
@@ -182,26 +182,31 @@ _fast_path = FastPath()
 
 
 class _Floats(dict[torch.dtype, Any]):
-    """NumPy's names of the floating and complex dtypes, None for others."""
+    """NumPy's dtype for a floating or complex one, None for others; and whether torch gives arrays
+    of it."""
 
     def __missing__(self, dtype: torch.dtype) -> Any:
-        self[dtype] = found = numpy_dtype(dtype) if NAMES.get(dtype) in FLOATS else None
-        return found
+        found = numpy_dtype(dtype) if NAMES.get(dtype) in FLOATS else None
+        self[dtype] = both = found, dtype not in BITS
+        return both
 
 
 _floats = _Floats()
 
 # Bound here, for an attribute of a module takes 20 ns of 2200.
+_fast_paths = _backends.fast_paths
 _level, _stack = _functorch.maybe_current_level, torch._C._len_torch_dispatch_stack
 _tracing = torch._C._get_tracing_state
 
 
-def _path(x: torch.Tensor) -> Any:
-    """The fast path of the NumPy array that a tensor of floating dtype may be seen as; None where
-    somebody traces, maps or differentiates forwards, perhaps not this tensor."""
+def _path(x: torch.Tensor) -> tuple[Any, bool]:
+    """The fast path of the NumPy array that a tensor of floating dtype may be seen as, and whether
+    torch gives such an array; None where somebody traces, maps or differentiates forwards, perhaps
+    not this tensor."""
     if _level() is not None or _stack() or _tracing() is not None or forward_ad._current_level >= 0:
-        return None
-    return _backends.fast_paths.get(_floats[x.dtype])
+        return None, False
+    dtype, known = _floats[x.dtype]
+    return _fast_paths.get(dtype), known
 
 
 def _normalize(
