@@ -157,7 +157,7 @@ def target(work: Work, x: Array) -> Array:
     return work.out if work.out is not None else like(x, result_dtype(work, x.dtype))
 
 
-def _settled(call: Call) -> Any:
+def settled(call: Call) -> Any:
     """The result of a call that is at full speed: LLVM has been imported, and the kernel linked."""
     result = call()
     while busy():
@@ -218,7 +218,7 @@ def ours(work: Work, x: Any, backend: str = AUTO) -> Call:
                 raise NotImplementedError(f"arrays of {name} are immutable")
             x = CARRY[name](x)
     call = functools.partial(function, x, axis, **keywords, backend=name)
-    return waited(call, _settled(call))
+    return waited(call, settled(call))
 
 
 def burst(call: Call, repeats: int) -> float:

@@ -20,7 +20,8 @@ import pytest
 
 import benchmarks
 import l2multi as l2
-from benchmarks import common, contenders, fields, formulas, gate, peers, race
+from benchmarks import common, contenders, fields, formulas, gate, held, peers, race
+from l2multi import _containers
 
 BACKEND = "L2MULTI_BACKEND"
 ROOT = Path(benchmarks.__path__[0]).parent
@@ -75,7 +76,8 @@ def test_every_combination_of_parameters_runs(suite: type) -> None:
         for code in reversed(getattr(suite(), name)()):
             subprocess.run([sys.executable, "-c", code], check=True)
     usable = [name for name in common.BACKENDS if importlib.util.find_spec(name)]
-    assert not names or set(usable) <= set(ran), "a backend has been skipped throughout"
+    by_backend = names and getattr(suite, "param_names", ("",))[0] == "backend"
+    assert not by_backend or set(usable) <= set(ran), "a backend has been skipped throughout"
     asked = getattr(suite, "params", ((),))[0]
     assert common.AUTO not in asked or common.AUTO in ran
 
@@ -382,3 +384,17 @@ def test_formulas_for_gpu() -> None:
     assert [list(counts.values()) for counts in formulas.programs().values()] == [
         [1, 0, 0, 1], [3, 4, 0, 0], [5, 4, 1, 0], [1, 0, 0, 0],
     ]  # fmt: skip
+
+
+def test_every_container_is_tracked() -> None:
+    assert set(held.HELD) == {row.name for row in _containers.ROWS}
+
+
+@pytest.mark.parametrize("name", held.HELD | held.MORE)
+def test_what_a_container_costs(name: str) -> None:
+    try:
+        found = held.ratios(name, "3x5", 0)
+    except ImportError as error:
+        pytest.skip(str(error))
+    assert {"us", "NumPy"} <= set(found)
+    assert all(0 < one < math.inf for one in found.values())

@@ -10,7 +10,7 @@ from l2multi.containers import numpy_array
 
 
 class MaskedArray(Opened):
-    """A masked array, computed on a copy whose masked entries do not count."""
+    """A masked array, computed on a copy whose masked entries do not count, if there are any."""
 
     has_fast_path = False
 
@@ -28,6 +28,8 @@ class MaskedArray(Opened):
         shows."""
         if look:
             return np.empty_like(self.array, subok=False)
+        if not self.mask.any():
+            return self.array
         data = np.array(self.array)
         np.copyto(data, np.zeros((), data.dtype), where=self.mask)
         np.copyto(data, np.ones((), data.dtype), where=self._masked(axes, True))
