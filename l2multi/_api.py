@@ -292,6 +292,18 @@ def is_normalized(
     return _call.is_normalized(x, Request(axis, backend=backend), tol)
 
 
+def _traced_is_normalized(
+    x: Any, axis: Axis = -1, *, tol: float | None = None, backend: str | None = None
+) -> Any:
+    """What torch.compile, which traces Python, traces in place of `is_normalized`."""
+    from l2multi.containers import torch_traced
+
+    return torch_traced.is_normalized(x, axis, tol, backend)
+
+
+_backends.trace_as(is_normalized, _traced_is_normalized)
+
+
 def backend(name: str) -> contextlib.AbstractContextManager[None]:
     """Use the backend of this name inside a ``with`` block, in this thread and asyncio task.
 

@@ -223,8 +223,13 @@ def _traced_fast_path(x: Any, argument: str | None) -> Any:
     return torch_traced.fast_path(x, argument)
 
 
-# The attribute by which torch finds what to trace of its own compiled functions.
-fast_path.__dict__["_torchdynamo_inline"] = _traced_fast_path
+def trace_as(function: Any, traced: Any) -> None:
+    """Have torch.compile trace another function in place of this one: by the attribute by which
+    torch finds what to trace of its own compiled functions."""
+    function.__dict__["_torchdynamo_inline"] = traced
+
+
+trace_as(fast_path, _traced_fast_path)
 
 
 def keep_fast_path(found: Backend, x: Any, dtype: Any, result: np.dtype[Any]) -> None:

@@ -54,6 +54,21 @@ def fast_path(x: Any, argument: str | None) -> Traced | None:
     return TRACED
 
 
+def is_normalized(x: Any, axis: Any, tol: float | None, backend: str | None) -> torch.Tensor:
+    """As `l2multi.is_normalized`."""
+    path = fast_path(x, backend)
+    if path is None:
+        raise TypeError(f"x: expected a torch.Tensor while torch.compile traces, got {type(x)}")
+    norms = path.norm(x, axis, False, "propagate", None, None)
+    if tol is None:
+        own = _dtypes(x)[0]
+        wide = own.itemsize >= 4  # as `_contract.default_tol`
+        tol = 4 * torch.finfo(norms.dtype).eps if wide else torch.finfo(own).eps
+    else:
+        tol = _contract.check_size("tol", tol)
+    return (norms - 1).abs() <= tol
+
+
 def _validated(x: torch.Tensor, axis: Any, zero: Any, nonfinite: Any) -> tuple[int, ...]:
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
     _contract.need_values(zero, nonfinite)

@@ -471,3 +471,19 @@ def test_data_loader(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PROCESSES)
     processes.run(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.int32])
+def test_is_normalized_while_compiling(dtype):
+    """In one graph, as outside."""
+    nothing = 0.0 if dtype == torch.int32 else np.nan
+    x = torch.tensor([[0.6, 0.8], [3.0, 4.0], [1.0, 0.0], [0.0, 0.0], [nothing, 1.0]]).to(dtype)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def asked(x, tol=None):
+        return l2.is_normalized(x.clone(), tol=tol)
+
+    torch.compiler.reset()
+    for tol in (None, 0.5, 10):
+        assert asked(x, tol).tolist() == l2.is_normalized(x, tol=tol).tolist()
