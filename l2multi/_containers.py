@@ -130,7 +130,8 @@ ROWS = (
         "on a CPU by the NumPy backends, without a copy; elsewhere, and where torch traces, maps "
         "or differentiates forwards, by torch's own operations; differentiable to any order; "
         "integers become torch's default dtype; `out=`, but where a gradient would be lost; "
-        "of a subclass other than `Parameter`, a TypeError that says what to do",
+        "a DTensor keeps its placements, and vectors split over processes take one all-reduce "
+        "(two in float64); of another subclass than `Parameter`, a TypeError that says what to do",
     ),
     Row(
         "JAX array",

@@ -9,6 +9,7 @@ vector are 0, and there is no NaN.
 """
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -118,15 +119,31 @@ def _root(
         low, high, power = _SAFE[parts.dtype]
         size = parts.abs()
         if axes:  # to torch, no axes are all axes
-            size = size.amax(axes, keepdim=True)
+            size = _reduced(size.amax(axes, keepdim=True))
         factor = torch.where(size < low, torch.full_like(size, 2.0**power), 1.0)
         factor = torch.where(size > high, 2.0**-power, factor)
         parts = parts * factor
     total = parts * parts
     if axes:
-        total = total.sum(axes, keepdim=True)
+        total = _reduced(total.sum(axes, keepdim=True))
     zero = total == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, total).sqrt()), factor
+
+
+def is_spread(x: Any) -> bool:
+    """Whether `x` is a DTensor, whose values several processes hold."""
+    found = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return found is not None and isinstance(x, found)
+
+
+def _reduced(x: Any) -> torch.Tensor:
+    """What processes have parts of, as one value: else a DTensor is reduced anew for each use."""
+    placements = getattr(x, "placements", ())  # as torch.compile can tell too
+    if any(one.is_partial() for one in placements):
+        replicate = sys.modules["torch.distributed.tensor"].Replicate()
+        x = x.redistribute(placements=[replicate if p.is_partial() else p for p in placements])
+    found: torch.Tensor = x
+    return found
 
 
 def _length(root: torch.Tensor, factor: torch.Tensor | None) -> torch.Tensor:
@@ -218,6 +235,10 @@ def to_numpy(x: torch.Tensor, *, copy: bool) -> np.ndarray[Any, Any]:
             f"x: this tensor lives on {x.device}; a NumPy backend takes one in the memory of the "
             "CPU, and nothing is moved unasked"
         )
+    if is_spread(x):
+        if not copy:
+            raise TypeError("x: several processes hold parts of this DTensor; NumPy has no such")
+        x = x.full_tensor()
     found: np.ndarray[Any, Any] = view(x.detach().cpu().resolve_conj().resolve_neg())
     return found.copy() if copy else found
 

@@ -303,8 +303,18 @@ def _stands(x: torch.Tensor) -> bool:
 
 def open(x: torch.Tensor, request: _contract.Request) -> Opened:
     """As a NumPy array, if it is nothing but numbers in the memory of the CPU."""
-    base = type(x) in _BASE
-    if not base and not _stands(x):
+    base, spread = type(x) in _BASE, operations.is_spread(x)
+    if spread and any(one.is_partial() for one in x.placements):
+        raise TypeError(
+            "x: a DTensor with a partial placement has no values yet; try "
+            "x.redistribute(placements=[Replicate()])"
+        )
+    if spread and x.is_complex():
+        raise TypeError(
+            "x: torch would gather a DTensor of complex numbers; try the real and imaginary parts "
+            "along an axis more, as torch.view_as_real makes it of local tensors"
+        )
+    if not base and not spread and not _stands(x):
         raise TypeError(
             f"x: {_cures.type_name(x)} is a subclass of torch.Tensor, and what it adds would be "
             "lost; try x.as_subclass(torch.Tensor)"
