@@ -131,7 +131,8 @@ ROWS = (
         "or differentiates forwards, by torch's own operations; differentiable to any order; "
         "integers become torch's default dtype; `out=`, but where a gradient would be lost; "
         "a DTensor keeps its placements, and vectors split over processes take one all-reduce "
-        "(two in float64); of another subclass than `Parameter`, a TypeError that says what to do",
+        "(two in float64); sparse matrices (COO, CSR) on a CPU as SciPy's; of another subclass "
+        "than `Parameter`, a TypeError that says what to do",
     ),
     Row(
         "JAX array",

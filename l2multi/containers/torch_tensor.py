@@ -319,6 +319,10 @@ def open(x: torch.Tensor, request: _contract.Request) -> Opened:
             f"x: {_cures.type_name(x)} is a subclass of torch.Tensor, and what it adds would be "
             "lost; try x.as_subclass(torch.Tensor)"
         )
+    if x.layout in (torch.sparse_coo, torch.sparse_csr) and base and has_values(x):
+        from l2multi.containers import torch_sparse
+
+        return torch_sparse.open(x, request)
     try:
         if x.layout != torch.strided:
             raise TypeError(f"layout {x.layout} is not supported; accepted is torch.strided")

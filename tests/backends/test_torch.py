@@ -487,3 +487,63 @@ def test_is_normalized_while_compiling(dtype):
     torch.compiler.reset()
     for tol in (None, 0.5, 10):
         assert asked(x, tol).tolist() == l2.is_normalized(x, tol=tol).tolist()
+
+
+def matrix(layout, dtype):
+    """A matrix with an empty row, and its layout's."""
+    dense = torch.tensor([[3, 0, 4, 0], [0, 0, 0, 0], [0, -2e-30, 0, 1e30]]).to(dtype)
+    return dense, dense.to_sparse() if layout is torch.sparse_coo else dense.to_sparse_csr()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("dtype", [F4, torch.float64, torch.complex64, torch.complex128])
+def test_sparse(layout, dtype):
+    """The bits of the dense tensor, in the same places; norms are dense."""
+    dense, x = matrix(layout, dtype)
+    for axis in (-1, 0, None, (0, 1)):
+        y, norms = l2.normalize(x, axis, return_norm=True)
+        assert (y.layout, y.dtype, y.shape) == (layout, dtype, x.shape)
+        want, wanted = l2.normalize(dense, axis, return_norm=True)
+        assert torch.equal(y.to_dense(), want)
+        assert same_bits(bits(norms), bits(wanted))
+        assert same_bits(bits(l2.norm(x, axis)), bits(wanted))
+    assert l2.is_normalized(l2.normalize(x)).tolist() == [True, False, True]
+    assert same_bits(bits(x.to_dense()), bits(dense))
+    assert "ragged" in l2.explain(x).kernel
+    with pytest.raises(l2.ZeroVectorError, match="position 1"):
+        l2.normalize(x, zero="raise")
+    if layout is torch.sparse_csr:
+        assert torch.equal(y.crow_indices(), x.crow_indices())
+        assert torch.equal(y.col_indices(), x.col_indices())
+
+
+def test_sparse_repeats():
+    """Entries for one place are added first, and wider than they are."""
+    places = torch.tensor([[0, 0, 1, 0], [1, 1, 0, 1]])
+    x = torch.sparse_coo_tensor(
+        places, torch.tensor([1e8, 1.0, -0.0, -1e8]), (2, 2), check_invariants=True
+    )
+    y, norms = l2.normalize(x, return_norm=True)
+    assert y.is_coalesced()
+    assert bits(y.to_dense()).tolist() == [[0, 1], [0, 0]]
+    assert bits(norms).tolist() == [1, 0]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "keywords", "told"),
+    [
+        (lambda: matrix(torch.sparse_coo, torch.bfloat16)[1], {}, r"try x.float\(\)"),
+        (lambda: matrix(torch.sparse_coo, torch.int32)[1], {}, r"try x.float\(\)"),
+        (lambda: matrix(torch.sparse_coo, F4)[1].requires_grad_(), {}, "gradients"),
+        (lambda: torch.ones(2, 2, 2).to_sparse(), {}, r"try x.to_dense\(\)"),
+        (lambda: torch.ones(2, 2).to_sparse(1), {}, r"try x.to_dense\(\)"),
+        (lambda: matrix(torch.sparse_coo, F4)[1], {"out": torch.ones(3, 4)}, "leave it out"),
+        (lambda: matrix(torch.sparse_csr, F4)[1], {"backend": "torch"}, "cannot serve"),
+    ],
+)
+def test_sparse_that_is_refused(make, keywords, told):
+    """Or what would be lost."""
+    with pytest.raises(TypeError, match=told):
+        l2.normalize(make(), **keywords)
