@@ -45,7 +45,7 @@ def normalize(
     x : array_like, shape (..., n)
         The vectors: a NumPy array, a list, a tuple, a number, a JAX array or a PyTorch tensor
         (traced or not); a DataArray of xarray, a quantity of pint or astropy (whose unit vectors
-        have no unit, while norms keep it); an Arrow array of fixed-size lists or tensors or a
+        have no unit, while norms keep it); an Arrow array of lists or fixed-shape tensors or a
         Polars Series of Array, whose rows are vectors, and null where they or an element are. Or a
         BCOO or BCSR matrix of `jax.experimental.sparse`, along its rows, with ``axis=-1``,
         ``zero="keep"`` and ``nonfinite="propagate"`` (`jax.vmap` serves batch dimensions): the

@@ -107,11 +107,12 @@ def _refuse(call: Call, zero: str) -> None:
         _contract.need_values(zero, nonfinite)
     empty = any(call.opened.array.shape[d] == 0 for d in call.axes)
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
-    if zero == "null" and not empty:
-        call.opened.make_null(_contract.are_zero(np.asarray(norms)))
     library = call.selection.row.library
+    norms = call.opened.judged(np.asarray(on_host(norms, library, copy=True)))
+    if zero == "null" and not empty:
+        call.opened.make_null(_contract.are_zero(norms))
     _contract.refuse(
-        np.asarray(on_host(norms, library, copy=True)),
+        norms,
         lambda: np.asarray(on_host(call.backend.finite(call.x, call.axes), library, copy=True)),
         zero,
         nonfinite,

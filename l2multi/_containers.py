@@ -102,15 +102,15 @@ ROWS = (
     Row(
         "Arrow array",
         (
-            "pyarrow.FixedSizeListArray",
-            "pyarrow.FixedShapeTensorArray",
+            "pyarrow.Array",
             "pyarrow.ChunkedArray",
         ),
         "l2multi.containers.arrow",
-        "Arrow fixed-size lists and tensors",
+        "Arrow lists of all kinds and fixed-shape tensors",
         "the same Arrow type, chunks kept; norms as an Arrow array",
-        "each row is a vector; a null row stays null, a null element makes its row null, what lies "
-        'under a null never counts; also `zero="null"`; no `out=`',
+        "each row is a vector, of a length of its own; a null row stays null, a null element makes "
+        "its row null, what lies under a null never counts, and policies pass over empty lists; "
+        'also `zero="null"`; no `out=`',
     ),
     Row(
         "Polars Series",
@@ -185,6 +185,10 @@ class Opened:
         if request.dim is not None:
             raise TypeError("dim: x has no dimensions with names, as those of xarray; use axis=")
         return known("axis", request.axis, _contract.normalize_axes, self.array.ndim)
+
+    def judged(self, norms: Any) -> Any:
+        """The norms by which policies judge: 1 for vectors that none is for, such as nulls."""
+        return norms
 
     def make_null(self, vectors: Any) -> None:
         """Make vectors null, before `close`, where `has_nulls`."""
@@ -272,8 +276,8 @@ class Inside(Opened):
         super().__init__(inner.array, inner.library)
         self.inner, self.has_nulls = inner, inner.has_nulls
         _as(
-            self, inner, "axes", "make_null", "asked", "default_float", "values", "target",
-            "target_norms", "check_result", "writable", "back", "close_target",
+            self, inner, "axes", "judged", "make_null", "asked", "default_float", "values",
+            "target", "target_norms", "check_result", "writable", "back", "close_target",
         )  # fmt: skip
 
     def wrap(self, result: Any) -> Any:
@@ -296,8 +300,8 @@ class Moved(Opened):
         super().__init__(owner.array, library)
         self.owner, self.has_nulls = owner, owner.has_nulls
         _as(
-            self, owner, "axes", "make_null", "asked", "target", "target_norms", "check_result",
-            "close_target",
+            self, owner, "axes", "judged", "make_null", "asked", "target", "target_norms",
+            "check_result", "close_target",
         )  # fmt: skip
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:

@@ -257,7 +257,8 @@ class QuantitySubject(WrappedSubject):
 
 
 class ColumnSubject(Held):
-    """Arrow's fixed-size lists, whose rows are vectors.
+    """Arrow's fixed-size lists, whose rows are vectors; in variants lists with offsets, and views
+    of which the last comes first.
 
     Between the rows lie others that are null, with something under them that must not count.
     """
@@ -274,16 +275,21 @@ class ColumnSubject(Held):
         return len(shape) == 2 and axis in (1, -1)
 
     def array(self, a):
-        m, n = a.shape
-        if not n:
-            kind = self.arrow.list_(self.arrow.from_numpy_dtype(a.dtype), 0)
-            return self.column(self.arrow.array([[], None] * m, kind))
+        pa, (m, n) = self.arrow, a.shape
         rows = np.repeat(a, 2, axis=0)
         rows[1::2] = np.nan if a.dtype.kind == "f" else 1
-        null = np.arange(2 * m) % 2 == 1
-        flat = self.arrow.array(rows.reshape(-1))
-        made = self.arrow.FixedSizeListArray.from_arrays(flat, n, mask=self.arrow.array(null))
-        return self.column(made)
+        starts, value = np.arange(2 * m) * n, pa.from_numpy_dtype(a.dtype)
+        if self.variant.endswith("views"):
+            rows, starts = rows[::-1], starts[::-1]
+            kind, index = pa.list_view(value), [starts.astype("i4"), np.full(2 * m, n, "i4")]
+        elif self.variant.endswith("lists"):
+            kind, index = pa.large_list(value), [n * np.arange(2 * m + 1)]
+        else:
+            kind, index = pa.list_(value, n), []
+        valid = np.packbits(np.arange(2 * m) % 2 == 0, bitorder="little")
+        buffers = [pa.py_buffer(np.ascontiguousarray(part)) for part in (valid, *index)]
+        flat = [pa.array(rows.reshape(-1))]
+        return self.column(pa.Array.from_buffers(kind, 2 * m, buffers, children=flat))
 
     def column(self, made):
         """An Arrow array as this kind holds it."""
@@ -296,17 +302,17 @@ class ColumnSubject(Held):
     def run(self, function, a, axis=-1, **keywords):
         x = self.array(a)
         results = self.call(function, x, axis, **keywords)
-        kept = slice(0, None, 2)
         if function is not l2.normalize:
             return self.bare(results)
         y, *norms = results if isinstance(results, tuple) else (results,)
         assert type(y) is type(x)
-        values = np.array(self.checked(y).values).reshape(2 * len(a), a.shape[1])[kept]
+        values = np.array(self.checked(y).flatten()).reshape(a.shape)
         return (values, *map(self.bare, norms)) if norms else values
 
     def checked(self, y):
         """As an Arrow array, whose nulls are those of `array`."""
         y = self.arrow_array(y)
+        y.validate(full=True)
         assert y.is_null().to_pylist() == [False, True] * (len(y) // 2)
         return y
 
@@ -316,7 +322,7 @@ class ColumnSubject(Held):
 
 
 class SeriesSubject(ColumnSubject):
-    """Polars' Series of those."""
+    """Polars' Series of those, of which it has no views."""
 
     container = "Polars Series"
     polars = functools.cached_property(lambda self: importlib.import_module("polars"))
@@ -373,7 +379,7 @@ HELD = {
     "NumPy array": (SubclassSubject, {"numba:memory map": None, "numpy:recarray": None}),
     "DataArray": (DataArraySubject, {"numba:DataArray": None}),
     "quantity": (QuantitySubject, {"numba:pint": None}),
-    "Arrow array": (ColumnSubject, {"numba:Arrow": None}),
+    "Arrow array": (ColumnSubject, {"numba:Arrow": None, "numba:Arrow views": None}),
     "Polars Series": (SeriesSubject, {"numpy:Polars": None}),
     "SciPy sparse": (ScipySubject, {"numba:csr_array": None}),
     "list or number": (ListSubject, {"numba:list": None}),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import l2multi as l2
+from l2multi import _containers, _contract
 
 pa = pytest.importorskip("pyarrow")
 
@@ -129,3 +130,160 @@ def test_refusals():
     assert l2.norm(empty).to_pylist() == [0.0, 0.0]
     for zero in ("null", "raise"):  # an empty vector is not a zero vector
         assert l2.normalize(empty, zero=zero).to_pylist() == [[], []]
+
+
+# Kinds of lists, with what makes their types.
+LISTS = {
+    "fixed": lambda field: pa.list_(field, 3),
+    "list": pa.list_,
+    "large_list": pa.large_list,
+    "list_view": pa.list_view,
+    "large_list_view": pa.large_list_view,
+}
+ROWS = [
+    [3, 4, 0], [0, 0, 0], [np.nan, 1, 2], [1e-40, 0, 1e-41], [], [3e38, -3e38, 3e38], [2], [-0.0],
+    [5, 12, 0], [1, 2, 2], [], [np.inf, 1, 2], [0.1, 0.2, 0.3], [7, 0, 24],
+]  # fmt: skip
+
+
+def column(how, rows=ROWS, value="float32"):
+    """An Arrow array of lists; in those that are fixed, rows of another length are not."""
+    kept = [row for row in rows if how != "fixed" or len(row) == 3]
+    field = pa.field("element", pa.type_for_alias(value), metadata={"k": "v"})
+    return pa.array(kept, LISTS[how](field))
+
+
+def with_nulls(x, rows):
+    """The same with nulls at these rows, and under them what was there."""
+    valid = np.packbits(~np.isin(np.arange(len(x)), rows), bitorder="little")
+    buffers = [pa.py_buffer(valid), *x.buffers()[1 : x.type.num_buffers]]
+    return pa.Array.from_buffers(x.type, len(x), buffers, children=[x.values])
+
+
+def with_null_element(x, at):
+    """The same with a null in place of one element."""
+    valid = np.packbits(np.arange(len(x.values)) != at, bitorder="little")
+    data = x.values.buffers()[1]
+    child = pa.Array.from_buffers(x.type.value_type, len(x.values), [pa.py_buffer(valid), data])
+    return pa.Array.from_buffers(
+        x.type, len(x), x.buffers()[: x.type.num_buffers], children=[child]
+    )
+
+
+def by_rows(x, zero="keep"):
+    """What comes of each row, and its norm, by a call for it alone; without Arrow."""
+    units, norms = [], []
+    dtype = str(x.type.value_type).replace("float", "f4").replace("double", "f8")
+    for row in x.to_pylist():
+        unit = norm = None
+        if row is not None and None not in row:
+            unit, norm = l2.normalize(
+                np.array(row, dtype), zero=zero.replace("null", "keep"), return_norm=True,
+                backend="numpy",
+            )  # fmt: skip
+            if zero == "null" and row and norm == 0:
+                unit = norm = None
+        units.append(None if unit is None else unit.tolist())
+        norms.append(None if norm is None else float(norm))
+    return units, norms
+
+
+def check(x, zero="keep"):
+    """A call on a column against its rows, one by one."""
+    got, norms = l2.normalize(x, zero=zero, return_norm=True)
+    units, lengths = by_rows(x, zero)
+    assert repr(got.to_pylist()) == repr(units)
+    assert repr(norms.to_pylist()) == repr(lengths)
+    assert got.type.equals(x.type, check_metadata=True)
+    assert type(got) is type(x)
+    for result in (got, norms):
+        result.validate(full=True)
+    if isinstance(x, pa.ChunkedArray):
+        assert [*map(len, got.chunks)] == [*map(len, norms.chunks)] == [*map(len, x.chunks)]
+    else:
+        known = [None if n is None else abs(n - 1) < 5e-7 for n in lengths]
+        if zero != "null":
+            assert l2.is_normalized(x).to_pylist() == known
+    return got
+
+
+@pytest.mark.parametrize("how", LISTS)
+def test_each_row_is_as_alone(how):
+    """Sliced, chunked, and null at every position."""
+    x = column(how)
+    for i in range(len(x)):
+        hidden = with_nulls(x, [i])
+        for zero in ("keep", "nan", "null"):
+            check(hidden, zero)
+        check(hidden.slice(i))
+        check(hidden.slice(i // 2, i), "null")
+        check(with_nulls(x, [*range(i, len(x), 2)]).slice(1))
+        check(pa.chunked_array([hidden.slice(i), x.slice(0, 0), x, hidden.slice(1, 3)]), "null")
+    for i in range(len(x.values)):
+        check(with_null_element(x, i))
+        check(with_nulls(with_null_element(x, i), [2]).slice(1))
+    for other in (with_nulls(x, range(len(x))), x.slice(0, 0), x.slice(3, 0)):
+        check(other, "null")
+        check(pa.chunked_array([other, other]), "null")
+    check(pa.chunked_array([], x.type))
+
+
+@pytest.mark.parametrize("how", LISTS)
+def test_policies_pass_over_what_is_null_or_empty(how):
+    x = column(how, [[1, 2, 2], [0, 0, 0], [], [np.nan, 0, 0], [2, 1, 2]])
+    nulls = [i for i, row in enumerate(x.to_pylist()) if row and not row[0] > 0]
+    hidden = with_nulls(x, nulls)
+    for policies in ({"zero": "raise"}, {"nonfinite": "raise"}):
+        got = l2.normalize(hidden, **policies)
+        assert got.to_pylist() == by_rows(hidden)[0]
+    for part in (x, x.slice(1)):
+        position = len(x) - len(part)
+        with pytest.raises(l2.ZeroVectorError, match=f"position {1 - position} "):
+            l2.normalize(part, zero="raise")
+    with pytest.raises(l2.NonFiniteError, match=f"position {len(x) - 2} "):
+        l2.norm(x, nonfinite="raise")
+
+
+@pytest.mark.parametrize("how", LISTS)
+@pytest.mark.parametrize("value", ["float16", "float64", "uint8", "int64", "bool"])
+def test_dtypes_of_lists(how, value):
+    """Bits and dtypes are those of NumPy; the field's name and metadata stay."""
+    a = (RNG.standard_normal((11, 3)) * 9).astype(value)
+    x = column(how, a.tolist(), value).slice(2)
+    got, norms = l2.normalize(x, return_norm=True)
+    want, lengths = l2.normalize(a[2:], return_norm=True)
+    assert np.asarray(got.flatten()).tobytes() == want.tobytes()
+    assert np.asarray(norms).tobytes() == lengths.tobytes()
+    field = x.type.value_field.with_type(pa.from_numpy_dtype(want.dtype))
+    assert got.type.equals(LISTS[how](field), check_metadata=True)
+    for backend in ("numpy", "numba"):
+        assert l2.normalize(x, backend=backend).equals(got)
+    assert l2.normalize(x, dtype="float32").type.value_type == pa.float32()
+
+
+def test_views_in_any_order():
+    """Views may overlap, leave gaps and come in any order; the result is a view of its own rows."""
+    child = pa.array([9, 3, 4, 0, 0, np.nan], pa.float32())
+    starts, sizes = [1, 3, 1, 0, 4, 5, 2], [2, 2, 3, 6, 0, 1, 1]
+    for of, index in ((pa.ListViewArray, pa.int32()), (pa.LargeListViewArray, pa.int64())):
+        x = of.from_arrays(pa.array(starts, index), pa.array(sizes, index), child)
+        for i in range(len(x)):
+            check(x.slice(i))
+            check(with_nulls(x, [i]).slice(1), "null")
+        check(pa.chunked_array([x, x.slice(2, 3)]))
+    many = np.zeros(2**16, "i4"), np.full(2**16, 2**16, "i4")
+    x = pa.ListViewArray.from_arrays(*map(pa.array, many), pa.array(np.ones(2**16, "f4")))
+    with pytest.raises(ValueError, match=r"4294967296 entries together.*large_list_view"):
+        l2.normalize(x)
+
+
+@pytest.mark.parametrize("how", [*LISTS][1:])
+def test_lists_are_not_copied_on_the_way_in(how):
+    x = pa.array([[1.0] * 7, [], None, [2.0] * 5, [3.0]], LISTS[how](pa.float64()))
+    opened = _containers.open(x.slice(1), _contract.Request())
+    entries = opened.values((1,), look=False).entries
+    assert entries.tolist() == [2.0] * 5 + [3.0]
+    assert entries.ctypes.data == x.values.buffers()[1].address + 7 * 8
+    assert l2.explain(x).kernel == "compiled ragged"
+    with pytest.raises(TypeError, match="backend 'jax' cannot serve this input: lists of any"):
+        l2.normalize(x, backend="jax")

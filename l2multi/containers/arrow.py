@@ -1,4 +1,4 @@
-"""Arrow arrays of vectors: fixed-size lists and fixed-shape tensors, chunked or not.
+"""Arrow arrays of vectors: lists of all kinds and fixed-shape tensors, chunked or not.
 
 A null vector stays null, a null element makes its vector null, and what lies under a null never
 counts. Values are seen where they are; the result is one buffer.
@@ -11,20 +11,20 @@ import pyarrow as pa
 
 from l2multi import _contract
 from l2multi._containers import Opened
+from l2multi._ragged import Array, Ragged
 
-Array = np.ndarray[Any, Any]
 
-
-class Vectors(Opened):
-    """Vectors of one shape, one or more for each row, of a chunked array if `chunks` says how long
-    its chunks are."""
+class Column(Opened):
+    """Rows of an Arrow array, with one vector or more in each, in chunks if `chunks` says how long
+    those are. `missing` tells which are null or have a null element."""
 
     has_fast_path = False
     has_nulls = True
 
-    def __init__(self, rows: Array, missing: Array, kind: Any, chunks: list[int] | None) -> None:
-        super().__init__(rows, "numpy")
-        self.missing, self.kind, self.chunks = missing, kind, chunks
+    def __init__(self, x: Any, array: Array, library: str, missing: Array) -> None:
+        super().__init__(array, library)
+        self.kind, self.missing = x.type, missing
+        self.chunks = [len(part) for part in _parts(x)] if isinstance(x, pa.ChunkedArray) else None
 
     def axes(self, request: _contract.Request) -> tuple[int, ...]:
         axes = super().axes(request)
@@ -34,36 +34,21 @@ class Vectors(Opened):
             )
         return axes
 
-    def values(self, axes: tuple[int, ...], look: bool) -> Any:
-        if look or not self.missing.any():
-            return self.array
-        # A vector of ones is neither zero nor long, so that nothing of what lies there shows.
-        rows = self.missing.reshape(-1, *(1,) * (self.array.ndim - 1))
-        return np.where(rows, np.ones((), self.array.dtype), self.array)
-
     def target(self, out: Any) -> Any:
         raise TypeError("out: Arrow arrays are immutable, so out= cannot be used")
+
+    def spared(self) -> Array:
+        """The rows that no policy is for."""
+        return self.missing
+
+    def judged(self, norms: Array) -> Array:
+        spared = self.spared().reshape(-1, *(1,) * (norms.ndim - 1))
+        return np.where(spared, np.ones((), norms.dtype), norms)
 
     def make_null(self, vectors: Array) -> None:
         if vectors.ndim != 1:
             raise ValueError('zero: "null" is for rows that are one vector each')
         self.missing = self.missing | vectors
-
-    def close(self, y: Any) -> Any:
-        kind = _with_values(self.kind, y.dtype)
-        storage = getattr(kind, "storage_type", kind)
-        rows = _storage_order(kind, y).reshape(len(y), storage.list_size)
-        mask = pa.array(self.missing) if self.missing.any() else None
-        if rows.shape[1]:
-            child = pa.Array.from_buffers(
-                storage.value_type, rows.size, [None, pa.py_buffer(np.ascontiguousarray(rows))]
-            )
-            found = pa.FixedSizeListArray.from_arrays(child, type=storage, mask=mask)
-        else:
-            found = pa.array([None if m else [] for m in self.missing.tolist()], storage)
-        if storage is not kind:
-            found = pa.ExtensionArray.from_storage(kind, found)
-        return self._chunked(found)
 
     def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
         if keepdims or norms.ndim != 1:
@@ -71,40 +56,133 @@ class Vectors(Opened):
                 "axis: Arrow arrays have norms for rows that are one vector each, without keepdims;"
                 " of parts of tensors, try l2multi.norm(x.to_numpy_ndarray(), axis)"
             )
-        return self._chunked(pa.array(norms, mask=self.missing if self.missing.any() else None))
+        kind = pa.from_numpy_dtype(norms.dtype)
+        return self.built(kind, lambda at: pa.array(norms[at], kind, mask=self.missing[at]))
 
-    def _chunked(self, found: Any) -> Any:
+    def built(self, kind: Any, build: Any) -> Any:
+        """An array like `x`, of what is built for each slice of rows."""
         if self.chunks is None:
-            return found
-        starts = np.cumsum([0, *self.chunks]).tolist()
-        parts = [found.slice(a, n) for a, n in zip(starts, self.chunks, strict=False)]
-        return pa.chunked_array(parts, found.type)
+            return build(slice(0, len(self.missing)))
+        ends = np.cumsum([0, *self.chunks]).tolist()
+        return pa.chunked_array(map(build, map(slice, ends[:-1], ends[1:])), kind)
+
+    def nested(self, kind: Any, at: slice, buffers: list[Array], values: Array) -> Any:
+        """An array of lists, of rows at a slice."""
+        missing = self.missing[at]
+        valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+        child = pa.Array.from_buffers(kind.value_type, values.size, [None, pa.py_buffer(values)])
+        found = [valid, *map(pa.py_buffer, buffers)]
+        return pa.Array.from_buffers(kind, len(missing), found, children=[child])
+
+
+class Vectors(Column):
+    """Fixed-size lists and tensors: rows of one shape."""
+
+    def __init__(self, x: Any, storage: Any) -> None:
+        opened = [_rows(getattr(part, "storage", part), storage) for part in _parts(x)]
+        if len(opened) == 1:
+            ((rows, missing),) = opened
+        else:
+            empty = _rows(pa.array([], storage), storage)
+            rows, missing = map(np.concatenate, zip(empty, *opened, strict=True))
+        super().__init__(x, _logical_order(x.type, rows), "numpy", missing)
+
+    def close(self, y: Any) -> Any:
+        kind = _with_values(self.kind, y.dtype)
+        storage = getattr(kind, "storage_type", kind)
+        rows = np.ascontiguousarray(_storage_order(kind, y).reshape(len(y), storage.list_size))
+
+        def build(at: slice) -> Any:
+            found = self.nested(storage, at, [], rows[at])
+            return found if storage is kind else pa.ExtensionArray.from_storage(kind, found)
+
+        return self.built(kind, build)
+
+
+class Lists(Column):
+    """Lists of any lengths, by offsets or as views, as ragged vectors of their entries, of which
+    those under a null are none."""
+
+    def __init__(self, x: Any) -> None:
+        self.parts = _parts(x)
+        self.bounds = np.cumsum(np.concatenate([np.zeros(1, np.int64), *map(_sizes, self.parts)]))
+        like = np.broadcast_to(np.empty((), _dtype(x.type.value_type)), (len(x), 1))
+        super().__init__(x, like, "ragged", np.array(x.is_null()))
+
+    def moved(self, name: str, library: str) -> Opened:
+        raise TypeError(
+            f"x: backend {name!r} cannot serve this input: lists of any lengths; try "
+            'backend="numba" or "numpy"'
+        )
+
+    def values(self, axes: tuple[int, ...], look: bool) -> Any:
+        dtype = _contract.rule(self.array.dtype).result
+        if look:
+            entries = np.broadcast_to(np.empty((), dtype), self.bounds[-1])
+        else:
+            entries = self.entries(dtype)
+        return Ragged(entries, self.bounds, (len(self.missing),))
+
+    def entries(self, dtype: np.dtype[Any]) -> Array:
+        """The entries of all rows in order; views may have them otherwise."""
+        found, first = [], 0
+        for flat in (part.flatten() for part in self.parts):
+            if flat.null_count:
+                nulls = first + np.flatnonzero(flat.is_null())
+                self.missing[np.searchsorted(self.bounds, nulls, side="right") - 1] = True
+            found.append(_numbers(flat))
+            first += len(flat)
+        joined = found[0] if len(found) == 1 else np.concatenate([np.empty(0, dtype), *found])
+        entries: Array = np.require(joined, dtype, ("C", "A"))
+        return entries
+
+    def spared(self) -> Array:
+        return self.missing | (np.diff(self.bounds) == 0)
+
+    def close(self, y: Any) -> Any:
+        kind = _with_values(self.kind, y.dtype)
+        _, index, is_view = _LISTS[type(kind)]
+
+        def build(at: slice) -> Any:
+            bounds = self.bounds[at.start : at.stop + 1]
+            offsets = (bounds - bounds[0]).astype(index)
+            buffers = [offsets[:-1], np.diff(offsets)] if is_view else [offsets]
+            return self.nested(kind, at, buffers, y[bounds[0] : bounds[-1]])
+
+        return self.built(kind, build)
 
 
 def open(x: Any, request: _contract.Request) -> Opened:
-    """As a NumPy array with a first axis of rows."""
+    """As a NumPy array with a first axis of rows, or as ragged vectors."""
     if request.dtype is not None:
         asked = _contract.floating(request.dtype, complex_=False)
         if asked not in (np.float16, np.float32, np.float64):
             raise TypeError(f"dtype: Arrow has no {_contract.name(asked)}")
-    kind, chunks = x.type, None
-    parts = [x]
-    if isinstance(x, pa.ChunkedArray):
-        parts, chunks = x.chunks, [len(part) for part in x.chunks]
-    storage = getattr(kind, "storage_type", kind)
+    kind = x.type
+    if type(kind) in _LISTS:
+        return Lists(x)
     tensor = isinstance(kind, pa.FixedShapeTensorType)
-    if not pa.types.is_fixed_size_list(storage) or (storage is not kind and not tensor):
+    storage = kind.storage_type if tensor else kind
+    if not pa.types.is_fixed_size_list(storage):
         raise TypeError(
-            f"x: Arrow type {kind} is not supported; accepted are fixed-size lists of numbers and "
-            "fixed_shape_tensor, chunked or not"
+            f"x: Arrow type {kind} is not supported; accepted are lists of numbers of all kinds "
+            "and fixed_shape_tensor, chunked or not"
         )
-    opened = [_rows(getattr(part, "storage", part), storage) for part in parts]
-    if len(opened) == 1:
-        ((rows, missing),) = opened
-    else:
-        empty = _rows(pa.array([], storage), storage)
-        rows, missing = map(np.concatenate, zip(empty, *opened, strict=True))
-    return Vectors(_logical_order(kind, rows), missing, kind, chunks)
+    return Vectors(x, storage)
+
+
+# Lists of any lengths: how their types are made, what offsets are of, and whether sizes are beside.
+_LISTS: dict[Any, tuple[Any, Any, bool]] = {
+    pa.ListType: (pa.list_, np.int32, False),
+    pa.LargeListType: (pa.large_list, np.int64, False),
+    pa.ListViewType: (pa.list_view, np.int32, True),
+    pa.LargeListViewType: (pa.large_list_view, np.int64, True),
+}
+
+
+def _parts(x: Any) -> list[Any]:
+    """The chunks of an array."""
+    return x.chunks if isinstance(x, pa.ChunkedArray) else [x]
 
 
 def _rows(x: Any, storage: Any) -> tuple[Array, Array]:
@@ -118,21 +196,40 @@ def _rows(x: Any, storage: Any) -> tuple[Array, Array]:
     return _numbers(values).reshape(n, width), missing
 
 
+def _sizes(x: Any) -> Array:
+    """How long the rows of an array of lists are; those that are null have no entries, whatever
+    their offsets say."""
+    _, index, is_view = _LISTS[type(x.type)]
+    sizes = np.asarray(x.sizes) if is_view else np.diff(np.asarray(x.offsets))
+    sizes = np.where(x.is_null(), 0, sizes).astype(np.int64)
+    total = int(sizes.sum())
+    if total > np.iinfo(index).max:  # as of views that overlap
+        raise ValueError(
+            f"x: the rows of this {x.type} have {total} entries together, more than its offsets "
+            "can count; try a cast to pyarrow.large_list_view"
+        )
+    return sizes
+
+
 # What NumPy calls them; the names of integers are the same.
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
-def _numbers(values: Any) -> Array:
-    """The numbers of an Arrow array where they lie; what is under a null is what it is."""
-    if pa.types.is_boolean(values.type):
-        filled = values.fill_null(False)
-        return np.asarray(filled.to_numpy(zero_copy_only=False), bool)
-    kind = values.type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+def _dtype(kind: Any) -> np.dtype[Any]:
+    """What NumPy calls a type of numbers."""
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise TypeError(
             f"x: Arrow lists of {kind} are not supported; accepted are lists of numbers"
         )
-    dtype = np.dtype(_FLOATS.get(str(kind), str(kind)))
+    return np.dtype(_FLOATS.get(str(kind), str(kind)))
+
+
+def _numbers(values: Any) -> Array:
+    """The numbers of an Arrow array where they lie; what is under a null is what it is."""
+    dtype = _dtype(values.type)
+    if dtype == np.bool_:
+        filled = values.fill_null(False)
+        return np.asarray(filled.to_numpy(zero_copy_only=False), bool)
     buffer = values.buffers()[1]
     if buffer is None:
         return np.empty(0, dtype)
@@ -145,7 +242,10 @@ def _with_values(kind: Any, dtype: np.dtype[Any]) -> Any:
     if isinstance(kind, pa.FixedShapeTensorType):
         names, order = kind.dim_names, kind.permutation
         return pa.fixed_shape_tensor(value, kind.shape, names, order)
-    return pa.list_(kind.value_field.with_type(value), kind.list_size)
+    field = kind.value_field.with_type(value)
+    if type(kind) in _LISTS:
+        return _LISTS[type(kind)][0](field)
+    return pa.list_(field, kind.list_size)
 
 
 def _logical_order(kind: Any, rows: Array) -> Array:
