@@ -45,13 +45,15 @@ def normalize(
     x : array_like, shape (..., n)
         The vectors: a NumPy array, a list, a tuple, a number, a JAX array or a PyTorch tensor
         (traced or not); a DataArray of xarray, a quantity of pint or astropy (whose unit vectors
-        have no unit, while norms keep it); an Arrow array of lists or fixed-shape tensors or a
-        Polars Series of Array, whose rows are vectors, and null where they or an element are. Or a
-        BCOO or BCSR matrix of `jax.experimental.sparse`, along its rows, with ``axis=-1``,
-        ``zero="keep"`` and ``nonfinite="propagate"`` (`jax.vmap` serves batch dimensions): the
-        result is of its class, only stored entries change, entries for one place are added first
-        (in more than their own width), and those out of range do not count. Any strides; read-only
-        arrays and memory maps too. It is not modified unless it is `out`. Inside `jax.shard_map`
+        have no unit, while norms keep it); an Arrow array of lists or fixed-shape tensors, a
+        column with `__arrow_c_array__` or `__arrow_c_stream__` (an Arrow array comes back) or a
+        Polars Series of Array or List, whose rows are vectors, and null where they or an element
+        are. Or a BCOO or BCSR matrix of `jax.experimental.sparse`, along its rows, with
+        ``axis=-1``, ``zero="keep"`` and ``nonfinite="propagate"`` (`jax.vmap` serves batch
+        dimensions): the result is of its class, only stored entries change, entries for one place
+        are added first (in more than their own width), and those out of range do not count. Any
+        strides; read-only arrays and memory maps too; a stream is read once, by `explain` too. It
+        is not modified unless it is `out`. Inside `jax.shard_map`
         each device's part is taken for whole vectors, for no type tells whether a vector is split
         or the batch: for split vectors there is ``l2multi.jax.normalize(..., axis_name=)``.
         Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked. An instance of

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 class Row(NamedTuple):
     """A kind of value: its classes by their full names, the module that opens it, what messages
-    and the documentation call it, what comes back, and what else there is to say."""
+    and the documentation call it, what comes back, and what else there is to say; and methods of
+    which one makes a class such a kind, whatever its name."""
 
     name: str
     classes: tuple[str, ...]
@@ -27,6 +28,7 @@ class Row(NamedTuple):
     accepted: str
     result: str
     rules: str
+    offers: tuple[str, ...] = ()
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is of this kind. A library nobody has imported cannot own anything."""
@@ -35,7 +37,7 @@ class Row(NamedTuple):
             found = getattr(sys.modules.get(module), name, None)
             if isinstance(found, type) and isinstance(x, found):
                 return True
-        return False
+        return any(hasattr(type(x), name) for name in self.offers)
 
     def open(self, x: Any, request: _contract.Request) -> "Opened":
         """`x` as an array that a backend computes on, and the way back."""
@@ -116,7 +118,7 @@ ROWS = (
         "Polars Series",
         ("polars.Series",),
         "l2multi.containers.polars_series",
-        "Polars Series of Array",
+        "Polars Series of Array and List",
         "a Series of the same name and type",
         "as Arrow's; after `import l2multi.polars` also expressions, `pl.col(...).l2.normalize()`, "
         "lazy and streaming",
@@ -161,6 +163,16 @@ ROWS = (
         "the same class, format and index dtype; norms are NumPy arrays",
         "all seven formats over any axes; stored entries are scaled, none are added or dropped, "
         "those for one place are added first; `out=` can be `x` itself",
+    ),
+    Row(
+        "Arrow PyCapsule",
+        (),
+        "l2multi.containers.arrow_capsule",
+        "columns with `__arrow_c_array__` or `__arrow_c_stream__` (nanoarrow, arro3, ...)",
+        "a pyarrow array of the same type, chunked if it came as a stream",
+        "as Arrow's; of a table (a relation of DuckDB, a DataFrame of DataFusion), which is "
+        'a TypeError, its column: `pyarrow.table(x)["embedding"]`',
+        ("__arrow_c_array__", "__arrow_c_stream__"),
     ),
 )
 

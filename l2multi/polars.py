@@ -15,12 +15,14 @@ except ImportError as error:
         "l2multi, pip install '.[polars]'"
     ) from error
 
+from l2multi.containers.polars_series import inner
+
 __all__ = ["L2Namespace"]
 
 
 @pl.api.register_expr_namespace("l2")
 class L2Namespace:
-    """What ``expr.l2`` is, for columns of vectors (`polars.Array`).
+    """What ``expr.l2`` is, for columns of vectors (`polars.Array`, `polars.List`).
 
     Each row is a vector, in eager and lazy frames, streaming, in ``group_by`` and ``over``. The
     schema is known without running. A null row stays null, a null element makes its row null.
@@ -81,19 +83,10 @@ class L2Namespace:
         )
 
 
-def _inner(dtype: Any) -> Any:
-    if not isinstance(dtype, pl.Array) or len(dtype.shape) != 1:
-        raise TypeError(
-            f"x: polars type {dtype} is not supported; accepted are Array columns of one dimension"
-        )
-    return dtype.inner
-
-
 def _unit(dtype: Any) -> Any:
-    inner = _inner(dtype)
-    return pl.Array(inner if inner.is_float() else pl.Float64, dtype.shape)
+    unit = inner(dtype) if inner(dtype).is_float() else pl.Float64
+    return pl.List(unit) if isinstance(dtype, pl.List) else pl.Array(unit, dtype.shape)
 
 
 def _norm(dtype: Any) -> Any:
-    inner = _inner(dtype)
-    return pl.Float32 if inner in (pl.Float32, pl.Float16) else pl.Float64
+    return pl.Float32 if inner(dtype) in (pl.Float32, pl.Float16) else pl.Float64

@@ -297,15 +297,14 @@ class ColumnSubject(Held):
 
     def arrow_array(self, y):
         """The reverse."""
+        assert isinstance(y, self.arrow.Array)
         return y
 
     def run(self, function, a, axis=-1, **keywords):
-        x = self.array(a)
-        results = self.call(function, x, axis, **keywords)
+        results = self.call(function, self.array(a), axis, **keywords)
         if function is not l2.normalize:
             return self.bare(results)
         y, *norms = results if isinstance(results, tuple) else (results,)
-        assert type(y) is type(x)
         values = np.array(self.checked(y).flatten()).reshape(a.shape)
         return (values, *map(self.bare, norms)) if norms else values
 
@@ -338,6 +337,21 @@ class SeriesSubject(ColumnSubject):
         assert type(y) is self.polars.Series
         assert y.name == "vectors"
         return y.to_arrow()
+
+
+class CapsuleSubject(ColumnSubject):
+    """nanoarrow's arrays of those, which come back as Arrow's."""
+
+    container = "Arrow PyCapsule"
+    few = ColumnSubject.few[:1]
+    nanoarrow = functools.cached_property(lambda self: importlib.import_module("nanoarrow"))
+
+    def column(self, made):
+        return self.nanoarrow.Array(made)
+
+    def arrow_array(self, y):
+        assert isinstance(y, self.arrow.ChunkedArray)
+        return y.combine_chunks()
 
 
 class ScipySubject(Held):
@@ -380,7 +394,8 @@ HELD = {
     "DataArray": (DataArraySubject, {"numba:DataArray": None}),
     "quantity": (QuantitySubject, {"numba:pint": None}),
     "Arrow array": (ColumnSubject, {"numba:Arrow": None, "numba:Arrow views": None}),
-    "Polars Series": (SeriesSubject, {"numpy:Polars": None}),
+    "Polars Series": (SeriesSubject, {"numpy:Polars": None, "numba:Polars lists": None}),
+    "Arrow PyCapsule": (CapsuleSubject, {"numba:nanoarrow lists": None}),
     "SciPy sparse": (ScipySubject, {"numba:csr_array": None}),
     "list or number": (ListSubject, {"numba:list": None}),
     "JAX array": (JaxOnHostSubject, {"numpy:JAX array": None, "numba:JAX array": None}),

@@ -258,7 +258,9 @@ def test_dtypes_of_lists(how, value):
     assert got.type.equals(LISTS[how](field), check_metadata=True)
     for backend in ("numpy", "numba"):
         assert l2.normalize(x, backend=backend).equals(got)
-    assert l2.normalize(x, dtype="float32").type.value_type == pa.float32()
+    got, want = (l2.normalize(z, dtype="float32", backend="numpy") for z in (x, a[2:]))
+    assert got.type.value_type == pa.float32()
+    assert np.asarray(got.flatten()).tobytes() == want.tobytes()
 
 
 def test_views_in_any_order():
@@ -287,3 +289,64 @@ def test_lists_are_not_copied_on_the_way_in(how):
     assert l2.explain(x).kernel == "compiled ragged"
     with pytest.raises(TypeError, match="backend 'jax' cannot serve this input: lists of any"):
         l2.normalize(x, backend="jax")
+
+
+class Offers:
+    """What offers an array, or a stream with `times` to get it, and nothing else."""
+
+    def __init__(self, x, times=1):
+        self.x, self.times = x, times
+
+
+class OffersArray(Offers):
+    def __arrow_c_array__(self, requested_schema=None):
+        return self.x.__arrow_c_array__(requested_schema)
+
+
+class OffersStream(Offers):
+    def __arrow_c_stream__(self, requested_schema=None):
+        self.times -= 1
+        assert self.times >= 0
+        return self.x.__arrow_c_stream__(requested_schema)
+
+
+@pytest.mark.parametrize("how", LISTS)
+def test_capsules(how):
+    """Columns of any library: Arrow arrays come back, chunked from a stream, which is read once."""
+    na = pytest.importorskip("nanoarrow")
+    x = with_nulls(column(how), [2]).slice(1)
+    chunked = pa.chunked_array([x, x.slice(3)])
+    for held, same in (
+        (OffersArray(x), x),
+        (OffersStream(chunked), chunked),
+        (na.Array(x), pa.chunked_array([x])),
+        (na.Array(chunked), chunked),
+    ):
+        got = l2.normalize(held)
+        held.times = 1
+        for one, other in ((got, l2.normalize(same)), (l2.norm(held), l2.norm(same))):
+            assert (type(one), one.type, str(one)) == (type(other), other.type, str(other))
+    for one in ("keep", "null"):
+        got = l2.normalize(na.ArrayStream(chunked), zero=one)
+        assert str(got) == str(l2.normalize(chunked, zero=one))
+
+
+def test_tables_are_refused_unread():
+    table = pa.table({"v": lists([[3, 4]])})
+    reader = pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
+    batch = table.to_batches()[0]
+    for x in (table, batch, reader, OffersStream(table), OffersArray(batch)):
+        with pytest.raises(TypeError, match=r"is a table.*pyarrow.table\(x\)\[name\]"):
+            l2.norm(x)
+    assert reader.read_all().equals(table)
+    assert l2.norm(table["v"]).to_pylist() == [5.0]
+
+    def broken():
+        raise OSError("lost")
+        yield
+
+    reader = pa.RecordBatchReader.from_batches(table.schema, broken())
+    with pytest.raises(TypeError, match="is a table"):
+        l2.norm(reader)
+    with pytest.raises(TypeError, match="Arrow type int64 is not supported"):
+        l2.norm(OffersStream(pa.chunked_array([[1]])))

@@ -52,6 +52,60 @@ def test_expressions(engine):
     assert got["known"].to_list() == [False, None, False, False, None]
 
 
+LISTS = FRAME.select(
+    "k", v=pl.Series([[3, 4], None, [], [0, 0], [None, 4]], dtype=pl.List(pl.Float32))
+)
+LIST_UNIT = [UNIT[0], None, [], [0.0, 0.0], None]
+LIST_NORMS = [5.0, None, 0.0, 0.0, None]
+
+
+def test_series_of_lists():
+    """Rows of any lengths; sliced, in chunks, of Arrow's null at every position."""
+    x = LISTS["v"]
+    unit, norms = l2.normalize(x, return_norm=True)
+    assert (unit.name, unit.dtype, norms.dtype) == ("v", x.dtype, pl.Float32)
+    assert unit.to_list() == LIST_UNIT
+    assert norms.to_list() == LIST_NORMS
+    for i in range(6):
+        assert l2.normalize(x[i:]).to_list() == LIST_UNIT[i:]
+        both = pl.concat([x[i:], x[:i], x[i:3]], rechunk=False)
+        assert l2.norm(both).to_list() == [*LIST_NORMS[i:], *LIST_NORMS[:i], *LIST_NORMS[i:3]]
+        kept = pl.Series("v", [None if j == i else v for j, v in enumerate(LIST_UNIT)])
+        assert l2.is_normalized(kept).is_null().to_list() == kept.is_null().to_list()
+    assert l2.normalize(x.clear()).dtype == x.dtype
+    with pytest.raises(l2.ZeroVectorError, match="1 of 5 vectors, the first at position 3"):
+        l2.normalize(x, zero="raise")
+
+
+@pytest.mark.parametrize("engine", ["eager", "in-memory", "streaming"])
+@pytest.mark.parametrize("inner", [pl.Float32, pl.Float64, pl.Float16, pl.Int16, pl.Boolean])
+def test_expressions_of_lists(engine, inner):
+    """With the schema that is known before; by rows, whole and in groups."""
+    numbers = pl.Float64 if inner == pl.Boolean else inner
+    frame = LISTS.with_columns(pl.col("v").cast(pl.List(inner)))
+    e = pl.col("v").l2
+    asked = {
+        "unit": e.normalize(), "null": e.normalize(zero="null"), "over": e.normalize().over("k"),
+        "norm": e.norm(), "known": e.is_normalized(),
+    }  # fmt: skip
+    lazy = frame.lazy().select(**asked)
+    got = frame.select(**asked) if engine == "eager" else lazy.collect(engine=engine)
+    assert got.schema == lazy.collect_schema()
+    rows = [None if v is None or None in v else np.array(v) for v in frame["v"].to_list()]
+    dtype = {pl.Float32: "f4", pl.Float16: "f2"}.get(inner, "f8")
+    assert got.schema["unit"] == pl.List(numbers if numbers.is_float() else pl.Float64)
+    units = [None if v is None else l2.normalize(v.astype(dtype)).tolist() for v in rows]
+    assert got["unit"].to_list() == got["over"].to_list() == units
+    assert got["null"].to_list() == [None if u and not any(u) else u for u in units]
+    assert got["norm"].to_list() == [None if v is None else l2.norm(v) for v in rows]
+    assert got["known"].to_list() == [None if v is None else l2.norm(v) == 1 for v in rows]
+    by_group = frame.lazy().group_by("k", maintain_order=True).agg(e.normalize(), n=e.norm())
+    engine = "auto" if engine == "eager" else engine
+    got = by_group.collect(engine=engine)
+    assert got["v"].to_list() == [units[:2], units[2:]]
+    assert got.schema == by_group.collect_schema()
+
+
 def test_groups():
     got = FRAME.group_by("k", maintain_order=True).agg(pl.col("v").l2.norm())
     assert got["v"].to_list() == [[5.0, None], [0.0, 10.0, None]]
@@ -83,8 +137,13 @@ def test_empty_vectors():
 
 
 def test_refusals():
-    for column in ("k",):
-        with pytest.raises(TypeError, match="polars type Int8 is not supported"):
-            FRAME.select(pl.col(column).l2.norm())
+    nested = pl.Series([[[3, 4]]], dtype=pl.List(pl.Array(pl.Float32, 2)))
+    for x in (FRAME["k"], nested, pl.Series([[3]], dtype=pl.List(pl.Int128)), pl.Series([["3"]])):
+        with pytest.raises(TypeError, match=r"polars type .* is not supported"):
+            l2.norm(x)
+        with pytest.raises(TypeError, match=r"polars type .* is not supported"):
+            x.to_frame("v").select(pl.col("v").l2.norm())
+    with pytest.raises(TypeError, match="is a table"):
+        l2.norm(FRAME)
     with pytest.raises(Exception, match="zero norm"):
         FRAME.select(pl.col("v").l2.normalize(zero="raise"))

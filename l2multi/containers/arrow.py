@@ -7,11 +7,20 @@ counts. Values are seen where they are; the result is one buffer.
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from l2multi import _contract
 from l2multi._containers import Opened
 from l2multi._ragged import Array, Ragged
+
+try:
+    import pyarrow as pa
+    from pyarrow import LargeListViewType, ListViewType  # since 16
+except ImportError as error:
+    raise ImportError(
+        f"x: columns of vectors need pyarrow 16 or newer ({error}); try: pip install 'pyarrow>=16'"
+    ) from error
+
+__all__ = ["open", "pa"]
 
 
 class Column(Opened):
@@ -137,7 +146,8 @@ class Lists(Column):
         return entries
 
     def spared(self) -> Array:
-        return self.missing | (np.diff(self.bounds) == 0)
+        empty: Array = np.diff(self.bounds) == 0
+        return self.missing | empty
 
     def close(self, y: Any) -> Any:
         kind = _with_values(self.kind, y.dtype)
@@ -175,8 +185,8 @@ def open(x: Any, request: _contract.Request) -> Opened:
 _LISTS: dict[Any, tuple[Any, Any, bool]] = {
     pa.ListType: (pa.list_, np.int32, False),
     pa.LargeListType: (pa.large_list, np.int64, False),
-    pa.ListViewType: (pa.list_view, np.int32, True),
-    pa.LargeListViewType: (pa.large_list_view, np.int64, True),
+    ListViewType: (pa.list_view, np.int32, True),
+    LargeListViewType: (pa.large_list_view, np.int64, True),
 }
 
 

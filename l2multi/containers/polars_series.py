@@ -1,13 +1,28 @@
-"""Polars Series of vectors, by Arrow: fixed-width arrays of numbers."""
+"""Polars Series of vectors, by Arrow: arrays of a fixed width, and lists."""
 
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
 from l2multi import _contract
 from l2multi._containers import Inside, Opened
 from l2multi.containers import arrow
+
+_NUMBERS = (
+    pl.Float32, pl.Float64, pl.Float16, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64,
+    pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64,
+)  # fmt: skip
+
+
+def inner(dtype: Any) -> Any:
+    """The dtype of the numbers in a column of vectors, or a TypeError."""
+    found = dtype.inner if isinstance(dtype, (pl.Array, pl.List)) else None
+    if found not in _NUMBERS:
+        raise TypeError(
+            f"x: polars type {dtype} is not supported; accepted are Array and List columns, of one "
+            "dimension, of Float16 to Float64, Boolean, and integers up to 64 bits"
+        )
+    return found
 
 
 class Series(Inside):
@@ -19,11 +34,12 @@ class Series(Inside):
 
     def wrap(self, result: Any) -> Any:
         if getattr(result.type, "list_size", 1) == 0:  # for which Polars' own way panics
-            inner = pl.Series(pa.array([], result.type.value_type)).dtype
-            return pl.Series(self.name, result.to_pylist(), pl.Array(inner, 0))
+            kind = pl.Series(result.values).dtype
+            return pl.Series(self.name, result.to_pylist(), pl.Array(kind, 0))
         return pl.Series(self.name, result)
 
 
 def open(x: Any, request: _contract.Request) -> Opened:
     """As an Arrow array of the same memory."""
+    inner(x.dtype)
     return Series(arrow.open(x.to_arrow(), request), x.name)
