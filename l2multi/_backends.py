@@ -31,6 +31,8 @@ ROWS = (
     Row("numpy", "l2multi.backends.numpy", "numpy", "numpy"),
     Row("numba", "l2multi.backends.numba.ragged", "ragged", "numba"),
     Row("numpy", "l2multi.backends.numpy_ragged", "ragged", "numpy"),
+    Row("numba", "l2multi.backends.numba.chunks", "chunks", "numba"),
+    Row("numpy", "l2multi.backends.numpy_chunks", "chunks", "numpy"),
     Row("jax", "l2multi.backends.jax", "jax", "jax"),
     Row("jax", "l2multi.backends.jax.sparse_backend", "sparse JAX", "jax"),
     Row("torch", "l2multi.backends.torch", "torch", "torch"),
@@ -39,7 +41,7 @@ _FIRST = {row.name: row for row in reversed(ROWS)}
 NAMES = tuple(dict.fromkeys(row.name for row in ROWS))
 
 # The libraries whose elements are NumPy's, and follow its rules of dtypes.
-OF_NUMPY = ("numpy", "ragged")
+OF_NUMPY = ("numpy", "ragged", "chunks")
 
 
 class FastPath(Protocol):

@@ -340,14 +340,15 @@ class SeriesSubject(ColumnSubject):
 
 
 class CapsuleSubject(ColumnSubject):
-    """nanoarrow's arrays of those, which come back as Arrow's."""
+    """nanoarrow's arrays of those, in two chunks, which come back as Arrow's."""
 
     container = "Arrow PyCapsule"
     few = ColumnSubject.few[:1]
     nanoarrow = functools.cached_property(lambda self: importlib.import_module("nanoarrow"))
 
     def column(self, made):
-        return self.nanoarrow.Array(made)
+        chunks = [made.slice(0, 3), made.slice(3)]
+        return self.nanoarrow.Array(self.arrow.chunked_array(chunks, made.type))
 
     def arrow_array(self, y):
         assert isinstance(y, self.arrow.ChunkedArray)

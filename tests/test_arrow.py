@@ -82,6 +82,13 @@ def test_bits(value, width):
         assert np.asarray(norms).tobytes() == lengths.tobytes()
         for backend in ("numpy", "numba"):
             assert l2.normalize(part, backend=backend).equals(got)
+    chunks = pa.chunked_array([x.slice(0, 3), x.slice(3, 64), x.slice(67), x.slice(5, 0)])
+    for backend in (None, "numpy", "numba"):
+        got, norms = l2.normalize(chunks, return_norm=True, backend=backend)
+        want, lengths = l2.normalize(a, return_norm=True)
+        assert np.asarray(got.combine_chunks().values).tobytes() == want.tobytes()
+        assert np.asarray(norms).tobytes() == lengths.tobytes()
+    assert l2.explain(chunks)[:2] == l2.explain(a)[:2]
     assert l2.explain(x).backend == l2.explain(a).backend
 
 
@@ -289,6 +296,24 @@ def test_lists_are_not_copied_on_the_way_in(how):
     assert l2.explain(x).kernel == "compiled ragged"
     with pytest.raises(TypeError, match="backend 'jax' cannot serve this input: lists of any"):
         l2.normalize(x, backend="jax")
+
+
+def test_chunks_are_served_where_they_are():
+    """Each by the kernels, to one result; other libraries get one array of them."""
+    x = lists([[3, 4], None, [0, 0], [6, 8], [1, 2]])
+    chunks = pa.chunked_array([x.slice(1, 2), x.slice(3)])
+    opened = _containers.open(chunks, _contract.Request())
+    for i, part in enumerate(opened.values((1,), look=False).parts):
+        assert part.ctypes.data == x.values.buffers()[1].address + (8, 24)[i]
+    made = [chunk.values.buffers()[1] for chunk in l2.normalize(chunks).chunks]
+    assert made[0].address + made[0].size == made[1].address
+    pytest.importorskip("jax")
+    for zero in ("keep", "null"):
+        got, want = (l2.normalize(chunks, zero=zero, backend=b) for b in ("jax", "numpy"))
+        assert got.is_null().equals(want.is_null())
+        flat = (np.concatenate([c.flatten() for c in y.chunks]) for y in (got, want))
+        np.testing.assert_allclose(*flat, rtol=1e-6)
+    assert l2.explain(chunks, backend="jax").backend == "jax"
 
 
 class Offers:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _contract
+from l2multi._chunks import Chunks
 from l2multi._containers import Opened
 from l2multi._ragged import Array, Ragged
 
@@ -24,8 +25,9 @@ __all__ = ["open", "pa"]
 
 
 class Column(Opened):
-    """Rows of an Arrow array, with one vector or more in each, in chunks if `chunks` says how long
-    those are. `missing` tells which are null or have a null element."""
+    """Rows of an Arrow array, with one vector or more in each. `missing` tells which are null and,
+    once there are `values`, which have a null element; `chunks` how long those of the result are,
+    if it has any."""
 
     has_fast_path = False
     has_nulls = True
@@ -33,7 +35,7 @@ class Column(Opened):
     def __init__(self, x: Any, array: Array, library: str, missing: Array) -> None:
         super().__init__(array, library)
         self.kind, self.missing = x.type, missing
-        self.chunks = [len(part) for part in _parts(x)] if isinstance(x, pa.ChunkedArray) else None
+        self.chunks = list(map(len, x.chunks)) if isinstance(x, pa.ChunkedArray) else None
 
     def axes(self, request: _contract.Request) -> tuple[int, ...]:
         axes = super().axes(request)
@@ -88,13 +90,23 @@ class Vectors(Column):
     """Fixed-size lists and tensors: rows of one shape."""
 
     def __init__(self, x: Any, storage: Any) -> None:
-        opened = [_rows(getattr(part, "storage", part), storage) for part in _parts(x)]
-        if len(opened) == 1:
-            ((rows, missing),) = opened
-        else:
-            empty = _rows(pa.array([], storage), storage)
-            rows, missing = map(np.concatenate, zip(empty, *opened, strict=True))
-        super().__init__(x, _logical_order(x.type, rows), "numpy", missing)
+        opened = [_rows(part, storage) for part in _parts(x, storage)]
+        self.parts = [_logical_order(x.type, rows) for rows, _ in opened]
+        missing = np.concatenate([missing for _, missing in opened])
+        array, library = self.parts[0], "numpy"
+        if len(self.parts) > 1:
+            like = np.empty((), array.dtype)
+            array, library = np.broadcast_to(like, (len(x), *array.shape[1:])), "chunks"
+        super().__init__(x, array, library, missing)
+
+    def moved(self, name: str, library: str) -> Opened:
+        self.library = "numpy"
+        return super().moved(name, library)
+
+    def values(self, axes: tuple[int, ...], look: bool) -> Any:
+        if self.library == "chunks":
+            return Chunks(self.parts)
+        return self.array if look or len(self.parts) == 1 else np.concatenate(self.parts)
 
     def close(self, y: Any) -> Any:
         kind = _with_values(self.kind, y.dtype)
@@ -113,10 +125,11 @@ class Lists(Column):
     those under a null are none."""
 
     def __init__(self, x: Any) -> None:
-        self.parts = _parts(x)
+        self.parts = _parts(x, x.type)
         self.bounds = np.cumsum(np.concatenate([np.zeros(1, np.int64), *map(_sizes, self.parts)]))
         like = np.broadcast_to(np.empty((), _dtype(x.type.value_type)), (len(x), 1))
-        super().__init__(x, like, "ragged", np.array(x.is_null()))
+        library = "ragged" if len(self.parts) == 1 else "chunks"
+        super().__init__(x, like, library, np.array(x.is_null()))
 
     def moved(self, name: str, library: str) -> Opened:
         raise TypeError(
@@ -125,24 +138,24 @@ class Lists(Column):
         )
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
+        found, first = [], 0
+        for part in self.parts:
+            bounds = self.bounds[first : first + len(part) + 1] - self.bounds[first]
+            entries = self.entries(part, first, bounds, look)
+            found.append(Ragged(entries, bounds, (len(part),)))
+            first += len(part)
+        return found[0] if len(found) == 1 else Chunks(found)
+
+    def entries(self, part: Any, first: int, bounds: Array, look: bool) -> Array:
+        """The entries of the rows of a chunk, in order; in memory views may have another."""
         dtype = _contract.rule(self.array.dtype).result
         if look:
-            entries = np.broadcast_to(np.empty((), dtype), self.bounds[-1])
-        else:
-            entries = self.entries(dtype)
-        return Ragged(entries, self.bounds, (len(self.missing),))
-
-    def entries(self, dtype: np.dtype[Any]) -> Array:
-        """The entries of all rows in order; views may have them otherwise."""
-        found, first = [], 0
-        for flat in (part.flatten() for part in self.parts):
-            if flat.null_count:
-                nulls = first + np.flatnonzero(flat.is_null())
-                self.missing[np.searchsorted(self.bounds, nulls, side="right") - 1] = True
-            found.append(_numbers(flat))
-            first += len(flat)
-        joined = found[0] if len(found) == 1 else np.concatenate([np.empty(0, dtype), *found])
-        entries: Array = np.require(joined, dtype, ("C", "A"))
+            return np.broadcast_to(np.empty((), dtype), bounds[-1])
+        flat = part.flatten()
+        if flat.null_count:
+            nulls = np.flatnonzero(flat.is_null())
+            self.missing[first + np.searchsorted(bounds, nulls, side="right") - 1] = True
+        entries: Array = np.require(_numbers(flat), dtype, ("C", "A"))
         return entries
 
     def spared(self) -> Array:
@@ -162,7 +175,7 @@ class Lists(Column):
         return self.built(kind, build)
 
 
-def open(x: Any, request: _contract.Request) -> Opened:
+def open(x: Any, request: _contract.Request) -> Column:
     """As a NumPy array with a first axis of rows, or as ragged vectors."""
     if request.dtype is not None:
         asked = _contract.floating(request.dtype, complex_=False)
@@ -190,9 +203,10 @@ _LISTS: dict[Any, tuple[Any, Any, bool]] = {
 }
 
 
-def _parts(x: Any) -> list[Any]:
-    """The chunks of an array."""
-    return x.chunks if isinstance(x, pa.ChunkedArray) else [x]
+def _parts(x: Any, storage: Any) -> list[Any]:
+    """The chunks of an array, or an empty one, as their storage."""
+    parts = x.chunks if isinstance(x, pa.ChunkedArray) else [x]
+    return [getattr(part, "storage", part) for part in parts] or [pa.array([], storage)]
 
 
 def _rows(x: Any, storage: Any) -> tuple[Array, Array]:

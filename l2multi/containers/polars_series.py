@@ -40,6 +40,8 @@ class Series(Inside):
 
 
 def open(x: Any, request: _contract.Request) -> Opened:
-    """As an Arrow array of the same memory."""
+    """As an Arrow array of the same memory, in its chunks; the result is one."""
     inner(x.dtype)
-    return Series(arrow.open(x.to_arrow(), request), x.name)
+    opened = arrow.open(arrow.pa.chunked_array(x), request)
+    opened.chunks = None
+    return Series(opened, x.name)
