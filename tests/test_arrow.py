@@ -335,6 +335,22 @@ class OffersStream(Offers):
         return self.x.__arrow_c_stream__(requested_schema)
 
 
+@pytest.mark.parametrize("how", [*LISTS][1:])
+def test_offsets_beyond_the_entries(how):
+    """They are refused, in place of what lies in memory there."""
+    x = pa.array([[3, 4], [1], [5, 12]], LISTS[how](pa.float32()))
+    _, *index, _, _ = x.buffers()
+    for i in (1, 2):
+        for wrong in (100, -1):
+            ends = np.frombuffer(index[0], "i8" if "large" in how else "i4").copy()
+            ends[i] = wrong
+            buffers = [None, pa.py_buffer(ends), *index[1:]]
+            bad = pa.Array.from_buffers(x.type, len(x), buffers, children=[x.values])
+            for function in (l2.normalize, l2.norm, l2.explain):
+                with pytest.raises(ValueError, match=r"(?i)offset|list"):
+                    function(pa.chunked_array([x, bad]))
+
+
 @pytest.mark.parametrize("how", LISTS)
 def test_capsules(how):
     """Columns of any library: Arrow arrays come back, chunked from a stream, which is read once."""
@@ -354,6 +370,17 @@ def test_capsules(how):
     for one in ("keep", "null"):
         got = l2.normalize(na.ArrayStream(chunked), zero=one)
         assert str(got) == str(l2.normalize(chunked, zero=one))
+
+
+def test_float16_in_disguise():
+    """As Parquet files hold it that know no float16: the error says what to do."""
+    a = np.array([[3, 4], [300, 400]], "f2")
+    x = pa.FixedSizeListArray.from_arrays(pa.array(a.reshape(-1)), 2)
+    kind = pa.list_(pa.binary(2), 2)
+    with pytest.raises(TypeError, match=r"x.view\(kind\).*pyarrow.float16"):
+        l2.normalize(x.view(kind))
+    got = l2.normalize(x.view(kind).view(x.type))
+    assert got.to_pylist() == l2.normalize(a).tolist()
 
 
 def test_tables_are_refused_unread():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from l2multi import _containers, _testing
+from l2multi._ragged import Ragged
 from tests import held
 from tests.conformance import test_accuracy, test_meaning, test_out, test_types
 from tests.test_suite_bites import C16, F4, F8, IS_NORM, TABLE, bites, run
@@ -89,6 +90,11 @@ def no_null(y):
     return y.fill_null(1)
 
 
+def upside_down(x):
+    """Ragged vectors whose entries are in the reverse order."""
+    return Ragged(x.entries[::-1].copy(), x.offsets, x.batch)
+
+
 def without_zeros(y):
     """A sparse array without the zeros that were stored."""
     y.eliminate_zeros()
@@ -138,6 +144,10 @@ CONTAINER_MUTANTS = {
     "nulls' neighbours": ("numba:Arrow", opens(lambda x: np.roll(x, 1, 0)), TABLE, F4),
     "name lost": ("numpy:Polars", closes(lambda y: y.alias("")), TABLE, F4),
     "Series lost": ("numpy:Polars", closes(lambda y: y.to_arrow()), TABLE, F4),
+    "views in the order of memory": ("numba:Arrow views", opens(upside_down), LENGTHS, F4),
+    "lists' nulls lost": ("numba:Polars lists", closes(lambda y: y.drop_nulls()), TABLE, F4),
+    "chunks joined": ("numba:nanoarrow lists", closes(lambda y: y.combine_chunks()), TABLE, F4),
+    "chunk lost": ("numba:nanoarrow lists", closes(lambda y: y.slice(0, 3)), TABLE, F4),
     "csr entry dropped": ("numba:csr_array", closes(lambda y: y[:, :-1]), TABLE, F4),
     "csr matrix filled": ("numba:csr_array", closes(lambda y: y.toarray()), TABLE, F4),
     "csr class lost": ("numba:csr_array", closes(lambda y: y.tocsc()), TABLE, F4),

@@ -221,8 +221,9 @@ def _rows(x: Any, storage: Any) -> tuple[Array, Array]:
 
 
 def _sizes(x: Any) -> Array:
-    """How long the rows of an array of lists are; those that are null have no entries, whatever
-    their offsets say."""
+    """How long the rows of an array of lists are, if offsets stay within its entries; those that
+    are null have none, whatever their offsets say."""
+    x.validate(full=True)
     _, index, is_view = _LISTS[type(x.type)]
     sizes = np.asarray(x.sizes) if is_view else np.diff(np.asarray(x.offsets))
     sizes = np.where(x.is_null(), 0, sizes).astype(np.int64)
@@ -242,9 +243,13 @@ _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 def _dtype(kind: Any) -> np.dtype[Any]:
     """What NumPy calls a type of numbers."""
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        raise TypeError(
-            f"x: Arrow lists of {kind} are not supported; accepted are lists of numbers"
-        )
+        told = f"x: Arrow lists of {kind} are not supported; accepted are lists of numbers"
+        if kind == pa.binary(2):
+            told += (
+                "; if these are float16 without their logical type, as some write to Parquet, try "
+                "x.view(kind) of each chunk, with such a kind as pyarrow.list_(pyarrow.float16())"
+            )
+        raise TypeError(told)
     return np.dtype(_FLOATS.get(str(kind), str(kind)))
 
 
