@@ -256,7 +256,7 @@ def test_policies_pass_over_what_is_null_or_empty(how):
 def test_dtypes_of_lists(how, value):
     """Bits and dtypes are those of NumPy; the field's name and metadata stay."""
     a = (RNG.standard_normal((11, 3)) * 9).astype(value)
-    x = column(how, a.tolist(), value).slice(2)
+    x = column(how, list(map(list, a)), value).slice(2)
     got, norms = l2.normalize(x, return_norm=True)
     want, lengths = l2.normalize(a[2:], return_norm=True)
     assert np.asarray(got.flatten()).tobytes() == want.tobytes()
