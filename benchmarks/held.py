@@ -37,6 +37,12 @@ def _lists(x: Array) -> Any:
     return pa.ListArray.from_arrays(ends, pa.array(x.ravel()))
 
 
+def _chunks(x: Array) -> Any:
+    column, step = _arrow(x), -(-len(x) // 8)
+    chunks = [column.slice(first, step) for first in range(0, len(x), step)]
+    return _library("pyarrow").chunked_array(chunks)
+
+
 def _polars(x: Array) -> Any:
     pl = _library("polars")
     return pl.Series("e", x, dtype=pl.Array(pl.Float32, x.shape[1]))
@@ -59,13 +65,14 @@ HELD: dict[str, Callable[[Array], Any]] = {
     "DataArray": lambda x: _library("xarray").DataArray(x, dims=("row", "column")),
     "Arrow array": _arrow,
     "Polars Series": _polars,
+    "Arrow PyCapsule": lambda x: _library("nanoarrow").Array(_arrow(x)),
     "PyTorch tensor": lambda x: _library("torch").from_numpy(x),
     "JAX array": lambda x: _library("jax").numpy.asarray(x),
     "sparse JAX matrix": _sparse_jax,
     "SciPy sparse": lambda x: _library("scipy.sparse").csr_array(x),
 }
 # The same for what is of a row, but another kind.
-MORE: dict[str, Callable[[Array], Any]] = {"Arrow lists": _lists}
+MORE: dict[str, Callable[[Array], Any]] = {"Arrow lists": _lists, "Arrow chunks": _chunks}
 
 
 def _torch_own(x: Any) -> Any:
