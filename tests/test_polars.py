@@ -136,6 +136,15 @@ def test_empty_vectors():
         assert l2.norm(x).to_list() == [0.0] * len(rows)
 
 
+def test_no_rows_behind_an_offset():
+    """Where Polars has no rows left of an Arrow array, its buffer ends before the offset."""
+    pa = pytest.importorskip("pyarrow")
+    for kind in (pa.list_(pa.float32(), 2), pa.list_(pa.float32())):
+        x = pl.Series("v", pa.array([[1, 2], [3, 4]], kind).slice(2))
+        assert l2.normalize(x).dtype == x.dtype
+        assert l2.norm(x).to_list() == l2.normalize(x).to_list() == []
+
+
 def test_refusals():
     nested = pl.Series([[[3, 4]]], dtype=pl.List(pl.Array(pl.Float32, 2)))
     for x in (FRAME["k"], nested, pl.Series([[3]], dtype=pl.List(pl.Int128)), pl.Series([["3"]])):

@@ -260,7 +260,7 @@ def _numbers(values: Any) -> Array:
         filled = values.fill_null(False)
         return np.asarray(filled.to_numpy(zero_copy_only=False), bool)
     buffer = values.buffers()[1]
-    if buffer is None:
+    if buffer is None or not len(values):  # then it may end before the offset
         return np.empty(0, dtype)
     return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
 
