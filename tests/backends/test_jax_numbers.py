@@ -118,6 +118,45 @@ def test_arrays_made_of_one_number(dtype, make, with_kernels):
                 close(y, np.full(4, np.sign(value.real) / 4))
 
 
+@pytest.mark.parametrize("with_kernels", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_that_the_compiler_knows(dtype, with_kernels):
+    """Vectors of constants, and a number that zeros pad: rows, columns, and as bits of a wider
+    dtype."""
+    values, wide = sizes(dtype), {"f": "f8", "c": "c16"}[dtype.kind]
+    known = [np.full((2, 3), value) for value in values]
+
+    def both(x, axis, **keywords):
+        return l2.normalize(x, axis, return_norm=True, **keywords), l2.norm(x, axis)
+
+    def of_constants():
+        return [both(jnp.asarray(a), axis) for a in known for axis in (0, 1)]
+
+    def of_padded(x):
+        padded = (jnp.pad(jnp.stack([v, v])[:, None], ((0, 0), (0, 2))) for v in x)
+        return [both(*way) for a in padded for way in ((a, 1), (a.T, 0))]
+
+    def widened():
+        return l2.norm(jnp.asarray(known[0]), dtype="float64"), l2.norm(jnp.zeros((2, 3), wide), 0)
+
+    with x64(dtype), cpu_primitives.use(with_kernels):
+        for k, ((y, n), alone) in enumerate(jax.jit(of_constants)()):
+            value, length = values[k // 2], (2, 3)[k % 2]
+            close(y, np.full((2, 3), np.sign(value.real) / np.sqrt(length)))
+            with np.errstate(over="ignore"):
+                close(n, np.full(5 - length, np.abs(value) * np.sqrt(length)).astype(n.dtype))
+            close(alone, n)
+        for k, ((y, n), alone) in enumerate(jax.jit(of_padded)(values)):
+            value = values[k // 2]
+            want = np.outer([1, 1], [np.sign(value.real), 0, 0])
+            close(y, want.T if k % 2 else want)
+            close(n, np.full(2, np.abs(value)))
+            close(alone, n)
+    with jax.enable_x64(True), cpu_primitives.use(with_kernels):
+        for zeros in jax.jit(widened)():
+            assert not np.asarray(zeros).any()
+
+
 def test_float32_without_float64():
     """The three sums of platforms that have no float64, on this one."""
     from l2multi.backends.jax import functions, powers

@@ -9,7 +9,9 @@ no norms, no policies and no kernels.
 
 XLA may rearrange products. Where what is squared is one number for it, it makes ``x*x * (c*c)`` of
 ``(x*c) * (x*c)``, and of ``x*c*d`` it makes ``x * (c*d)`` for arrays of any size: constants that
-leave the range where the products do not. So powers of two that are constants are `opaque`.
+leave the range where the products do not. So powers of two that are constants are `opaque`; and so
+are numbers that `squares` multiplies with one, for of a constant x, a zero that pads a vector say,
+it would make ``c*c * (x*x)``, which is NaN.
 """
 
 import functools
@@ -110,7 +112,9 @@ def _squares_formula(
     target: Target, x: jax.Array, *, axes: Axes, dtype: str, exponent: int | None
 ) -> jax.Array:
     form = np.dtype(dtype)
-    factor = None if exponent is None else opaque(2.0**exponent, form)
+    factor = None
+    if exponent is not None:
+        factor, x = opaque(2.0**exponent, form), barrier(x)
 
     def term(x: jax.Array) -> jax.Array:
         each = tuple(p if factor is None else p * factor for p in parts(x, form))
