@@ -48,6 +48,15 @@ def _polars(x: Array) -> Any:
     return pl.Series("e", x, dtype=pl.Array(pl.Float32, x.shape[1]))
 
 
+def _pandas(x: Array) -> Any:
+    pd = _library("pandas")
+    return pd.Series(pd.arrays.ArrowExtensionArray(_arrow(x)))
+
+
+def _frame(x: Array) -> Any:
+    return _library("pandas").DataFrame(x, copy=False)
+
+
 def _quantity(x: Array) -> Any:
     return _library("pint").UnitRegistry().Quantity(x, "meter")
 
@@ -66,13 +75,19 @@ HELD: dict[str, Callable[[Array], Any]] = {
     "Arrow array": _arrow,
     "Polars Series": _polars,
     "Arrow PyCapsule": lambda x: _library("nanoarrow").Array(_arrow(x)),
+    "pandas": _pandas,
     "PyTorch tensor": lambda x: _library("torch").from_numpy(x),
     "JAX array": lambda x: _library("jax").numpy.asarray(x),
     "sparse JAX matrix": _sparse_jax,
     "SciPy sparse": lambda x: _library("scipy.sparse").csr_array(x),
 }
 # The same for what is of a row, but another kind.
-MORE: dict[str, Callable[[Array], Any]] = {"Arrow lists": _lists, "Arrow chunks": _chunks}
+MORE: dict[str, Callable[[Array], Any]] = {
+    "Arrow lists": _lists,
+    "Arrow chunks": _chunks,
+    "pandas, DataFrame": _frame,
+    "pandas, arrays": lambda x: _library("pandas").Series(list(x)),
+}
 
 
 def _torch_own(x: Any) -> Any:
@@ -89,6 +104,8 @@ def _polars_own(x: Any) -> Any:
 OWN: dict[str, Callable[[Any], Any]] = {
     "PyTorch tensor": _torch_own,
     "Polars Series": _polars_own,
+    "pandas, DataFrame": lambda x: x.div((x**2).sum(axis=1) ** 0.5, axis=0),
+    "pandas, arrays": lambda x: x / x.map(np.linalg.norm),
     "SciPy sparse": lambda x: _library("sklearn.preprocessing").normalize(x),
     "JAX array": lambda x: x / _library("jax").numpy.linalg.norm(x, axis=-1, keepdims=True),
 }

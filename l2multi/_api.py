@@ -56,6 +56,9 @@ def normalize(
         is not modified unless it is `out`. Inside `jax.shard_map`
         each device's part is taken for whole vectors, for no type tells whether a vector is split
         or the batch: for split vectors there is ``l2multi.jax.normalize(..., axis_name=)``.
+        Of pandas, a Series of arrays or lists has a vector in each row, a Series of numbers is one,
+        and rows of a DataFrame are vectors (``axis=0``: columns); labels are kept, and `pd.NA`
+        makes its vector null.
         Masked entries of a ``numpy.ma.MaskedArray`` do not count and stay masked. An instance of
         another subclass of `numpy.ndarray` comes back as a base array, and is refused where it has
         a unit or arithmetic of its own. Of a sparse array or matrix of SciPy, in any format, the
@@ -68,9 +71,9 @@ def normalize(
     eps : float, default 0.0
         A lower bound of the divisor, as PyTorch's ``eps``, in the unit of `x`.
     zero : {"keep", "nan", "raise", "null"}, default "keep"
-        What becomes of a zero vector: it stays as it is, becomes NaN, or raises; of Arrow and
-        Polars, "null" makes it null. An empty vector is not a zero vector, and `eps` does not
-        matter here. "raise" needs values, which there are
+        What becomes of a zero vector: it stays as it is, becomes NaN, or raises; of Arrow,
+        Polars and what has nulls in pandas, "null" makes it null. An empty vector is
+        not a zero vector, and `eps` does not matter here. "raise" needs values, which there are
         none of under JAX tracing (jit, grad, vmap): a TypeError says so. Likewise for `nonfinite`.
     nonfinite : {"propagate", "raise"}, default "propagate"
         What becomes of a vector with an inf or a NaN. Under "propagate" a NaN makes its whole
@@ -79,8 +82,8 @@ def normalize(
     out : numpy.ndarray or torch.Tensor, optional
         Where to write, of the result's shape and dtype, in either byte order. ``out=x`` works in
         place; any other overlap with `x` gives the result of no overlap, but no two elements of
-        `out` may overlap. Not for JAX and Arrow arrays, which are immutable. For a SciPy sparse
-        `x`, only `x`.
+        `out` may overlap. Not for JAX and Arrow arrays, which are immutable, nor for pandas. For
+        a SciPy sparse `x`, only `x`.
     dtype : dtype, optional
         The floating dtype of the result, complex for complex input. The arithmetic is as wide as
         input or output, whichever is wider, and rounded once.

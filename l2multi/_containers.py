@@ -124,6 +124,18 @@ ROWS = (
         "lazy and streaming",
     ),
     Row(
+        "pandas",
+        ("pandas.Series", "pandas.DataFrame"),
+        "l2multi.containers.pandas_frame",
+        "Series and DataFrames of pandas",
+        "the same; index, name, columns and attrs kept; norms as a Series",
+        "a Series of Arrow lists, or of arrays and lists as objects (of any lengths), has a vector "
+        "in each row and nulls as Arrow; a Series of numbers is one vector, and so is each row of "
+        "a DataFrame (`axis=-1`, 1), each column (0) or all of it (None); `pd.NA` makes its vector "
+        '`pd.NA`; where there are nulls, also `zero="null"`; no `out=`; an Index is a TypeError '
+        "that says what to do",
+    ),
+    Row(
         "PyTorch tensor",
         ("torch.Tensor",),
         "l2multi.containers.torch_tensor",
@@ -296,6 +308,11 @@ class Inside(Opened):
         """Unit vectors or norms of the inner value, as the owner holds them."""
         raise NotImplementedError
 
+    def moved(self, name: str, library: str) -> Opened:
+        self.inner.moved(name, library)  # which may refuse, or open another way
+        self.library = self.inner.library
+        return super().moved(name, library)
+
     def close(self, y: Any) -> Any:
         return self.wrap(self.inner.close(y))
 
@@ -397,7 +414,10 @@ def _traced(value: Any) -> bool:
     row = next((row for row in ROWS if row.owns(value)), None)
     if row is None or isinstance(value, (int, float, np.ndarray)):
         return False
-    opened = row.open(value, _contract.Request())
+    try:
+        opened = row.open(value, _contract.Request())
+    except (TypeError, ValueError):  # no array of numbers
+        return False
     return opened.library != "numpy" and _backends.home(opened.library).traced(value)
 
 

@@ -355,6 +355,110 @@ class CapsuleSubject(ColumnSubject):
         return y.combine_chunks()
 
 
+class ArrowSeriesSubject(ColumnSubject):
+    """pandas' Series of those."""
+
+    container = "pandas"
+    pandas = functools.cached_property(lambda self: importlib.import_module("pandas"))
+
+    def column(self, made):
+        held = self.pandas.arrays.ArrowExtensionArray(made)
+        return self.pandas.Series(held, range(7, 7 + len(made)), name="vectors")
+
+    def arrow_array(self, y):
+        assert type(y) is self.pandas.Series
+        assert y.name == "vectors"
+        assert y.index.equals(self.pandas.RangeIndex(7, 7 + len(y)))
+        return y.array.__arrow_array__().combine_chunks()
+
+
+class RowsSubject(ArrowSeriesSubject):
+    """pandas' Series of arrays; between them null, and rows with a null element."""
+
+    def why_not(self, dtype):
+        return (
+            None if dtype in map(np.dtype, "fd?bBhHiIqQ") else "of it there are no norms with null"
+        )
+
+    def array(self, a):
+        held = np.empty(2 * len(a), object)
+        held[::2] = list(a)
+        held[1::4] = [[np.nan, None]] * len(held[1::4])
+        return self.pandas.Series(held, range(7, 7 + len(held)), name="vectors")
+
+    def run(self, function, a, axis=-1, **keywords):
+        results = self.call(function, self.array(a), axis, **keywords)
+        y, *norms = results if isinstance(results, tuple) else (results,)
+        if function is not l2.normalize:
+            return self.bare(y)
+        assert y.isna().tolist() == [False, True] * len(a)
+        rows = y.tolist()[::2]
+        y = np.stack(rows) if rows else np.empty(a.shape, self.unit_dtype(a.dtype))
+        return (y, *map(self.bare, norms)) if norms else y
+
+    def bare(self, y):
+        assert y.name == "vectors"
+        assert y.isna().tolist() == [False, True] * (len(y) // 2)
+        return y.dropna().to_numpy(y.dtype.numpy_dtype)
+
+
+class NullableSubject(RowsSubject):
+    """DataFrames of pandas' own dtypes with nulls; between the rows others with a null."""
+
+    def holds(self, shape, axis):
+        """Without columns there is no dtype."""
+        return super().holds(shape, axis) and shape[1] > 0
+
+    def array(self, a):
+        names = {"f": "FloatingArray", "b": "BooleanArray"}
+        kind = getattr(self.pandas.arrays, names.get(a.dtype.kind, "IntegerArray"))
+        columns = enumerate(np.repeat(a, 2, axis=0).T)
+        held = {i: kind(column.copy(), np.arange(2 * len(a)) % 2 == 1) for i, column in columns}
+        return self.pandas.DataFrame(held)
+
+    def run(self, function, a, axis=-1, **keywords):
+        results = self.call(function, self.array(a), axis, **keywords)
+        y, *norms = results if isinstance(results, tuple) else (results,)
+        if function is not l2.normalize:
+            return self.bare(y)
+        assert y.isna().all(axis=1).tolist() == [False, True] * len(a)
+        y = y.iloc[::2].to_numpy(y.dtypes.iloc[0].numpy_dtype)
+        return (y, *map(self.bare, norms)) if norms else y
+
+    def bare(self, y):
+        return super().bare(y.rename("vectors"))
+
+
+class DataFrameSubject(WrappedSubject):
+    """DataFrames, of a dtype without nulls."""
+
+    container = "pandas"
+    any_axis = keeps_axes = refuses = False
+    pandas = functools.cached_property(lambda self: importlib.import_module("pandas"))
+
+    def holds(self, shape, axis):
+        """Without columns there is no dtype."""
+        return len(shape) == 2 and shape[1] > 0
+
+    def array(self, a):
+        """With labels."""
+        self.labels = [
+            [f"{name}{i}" for i in range(n)] for name, n in zip("xy", a.shape, strict=True)
+        ]
+        return self.pandas.DataFrame(a, *self.labels, copy=False)
+
+    def bare(self, y, function):
+        """The numbers, once it is known that the labels are those of `array`."""
+        index, columns = self.labels
+        if function is l2.normalize:
+            assert type(y) is self.pandas.DataFrame
+            assert list(y.index) == index
+            assert list(y.columns) == columns
+        elif isinstance(y, self.pandas.Series):
+            assert list(y.index) in (index, columns)
+        return np.array(y)
+
+
 class ScipySubject(Held):
     """SciPy's sparse arrays, with all entries stored."""
 
@@ -397,6 +501,10 @@ HELD = {
     "Arrow array": (ColumnSubject, {"numba:Arrow": None, "numba:Arrow views": None}),
     "Polars Series": (SeriesSubject, {"numpy:Polars": None, "numba:Polars lists": None}),
     "Arrow PyCapsule": (CapsuleSubject, {"numba:nanoarrow lists": None}),
+    "pandas": (ArrowSeriesSubject, {"numba:pandas": None, "numpy:pandas lists": None}),
+    "pandas, objects": (RowsSubject, {"numba:pandas rows": None}),
+    "pandas, nullable": (NullableSubject, {"numpy:nullable DataFrame": None}),
+    "pandas, DataFrame": (DataFrameSubject, {"numba:DataFrame": None}),
     "SciPy sparse": (ScipySubject, {"numba:csr_array": None}),
     "list or number": (ListSubject, {"numba:list": None}),
     "JAX array": (JaxOnHostSubject, {"numpy:JAX array": None, "numba:JAX array": None}),

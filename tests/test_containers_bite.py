@@ -65,6 +65,16 @@ def elsewhere(y):
     return type(y)((y.data, y.indices[::-1]), shape=y.shape)
 
 
+def counted(y):
+    """What pandas holds, with other labels."""
+    return y.reset_index(drop=True)
+
+
+def no_null_row(y):
+    """A Series of arrays whose nulls have become something."""
+    return y.where(y.notna(), 1)
+
+
 no_mask = np.ma.getdata
 
 
@@ -148,6 +158,13 @@ CONTAINER_MUTANTS = {
     "lists' nulls lost": ("numba:Polars lists", closes(lambda y: y.drop_nulls()), TABLE, F4),
     "chunks joined": ("numba:nanoarrow lists", closes(lambda y: y.combine_chunks()), TABLE, F4),
     "chunk lost": ("numba:nanoarrow lists", closes(lambda y: y.slice(0, 3)), TABLE, F4),
+    "index lost": ("numpy:pandas lists", closes(counted), TABLE, F4),
+    "norms' index lost": ("numpy:pandas lists", closes_norms(counted), TABLE, F4),
+    "rows' nulls lost": ("numba:pandas rows", closes(no_null_row), TABLE, F4),
+    "rows' null norms lost": ("numba:pandas rows", closes_norms(no_null_row), TABLE, F4),
+    "DataFrame lost": ("numba:DataFrame", closes(np.asarray), TABLE, F4),
+    "columns lost": ("numba:DataFrame", closes(lambda y: y.T.reset_index(drop=True).T), TABLE, F4),
+    "DataFrame's numbers": ("numba:DataFrame", opens(plus_one), TABLE, F4),
     "csr entry dropped": ("numba:csr_array", closes(lambda y: y[:, :-1]), TABLE, F4),
     "csr matrix filled": ("numba:csr_array", closes(lambda y: y.toarray()), TABLE, F4),
     "csr class lost": ("numba:csr_array", closes(lambda y: y.tocsc()), TABLE, F4),
