@@ -231,7 +231,8 @@ def _sizes(x: Any) -> Array:
     if total > np.iinfo(index).max:  # as of views that overlap
         raise ValueError(
             f"x: the rows of this {x.type} have {total} entries together, more than its offsets "
-            "can count; try a cast to pyarrow.large_list_view"
+            "can count; for such a chunk try pyarrow.LargeListViewArray.from_arrays("
+            "x.offsets.cast('int64'), x.sizes.cast('int64'), x.values, mask=x.is_null())"
         )
     return sizes
 
