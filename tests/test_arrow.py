@@ -265,6 +265,7 @@ def test_dtypes_of_lists(how, value):
     assert got.type.equals(LISTS[how](field), check_metadata=True)
     for backend in ("numpy", "numba"):
         assert l2.normalize(x, backend=backend).equals(got)
+    assert l2.explain(x)[:2] == l2.explain(a[2:])[:2]  # for rows of one length the dense kernel
     got, want = (l2.normalize(z, dtype="float32", backend="numpy") for z in (x, a[2:]))
     assert got.type.value_type == pa.float32()
     assert np.asarray(got.flatten()).tobytes() == want.tobytes()

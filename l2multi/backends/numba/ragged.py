@@ -1,11 +1,12 @@
-"""The Numba backend's adapter for ragged arrays. One vector alone is a dense one to it, so that all
-threads share it."""
+"""The Numba backend's adapter for ragged arrays. Vectors of one length are a dense array to it: the
+kernels for those are faster, and all threads share one vector alone."""
 
 import ctypes
 import math
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from l2multi._ragged import Array, Ragged
 from l2multi.backends import numba as dense
@@ -19,16 +20,18 @@ fast_path, finite, traced = readable.fast_path, readable.finite, readable.traced
 
 def unready(x: Ragged, axes: tuple[int, ...], result: np.dtype[Any], look: bool) -> str | None:
     """As of dense arrays."""
-    if x.count == 1:
-        return dense.unready(x.entries, (0,), result, look)
+    if (rows := _rows(x)) is not None:
+        return dense.unready(rows, (1,), result, look)
     pairs = {one.key("ragged"): one for one in (pair(x.dtype, result), own(x.dtype))}
     return dense.unready_kernels(list(pairs), x.size, look)
 
 
 def kernel(x: Ragged, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:
     """The name of the kernel and its number of threads."""
-    if x.count == 1:
-        return dense.kernel(x.entries, (0,), result, out)
+    if (rows := _rows(x)) is not None:
+        # Who only looks may give entries without memory, which a call has in a row.
+        steps = (rows.shape[1] * rows.itemsize, rows.itemsize)
+        return dense.kernel(as_strided(rows, strides=steps), (1,), result, out)
     return "compiled ragged", threads.threads(x.size, False, explain=True)
 
 
@@ -61,13 +64,22 @@ def norm(
     return x.spread(norms, axes, keepdims, out)
 
 
+def _rows(x: Ragged) -> Array | None:
+    """Vectors of one length as the rows of a dense array; None for others."""
+    n, rest = divmod(x.size, max(x.count, 1))
+    if rest or not x.count or (np.diff(x.offsets) != n).any():
+        return None
+    return x.entries.reshape(x.count, n)
+
+
 def _run(
     one: Pair, x: Ragged, y: Array | None, norms: Array | None, eps: float, zero_root: float
 ) -> None:
     """Any call."""
-    if x.count == 1:
-        target = None if norms is None else norms.reshape(())
-        dense.run(one, x.entries, y, target, (0,), eps, zero_root)
+    if (rows := _rows(x)) is not None:
+        dense.run(
+            one, rows, None if y is None else y.reshape(rows.shape), norms, (1,), eps, zero_root
+        )
         return
     ends = np.ascontiguousarray(x.offsets, np.int64)
     used = threads.threads(x.size, False)
