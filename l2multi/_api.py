@@ -65,16 +65,19 @@ def normalize(
         stored entries alone are scaled and no others appear, so NaN stands in the place of those
         only; a vector without any is a zero vector. Entries for one place are added first. A vector
         has the bits of the dense vector of its stored entries, in the order of their indices; the
-        zeros with which BSR fills its blocks and DIA its diagonals do not count as entries.
+        zeros with which BSR fills its blocks and DIA its diagonals do not count as entries. Arrays
+        of any other library that follows the array API standard (CuPy, ndonnx, array-api-strict)
+        stay in that library, on their device, and lazy if they are lazy.
     axis : int, tuple of ints or None, default -1
         The axis or axes over which a vector extends; None means all.
     eps : float, default 0.0
         A lower bound of the divisor, as PyTorch's ``eps``, in the unit of `x`.
     zero : {"keep", "nan", "raise", "null"}, default "keep"
         What becomes of a zero vector: it stays as it is, becomes NaN, or raises; of Arrow,
-        Polars and what has nulls in pandas, "null" makes it null. An empty vector is
-        not a zero vector, and `eps` does not matter here. "raise" needs values, which there are
-        none of under JAX tracing (jit, grad, vmap): a TypeError says so. Likewise for `nonfinite`.
+        Polars and what has nulls in pandas, "null" makes it null. An empty vector is not a zero
+        vector, and `eps` does not matter here. "raise" needs values, which there are none of under
+        JAX tracing (jit, grad, vmap) and in lazy arrays: a TypeError says so. Likewise for
+        `nonfinite`.
     nonfinite : {"propagate", "raise"}, default "propagate"
         What becomes of a vector with an inf or a NaN. Under "propagate" a NaN makes its whole
         vector NaN; in a vector with an inf and no NaN, infs become NaN and the rest 0 with its
@@ -82,14 +85,14 @@ def normalize(
     out : numpy.ndarray or torch.Tensor, optional
         Where to write, of the result's shape and dtype, in either byte order. ``out=x`` works in
         place; any other overlap with `x` gives the result of no overlap, but no two elements of
-        `out` may overlap. Not for JAX and Arrow arrays, which are immutable, nor for pandas. For
-        a SciPy sparse `x`, only `x`.
+        `out` may overlap. Not for JAX and Arrow arrays, which are immutable, nor for those of
+        the array API, which may be, nor for pandas. For a SciPy sparse `x`, only `x`.
     dtype : dtype, optional
         The floating dtype of the result, complex for complex input. The arithmetic is as wide as
         input or output, whichever is wider, and rounded once.
     return_norm : bool, default False
         Whether to return ``norm(x, axis)`` too, the same bits.
-    backend : {"numpy", "numba", "jax", "torch"}, optional
+    backend : {"numpy", "numba", "jax", "torch", "array_api"}, optional
         The backend to use; by default the context manager `l2multi.backend`, then the environment
         variable ``L2MULTI_BACKEND``, then the best for the input.
     axis_name : None
@@ -103,8 +106,8 @@ def normalize(
     array, shape (..., n)
         The unit vectors, of the library, device and shape of `x`. Floating and complex dtypes
         are kept, float16, bfloat16 and float8 among them; integers and bool become float64
-        (JAX: its default float). NumPy arrays lie in memory in the order of `x`, so that of a
-        Fortran-ordered array is Fortran-ordered.
+        (JAX, torch and the array API: their default float). NumPy arrays lie in memory in the order
+        of `x`, so that of a Fortran-ordered array is Fortran-ordered.
     array, shape (...)
         With `return_norm`, the norms before `eps`.
 
@@ -116,7 +119,7 @@ def normalize(
         `axis` is out of range, or `x` has no axes.
     TypeError
         A type or dtype that is not supported, by anyone or by the backend named; an `out` of the
-        wrong dtype; a policy of "raise" under JAX tracing.
+        wrong dtype; a policy of "raise" under JAX tracing or on a lazy array.
     ValueError
         A negative `eps`, an unknown choice, an `out` of the wrong shape, read-only or such that
         two of its elements overlap.
@@ -127,7 +130,9 @@ def normalize(
     -----
     Accuracy on NumPy and Numba: 0.51 ulp per element for float32 and narrower, 4 ulp for
     float64; the same vector has the same bits in either, whatever its batch, layout and the
-    number of threads. On JAX, 4 ulp; XLA may flush subnormal input to zero. The order of the
+    number of threads. On JAX, 4 ulp; XLA may flush subnormal input to zero. By a library's own
+    functions (array API), as on NumPy where the device has float64 and the library adds as
+    accurately as NumPy does along a row, and 4 ulp for float32 where it has not. The order of the
     summation is specified in ``l2multi/_summation.py``. Float64 sums that leave the safe range
     are repeated on input scaled by a power of two, as in Blue, ACM Trans. Math. Softw. 4 (1978),
     doi:10.1145/355769.355771.
@@ -188,10 +193,11 @@ def norm(
         Under "propagate" the norm of a vector with a NaN is NaN, and of one with an inf and no
         NaN it is inf.
     out : numpy.ndarray, optional
-        Where to write, of the result's shape and dtype. Not for JAX arrays.
+        Where to write, of the result's shape and dtype. Not for JAX arrays, nor for those of the
+        array API.
     dtype : dtype, optional
         The real floating dtype of the result.
-    backend : {"numpy", "numba", "jax", "torch"}, optional
+    backend : {"numpy", "numba", "jax", "torch", "array_api"}, optional
         As for `normalize`.
     axis_name : None
         Anything else is refused: `l2multi.jax.norm` takes it.
@@ -266,7 +272,7 @@ def is_normalized(
     tol : float, optional
         How far the norm may be from 1; by default 4 ulp of 1 in the dtype of `x`, and 1 ulp of 1
         for dtypes narrower than float32, whose norms are computed without rounding to them.
-    backend : {"numpy", "numba", "jax", "torch"}, optional
+    backend : {"numpy", "numba", "jax", "torch", "array_api"}, optional
         As for `normalize`.
 
     Returns
@@ -314,7 +320,7 @@ def backend(name: str) -> contextlib.AbstractContextManager[None]:
 
     Parameters
     ----------
-    name : {"numpy", "numba", "jax", "torch"}
+    name : {"numpy", "numba", "jax", "torch", "array_api"}
         The backend; an argument ``backend=`` of a call goes before it.
 
     Returns

@@ -36,6 +36,7 @@ ROWS = (
     Row("jax", "l2multi.backends.jax", "jax", "jax"),
     Row("jax", "l2multi.backends.jax.sparse_backend", "sparse JAX", "jax"),
     Row("torch", "l2multi.backends.torch", "torch", "torch"),
+    Row("array_api", "l2multi.backends.array_api", "array_api", "array_api_compat"),
 )
 _FIRST = {row.name: row for row in reversed(ROWS)}
 NAMES = tuple(dict.fromkeys(row.name for row in ROWS))

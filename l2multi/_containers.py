@@ -186,6 +186,17 @@ ROWS = (
         'a TypeError, its column: `pyarrow.table(x)["embedding"]`',
         ("__arrow_c_array__", "__arrow_c_stream__"),
     ),
+    Row(
+        "array API",
+        ("cupy.ndarray",),  # which has no such method before CuPy 14
+        "l2multi.containers.array_api",
+        "arrays of other libraries that follow the array API standard (CuPy, ndonnx, "
+        "array-api-strict, ...)",
+        "array of the same library, on its device",
+        "by the library's own functions; lazy arrays stay lazy, and have no policy that raises; "
+        "integers become the device's default dtype; no `out=`",
+        ("__array_namespace__",),
+    ),
 )
 
 

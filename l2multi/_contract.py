@@ -283,7 +283,8 @@ def need_values(zero: str, nonfinite: str) -> None:
     if zero != "raise":
         given, use = 'nonfinite="raise"', 'nonfinite="propagate"'
     raise TypeError(
-        f"{given} needs values; under tracing (jit, grad, vmap, compile) there are none: use {use}"
+        f"{given} needs values; under tracing (jit, grad, vmap, compile) and in lazy arrays there "
+        f"are none: use {use}"
     )
 
 

@@ -15,6 +15,7 @@ INSTALL = {
     "numpy": "pip install numpy",
     "jax": "pip install 'jax>=0.8' or, in a clone of l2multi, pip install '.[jax]'",
     "torch": "pip install 'torch>=2.6' 'ml_dtypes>=0.5'",
+    "array_api": "pip install 'array-api-compat>=1.11'",
 }
 
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EINTR}

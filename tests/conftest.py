@@ -347,6 +347,46 @@ class TensorSubject(TorchSubject):
         return y, norms.astype(self.default_float(False))
 
 
+class ArrayApiSubject(Subject):
+    """Arrays of array-api-strict, which has the array API's functions and no others, on devices
+    with and without float64."""
+
+    container = "array API"
+    same_bits = False
+
+    def __init__(self, variant, row):
+        super().__init__(variant, row)
+        self.library = importlib.import_module("array_api_strict")
+        self.operations = importlib.import_module(row.module)
+        named = {"strict": "device1", "no_float64": "no_float64"}
+        self.device = self.library.Device(named[variant.partition(":")[2]])
+        self.like = self.operations.like(self.library.empty(0, device=self.device))
+
+    @property
+    def direct(self):
+        """NumPy arrays have float64 in any variant."""
+        return super().direct and self.variant.endswith("strict")
+
+    def why_not(self, dtype):
+        return None if self.like.own(dtype) else "array-api-strict has no such dtype"
+
+    def bound(self, dtype, quantity):
+        double = self.why_not(np.dtype("f8")) is None and cases.real(dtype) == np.float32
+        return 0.51 if double else 4
+
+    def default_float(self, x64):
+        return self.like.default_float()
+
+    def array(self, a):
+        return self.operations.from_numpy(a, self.like)
+
+    def numpy(self, y):
+        return self.operations.to_numpy(y, copy=True)
+
+    def owns(self, y, like):
+        return type(y) is type(like) and y.device == self.device
+
+
 def _has_cuda():
     return importlib.import_module("torch").cuda.is_available()
 
@@ -366,6 +406,7 @@ VARIANTS = {
         {"jax:eager": None, "jax:jit": None, "jax:auto": None, "jax:gpu": _has_gpu},
     ),
     "torch": (TorchSubject, {"torch:cpu": None, "torch:gpu": _has_cuda}),
+    "array_api": (ArrayApiSubject, {"array_api:strict": None, "array_api:no_float64": None}),
 }
 
 

@@ -12,9 +12,9 @@ import ml_dtypes
 import numpy as np
 
 import l2multi as l2
-from l2multi import _containers
+from l2multi import _backends, _containers
 from tests import cases
-from tests.conftest import VARIANTS, JaxSubject, Subject, TensorSubject
+from tests.conftest import VARIANTS, ArrayApiSubject, JaxSubject, Subject, TensorSubject
 
 
 class Held(Subject):
@@ -203,6 +203,18 @@ class SparseSubject(JaxSubject):
             assert all(map(np.array_equal, places, expected))
             y = np.array(y.data).reshape(a.shape)
             return (y, *map(np.array, norms)) if norms else y
+
+
+class ArrayApiOnHostSubject(ArrayApiSubject):
+    """Arrays of array-api-strict that a backend of NumPy's library serves, to its bits."""
+
+    same_bits, plain = True, False
+    bound = Subject.bound
+    few = Held.few
+
+    def __init__(self, variant, row):
+        super().__init__("array_api:strict", _backends.first("array_api"))
+        self.variant, self.group, self.name = variant, row.name, row.name
 
 
 class WrappedSubject(Held):
@@ -509,6 +521,7 @@ HELD = {
     "list or number": (ListSubject, {"numba:list": None}),
     "JAX array": (JaxOnHostSubject, {"numpy:JAX array": None, "numba:JAX array": None}),
     "PyTorch tensor": (TensorSubject, {"torch:numba": None}),
+    "array API": (ArrayApiOnHostSubject, {"numpy:array-api-strict": None}),
     "sparse JAX matrix": (SparseSubject, {"jax:BCOO": None, "jax:BCSR": None}),
 }
 

@@ -5,6 +5,7 @@ import functools
 import importlib
 import types
 
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -73,6 +74,11 @@ def counted(y):
 def no_null_row(y):
     """A Series of arrays whose nulls have become something."""
     return y.where(y.notna(), 1)
+
+
+def on_another_device(y):
+    """An array of array-api-strict on another device."""
+    return y.to_device(array_api_strict.Device("device2"))
 
 
 no_mask = np.ma.getdata
@@ -169,6 +175,10 @@ CONTAINER_MUTANTS = {
     "csr matrix filled": ("numba:csr_array", closes(lambda y: y.toarray()), TABLE, F4),
     "csr class lost": ("numba:csr_array", closes(lambda y: y.tocsc()), TABLE, F4),
     "csr zeros dropped": ("numba:csr_array", closes(without_zeros), test_meaning.test_zero, F4),
+    "array API lost": ("array_api:strict", closes(np.from_dlpack), TABLE, F4),
+    "device lost": ("array_api:strict", closes(on_another_device), TABLE, F4),
+    "device of norms lost": ("array_api:strict", closes_norms(on_another_device), TABLE, F4),
+    "array API lost under NumPy": ("numpy:array-api-strict", closes(np.from_dlpack), TABLE, F4),
     "entry added": ("jax:BCOO", closes(one_more), TABLE, F4),
     "entry dropped": ("jax:BCSR", closes(one_less), TABLE, F4),
     "entries elsewhere": ("jax:BCOO", closes(elsewhere), TABLE, F4),
