@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from l2multi import _api, _call, _containers, _contract, _usable
+from l2multi import _api, _call, _containers, _contract, _cures, _usable
 from l2multi._contract import Axis, Request, Zero
-from l2multi.containers import masked, numbers, numpy_array
+from l2multi.containers import numbers, numpy_array
 
 try:
     import jax
@@ -23,9 +23,9 @@ try:
 except ImportError as error:
     raise _usable.unusable("jax", error) from error
 
-from l2multi.backends.jax import functions
+from l2multi.backends.jax import functions, trees
 
-__all__ = ["norm", "normalize"]
+__all__ = ["clip_by_global_norm", "global_norm", "norm", "normalize"]
 
 AxisName = str | Sequence[str] | None
 
@@ -51,7 +51,8 @@ def normalize(
     x : array_like, shape (..., n)
         The vectors or, with `axis_name`, this device's part of them. Lists may hold JAX arrays,
         and lists and numbers get JAX's default dtype. NumPy arrays keep theirs or are refused:
-        float64 needs x64, and masked arrays are for `l2multi.normalize`. BCOO and BCSR are served
+        float64 needs x64. What says more than its numbers (a mask, a unit, nulls, names) is for
+        `l2multi.normalize`. BCOO and BCSR are served
         as by `l2multi.normalize`, and cannot have an `axis_name`.
     axis : int, tuple of ints or None, default -1
         The axis or axes of `x` over which a vector extends; None means all.
@@ -178,6 +179,123 @@ def norm(
     return norms
 
 
+def global_norm(tree: Any) -> jax.Array:
+    """Measure the Euclidean length of all leaves of a pytree together, as if they were one vector.
+
+    No sum overflows or underflows, whatever the leaves' dtypes: the norm is right wherever its
+    dtype can hold it, and inf where it is larger. No leaf is copied or cast as a whole.
+
+    Parameters
+    ----------
+    tree : pytree of array_like
+        The parts of the vector, of any shapes. Leaves may differ in dtype: complex ones count with
+        their absolute values, integers and bool as numbers. NumPy arrays and numbers are taken as
+        by `normalize`. None is no leaf.
+
+    Returns
+    -------
+    jax.Array, shape ()
+        The norm: float64 if a leaf is float64 or complex128, else float32; integers count as JAX's
+        default float. Of a tree without leaves 0, in JAX's default float. A NaN anywhere makes it
+        NaN, else an inf makes it inf. Its gradient is the unit vector, and 0 where all leaves are
+        zero, as are the second derivatives there.
+
+    Raises
+    ------
+    TypeError
+        A leaf is sparse or of a dtype that is not supported; the message says which.
+
+    Examples
+    --------
+    >>> import jax, l2multi.jax
+    >>> weights = jax.numpy.full((1000, 1000), 1e18, jax.numpy.bfloat16)
+    >>> l2multi.jax.global_norm({"w": weights, "b": jax.numpy.array([1e-30])})
+    Array(9.997991e+20, dtype=float32)
+    """
+    found: jax.Array
+    _, leaves, _ = _leaves(tree)
+    if not leaves:
+        return jnp.zeros((), functions.canonical(functions.F64))
+    found = trees.norm(leaves, trees.width_of(leaves).name)
+    return found
+
+
+def clip_by_global_norm(tree: Any, max_norm: Any, *, return_norm: bool = False) -> Any:
+    """Scale all leaves of a pytree by one factor, so that their global norm is at most a limit.
+
+    Each leaf becomes ``leaf * min(1, max_norm / global_norm(tree))``. A tree whose norm is not
+    larger than `max_norm` keeps its bits.
+
+    Parameters
+    ----------
+    tree : pytree of array_like
+        The parts of the vector, such as gradients, as for `global_norm`; floating and complex
+        leaves only, for others could not be scaled and keep their dtype.
+    max_norm : float or jax.Array, shape ()
+        The limit, not negative. It may be traced, and is not looked at then. It is rounded to the
+        dtype of the norm.
+    return_norm : bool, default False
+        Whether to return the norm before clipping too.
+
+    Returns
+    -------
+    pytree of jax.Array
+        The same tree with leaves of the same dtypes, each rounded once. Also if the norm is beyond
+        its dtype, leaves are right that are finite. As for `normalize`, a NaN anywhere makes all
+        leaves NaN; where there is an inf, infs become NaN and the rest 0, unless `max_norm` is inf.
+    jax.Array, shape ()
+        With `return_norm`, ``global_norm(tree)``.
+
+    Raises
+    ------
+    TypeError
+        A leaf is an integer, sparse, or of a dtype that is not supported; the message says which.
+    ValueError
+        `max_norm` is negative or NaN.
+
+    Examples
+    --------
+    >>> import jax, l2multi.jax
+    >>> gradients = {"w": jax.numpy.array([3e30, 0.0]), "b": jax.numpy.array([4e30])}
+    >>> l2multi.jax.clip_by_global_norm(gradients, 1.25)
+    {'b': Array([1.], dtype=float32), 'w': Array([0.75, 0.  ], dtype=float32)}
+    """
+    return_norm = _containers.known("return_norm", return_norm, bool)
+    if np.shape(max_norm):
+        raise ValueError(f"max_norm: expected a number, got shape {np.shape(max_norm)}")
+    if not isinstance(max_norm, jax.core.Tracer):
+        _contract.check_size("max_norm", max_norm)
+    names, leaves, structure = _leaves(tree)
+    for name, leaf in zip(names, leaves, strict=True):
+        if not trees.keeps(leaf.dtype):
+            raise TypeError(
+                f"tree: leaf {name} is of dtype {leaf.dtype}, which scaled numbers cannot keep"
+            )
+    if not leaves:
+        return (tree, global_norm(tree)) if return_norm else tree
+    width = trees.width_of(leaves)
+    clipped, length = trees.clip(leaves, jnp.asarray(max_norm, width), width.name)
+    clipped = jax.tree.unflatten(structure, clipped)
+    return (clipped, length) if return_norm else clipped
+
+
+def _leaves(tree: Any) -> tuple[list[str], tuple[jax.Array, ...], Any]:
+    """The leaves of a tree as JAX arrays, what messages call them, and the structure."""
+    sparse = next(row for row in _containers.ROWS if row.name == "sparse JAX matrix")
+    paths, structure = jax.tree.flatten_with_path(tree, is_leaf=sparse.owns)
+    names = [jax.tree_util.keystr(path) or "itself" for path, _ in paths]
+    leaves = []
+    for name, (_, leaf) in zip(names, paths, strict=True):
+        try:
+            if sparse.owns(leaf):
+                raise TypeError("x: a sparse matrix is no leaf; try its todense()")
+            leaves.append(_array(leaf))
+            _contract.rule(leaves[-1].dtype)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"tree: leaf {name}: {error}") from None
+    return names, tuple(leaves), structure
+
+
 def _prepared(x: jax.Array, axis: Axis, dtype: Any, of_norm: bool) -> _call.Call:
     """A validated call on this device's part of split vectors."""
     request = Request(axis, dtype=dtype, backend="jax")
@@ -189,15 +307,18 @@ def _array(x: Any) -> Any:
     numbers get JAX's default, as from its own functions."""
     if isinstance(x, jax.Array) or hasattr(type(x), "__jax_array__"):
         return jnp.asarray(x)
-    keeps = isinstance(x, (np.ndarray, np.generic))
+    keeps, held = isinstance(x, (np.ndarray, np.generic)), _cures.type_name(x)
     if isinstance(x, (list, tuple)):
         x = numbers.stacked(x, jax.Array, jnp.asarray)
     opened = _containers.open(x, Request())
     x = opened.array
-    if opened.library != "numpy":
+    if opened.library == "sparse JAX":
         return x
-    if isinstance(opened, masked.MaskedArray):
-        raise TypeError("x: JAX has no masked arrays; l2multi.normalize and norm take them")
+    if type(opened) is not numpy_array.NumpyArray:
+        raise TypeError(
+            f"x: {held} is more than a JAX array could hold; l2multi.normalize and norm take it as "
+            "it is"
+        )
     result = _contract.rule(x.dtype).result
     if not keeps and result in (np.float64, np.complex128):
         x = x.astype(functions.canonical(result))

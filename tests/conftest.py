@@ -358,21 +358,21 @@ class ArrayApiSubject(Subject):
         super().__init__(variant, row)
         self.library = importlib.import_module("array_api_strict")
         self.operations = importlib.import_module(row.module)
-        named = {"strict": "device1", "no_float64": "no_float64"}
-        self.device = self.library.Device(named[variant.partition(":")[2]])
+        self.double = variant.endswith("strict")
+        self.device = self.library.Device("device1" if self.double else "no_float64")
+        self.few = None if self.double else [np.dtype(t) for t in ("f4", "c8", "i4")]
         self.like = self.operations.like(self.library.empty(0, device=self.device))
 
     @property
     def direct(self):
         """NumPy arrays have float64 in any variant."""
-        return super().direct and self.variant.endswith("strict")
+        return super().direct and self.double
 
     def why_not(self, dtype):
         return None if self.like.own(dtype) else "array-api-strict has no such dtype"
 
     def bound(self, dtype, quantity):
-        double = self.why_not(np.dtype("f8")) is None and cases.real(dtype) == np.float32
-        return 0.51 if double else 4
+        return 0.51 if self.double and cases.real(dtype) == np.float32 else 4
 
     def default_float(self, x64):
         return self.like.default_float()

@@ -383,9 +383,7 @@ def _wide_roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
 def _three_roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
     """From the sums of squares of `x`, and of `x` times ``2**shift`` and ``2**-shift``."""
     width = _width(x, call)
-    form = np.finfo(width)
-    shift = 3 * form.maxexp // 4
-    least = 2.0 ** (form.maxexp // 2 - 1 - shift)  # below this, the second sum cannot overflow
+    shift, least = scales(width)
 
     def one(exponent: int, x: jax.Array) -> jax.Array:
         # 2**0 too: the caller's last operation may have been a product with a constant.
@@ -411,6 +409,20 @@ def _three_roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
             lambda: (jnp.zeros_like(plain), jnp.zeros_like(plain)),
             lambda: (jnp.sqrt(one(shift, x)), jnp.sqrt(one(-shift, x))),
         )
+    return chosen(plain, up, down, width)
+
+
+def scales(width: np.dtype[Any]) -> tuple[int, float]:
+    """The exponent of the power of two by which vectors are multiplied and divided, and the root
+    below which the sum of multiplied ones cannot overflow."""
+    form = np.finfo(width)
+    shift = 3 * form.maxexp // 4
+    return shift, 2.0 ** (form.maxexp // 2 - 1 - shift)
+
+
+def chosen(plain: jax.Array, up: jax.Array, down: jax.Array, width: np.dtype[Any]) -> Norms:
+    """Of the roots of three sums, the one that has neither overflowed nor lost digits."""
+    shift, least = scales(width)
     small, fits = plain < least, plain < jnp.inf
     exponent = jnp.where(small, -shift, jnp.where(fits, 0, shift))
     return jnp.where(small, up, jnp.where(fits, plain, down)), exponent.astype(np.int32)
