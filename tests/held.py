@@ -210,11 +210,11 @@ class ArrayApiOnHostSubject(ArrayApiSubject):
 
     same_bits, plain = True, False
     bound = Subject.bound
-    few = Held.few
 
     def __init__(self, variant, row):
         super().__init__("array_api:strict", _backends.first("array_api"))
         self.variant, self.group, self.name = variant, row.name, row.name
+        self.few = Held.few
 
 
 class WrappedSubject(Held):

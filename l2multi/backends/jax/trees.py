@@ -1,7 +1,7 @@
 """One vector that is spread over several arrays, of shapes and dtypes of their own.
 
 Its sum of squares is the sum of theirs, and all else follows from that as in `functions`: each
-array is read where it lies, and none is copied, cast or joined with another as a whole. The
+array is read where it lies, and none is joined with another or made wider as a whole. The
 derivative is that of one vector, so where one array is zero and others are not, its second
 derivatives are not those of its own norm.
 """
