@@ -80,6 +80,7 @@ HELD: dict[str, Callable[[Array], Any]] = {
     "JAX array": lambda x: _library("jax").numpy.asarray(x),
     "sparse JAX matrix": _sparse_jax,
     "SciPy sparse": lambda x: _library("scipy.sparse").csr_array(x),
+    "array API": lambda x: _library("array_api_strict").asarray(x),
 }
 # The same for what is of a row, but another kind.
 MORE: dict[str, Callable[[Array], Any]] = {
@@ -92,6 +93,10 @@ MORE: dict[str, Callable[[Array], Any]] = {
 
 def _torch_own(x: Any) -> Any:
     return _library("torch").nn.functional.normalize(x, dim=-1)
+
+
+def _strict_linalg() -> Any:
+    return _library("array_api_strict").linalg
 
 
 def _polars_own(x: Any) -> Any:
@@ -108,6 +113,7 @@ OWN: dict[str, Callable[[Any], Any]] = {
     "pandas, arrays": lambda x: x / x.map(np.linalg.norm),
     "SciPy sparse": lambda x: _library("sklearn.preprocessing").normalize(x),
     "JAX array": lambda x: x / _library("jax").numpy.linalg.norm(x, axis=-1, keepdims=True),
+    "array API": lambda x: x / _strict_linalg().vector_norm(x, axis=-1, keepdims=True),
 }
 
 

@@ -253,15 +253,22 @@ def to_numpy(x: Any, *, copy: bool) -> np.ndarray[Any, Any]:
         found = np.asarray(x)
     else:
         try:
-            found = np.from_dlpack(x)
+            found = _read(x, copy)
         except Exception as error:  # what libraries raise differs
-            if not copy:
-                raise TypeError(
-                    f"x: the values of this {type(x).__module__} array are not known or not in the "
-                    f"memory of the CPU, and nothing is moved unasked ({error})"
-                ) from None
-            found = np.asarray(array_api_compat.to_device(x, "cpu"))
+            raise TypeError(
+                f"x: the values of this {type(x).__module__} array are not known or not in the "
+                f"memory of the CPU, and nothing is moved unasked ({error})"
+            ) from None
     return found.copy() if copy else found
+
+
+def _read(x: Any, move: bool) -> np.ndarray[Any, Any]:
+    try:
+        return np.from_dlpack(x)
+    except Exception:
+        if not move:
+            raise
+        return np.asarray(array_api_compat.to_device(x, "cpu"))
 
 
 def from_numpy(x: np.ndarray[Any, Any], like: Like | None = None) -> Any:
