@@ -183,7 +183,8 @@ def global_norm(tree: Any) -> jax.Array:
     """Measure the Euclidean length of all leaves of a pytree together, as if they were one vector.
 
     No sum overflows or underflows, whatever the leaves' dtypes: the norm is right wherever its
-    dtype can hold it, and inf where it is larger. Leaves are neither joined nor made wider as a whole.
+    dtype can hold it, and inf where it is larger. Leaves are neither joined nor made wider as a
+    whole.
 
     Parameters
     ----------
