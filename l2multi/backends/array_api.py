@@ -276,7 +276,8 @@ def from_numpy(x: np.ndarray[Any, Any], like: Like | None = None) -> Any:
     C order, for its sums depend on the order."""
     if like is None:
         return np.asarray(x, x.dtype.newbyteorder("="), order="C")
-    return like.xp.asarray(x, device=like.device)
+    # With its dtype, for array-api-strict 2.6.0 gives that of the device where none is named.
+    return like.xp.asarray(x, dtype=like.own(x.dtype), device=like.device)
 
 
 def default_float() -> np.dtype[Any]:
