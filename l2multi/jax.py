@@ -313,7 +313,7 @@ def _array(x: Any) -> Any:
         x = numbers.stacked(x, jax.Array, jnp.asarray)
     opened = _containers.open(x, Request())
     x = opened.array
-    if opened.library == "sparse JAX":
+    if opened.library in ("jax", "sparse JAX"):
         return x
     if type(opened) is not numpy_array.NumpyArray:
         raise TypeError(

@@ -461,13 +461,21 @@ def test_traced_keywords(backend, keyword):
 
 
 @pytest.mark.only("traced")
-def test_jax_functions_refuse_masks(backend):
-    """JAX has none; the public functions do."""
+def test_jax_functions_refuse_what_would_be_lost(backend):
+    """JAX has no masks, units, nulls and names; the public functions do."""
     own = importlib.import_module("l2multi.jax")
-    x = np.ma.MaskedArray(np.ones(2, "f4"), [0, 1])
-    for function in (own.normalize, own.norm):
-        with pytest.raises(TypeError, match=r"^x: .*masked.*l2multi\.normalize"):
-            function(x)
+    x = np.ones(2, "f4")
+    arrow = importlib.import_module("pyarrow")
+    for held in (
+        np.ma.MaskedArray(x, [0, 1]),
+        importlib.import_module("pint").Quantity(x, "m"),
+        importlib.import_module("xarray").DataArray(x, dims="space"),
+        arrow.FixedSizeListArray.from_arrays(arrow.array(x), 2),
+    ):
+        for function in (own.normalize, own.norm):
+            told = rf"^x: .*{type(held).__name__} is more than .*l2multi\.normalize"
+            with pytest.raises(TypeError, match=told):
+                function(held)
 
 
 @pytest.mark.only("traced")
