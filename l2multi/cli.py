@@ -15,7 +15,9 @@ import numpy as np
 import l2multi
 from l2multi import _backends, _contract
 from l2multi.__main__ import interrupted
-from l2multi.files import NAMELESS, Report, ml_dtype, normalize_npy
+from l2multi._formats import ml_dtype
+from l2multi.files import Report, normalize_npy
+from l2multi.formats.npy import NAMELESS
 
 
 class _Parser(argparse.ArgumentParser):

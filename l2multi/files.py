@@ -1,19 +1,16 @@
-"""Files of vectors larger than memory: from one ``.npy`` to another, some vectors at a time.
+"""Files of vectors larger than memory: from one to another like it, some vectors at a time.
 
-Both files are mapped, and the library works from map to map. It reads and writes a vector longer
-than any window in parts, so its scratch is the only memory that counts. One vector has one
-answer, so the windows leave no trace in the result.
+`formats` says what a file looks like. Both files are mapped, and the library works from map to map.
+It reads and writes a vector longer than any window in parts, so its scratch is the only memory that
+counts. One vector has one answer, so the windows leave no trace in the result.
 """
 
-import ast
 import contextlib
 import errno
-import importlib
 import itertools
 import math
 import mmap
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -23,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from l2multi import _backends, _contract
+from l2multi import _backends, _contract, _formats
 from l2multi._api import explain, norm, normalize
 from l2multi._contract import Axis, NonFinite, NonFiniteError, Zero, ZeroVectorError
 
@@ -36,11 +33,6 @@ WINDOW = 2**24
 # Where vectors lie across the file, neighbours share pages, and a window of a few vectors would
 # read every page for each few. This many neighbours fill whole pages, and their norms are small.
 NEIGHBOURS = 2**16
-
-# What numpy.save writes as nameless bytes: the dtypes of ml_dtypes, and their size.
-NAMELESS = {
-    name: 2 if name == "bfloat16" else 1 for name in _contract.ML_FLOATS + _contract.ML_INTEGERS
-}
 
 
 class Report(NamedTuple):
@@ -178,19 +170,21 @@ def normalize_npy(
     start = time.perf_counter()
     source, target = os.fsdecode(source), os.fsdecode(target)
     with _told("source", source):
-        x = _open(source, None if dtype_in is None else ml_dtype("dtype_in", dtype_in))
+        dtype_in = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
+        opened = _open(source, _formats.Request(dtype_in))
     with _told("target", target):
         path = _check_target(source, target)
+    x = opened.array
     axes = _contract.normalize_axes(axis, x.ndim)
-    result = _result(x.dtype, dtype)
+    result = _result(opened, source, dtype)
     policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
     told = explain(x, axes, dtype=result, backend=backend, **policies)
     used = {told.backend: told.why}
     named = _backends.named(backend) is not None
     with _replacing(path, target) as file:
         # The map must not outlive the call: on Windows a mapped file cannot be renamed.
-        y = _create(file, x, result, target)
-        counts = _scale(x, y, axes, policies, used, named, progress)
+        y = _create(file, opened, result, target)
+        counts = _scale(opened, y, axes, policies, used, named, progress)
         del y
     seconds = time.perf_counter() - start
     nbytes = x.nbytes + x.size * result.itemsize
@@ -210,121 +204,16 @@ def _told(what: str, path: str) -> Iterator[None]:
         raise OSError(error.errno, f"{what}: {error.strerror}", path) from None
 
 
-def _open(path: str, dtype_in: np.dtype[Any] | None) -> Array:
-    """The array of a ``.npy`` file, mapped, its bytes taken for `dtype_in` if given."""
+def _open(path: str, request: _formats.Request) -> _formats.Opened:
+    """What a file holds, opened by the row of its suffix."""
+    row = _formats.find(path)
     if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: a pipe would wait for data
         raise ValueError(
-            f"source: expected a .npy file, got {path!r}, which is not a file (what "
+            f"source: expected a {row.suffixes[0]} file, got {path!r}, which is not a file (what "
             "comes through a pipe has to be saved to one first, for files are memory-mapped)"
         )
     with open(path, "rb") as file:
-        return _map(file, path, dtype_in)
-
-
-def _map(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Array:
-    magic = file.read(6)
-    if magic.startswith(b"PK"):
-        raise ValueError(
-            f"source: expected a .npy file, got {path!r}, which is an archive (.npz); save one "
-            "of its arrays with numpy.save"
-        )
-    if magic != np.lib.format.MAGIC_PREFIX:
-        raise ValueError(f"source: expected a .npy file, got {path!r}, which does not begin as one")
-    try:
-        descr, fortran, shape = _read_header(file)
-        dtype = _dtype_of(descr, dtype_in)
-        claimed = math.prod(shape) * dtype.itemsize
-        found = os.fstat(file.fileno()).st_size - file.tell()
-        if claimed != found:
-            lost = "; of several arrays in one file, save each in its own"
-            raise ValueError(
-                f"its header claims {claimed} bytes, shape {shape} of {dtype}, but {found} follow"
-                f"{': it is truncated' if found < claimed else lost}"
-            )
-        if not claimed:
-            return np.empty(shape, dtype)
-        order: Any = "F" if fortran else "C"
-        return np.asarray(np.memmap(file, dtype, "r", file.tell(), shape, order))
-    except ValueError as error:
-        raise ValueError(
-            f"source: expected a complete .npy file of numbers, got {path!r} ({error})"
-        ) from None
-
-
-def _read_header(file: BinaryIO) -> tuple[Any, bool, tuple[int, ...]]:
-    """The fields of a ``.npy`` header: the dtype's description, Fortran order, and the shape.
-
-    As numpy.lib.format describes it. NumPy's own readers refuse ``<f1``, which numpy.save writes
-    for a float8, and warn of headers by Python 2, whose integers may end with an L.
-    """
-    version = tuple(file.read(2))
-    if version not in ((1, 0), (2, 0), (3, 0)):
-        raise ValueError(f"it has format version {'.'.join(map(str, version))}, not 1.0 to 3.0")
-    width = 2 if version == (1, 0) else 4
-    size = int.from_bytes(file.read(width), "little")
-    if size > 10_000:  # NumPy's limit too
-        raise ValueError(f"its header claims to be {size} bytes long")
-    data = file.read(size)
-    if len(data) < size:
-        raise ValueError(f"its header claims to be {size} bytes long, and {len(data)} are there")
-    text = data.decode("utf-8" if version == (3, 0) else "latin-1", "replace")
-    try:
-        fields = ast.literal_eval(re.sub(r"(\d)L\b", r"\1", text))
-        descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
-        good = len(fields) == 3 and type(fortran) is bool and type(shape) is tuple
-        good = good and all(type(n) is int and 0 <= n < 2**63 for n in shape)
-    except Exception:  # a damaged header fails in whatever way it likes
-        good = False
-    if not good or len(shape) > 64:
-        raise ValueError(f"its header is not one of an array: {' '.join(text.split())[:80]}")
-    return descr, fortran, shape
-
-
-def _dtype_of(descr: Any, dtype_in: np.dtype[Any] | None) -> np.dtype[Any]:
-    """The dtype that a header describes, or `dtype_in` if it may be meant."""
-    plain = re.fullmatch(r"([<>|=]?)([a-zA-Z])(\d+)", descr) if isinstance(descr, str) else None
-    order, kind, size = plain.groups() if plain else ("", "", "")
-    if dtype_in is not None:
-        if size != f"{dtype_in.itemsize}" or not (kind in ("V", "i", "u") or kind + size == "f1"):
-            raise TypeError(
-                f"dtype_in: expected one that fits the file, whose header names {descr!r}; "
-                f"{dtype_in.name} may be nameless bytes or integers of size {dtype_in.itemsize}"
-            )
-        return dtype_in.newbyteorder(">") if order == ">" and size == "2" else dtype_in
-    fitting = [name for name, one in NAMELESS.items() if kind in ("V", "f") and size == f"{one}"]
-    if fitting and kind + size != "f2":
-        one = "bfloat16" if size == "2" else "float8_e4m3fn"
-        raise TypeError(
-            f"source: dtype {descr!r} has no meaning of its own; numpy.save writes it for "
-            f"{', '.join(fitting)}: say which it is, such as dtype_in={one}"
-        )
-    try:
-        dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)
-    except Exception:
-        raise ValueError(f"its header names a dtype that NumPy has not: {descr!r}") from None
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never unpickled")
-    try:
-        _contract.rule(dtype)
-    except TypeError:
-        raise TypeError(
-            f"source: dtype {dtype} is not supported; accepted are {_contract.ACCEPTED_DTYPES}"
-        ) from None
-    return dtype
-
-
-def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:
-    """A dtype of ml_dtypes, by itself or by its name."""
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", f"{dtype}")
-    if name not in NAMELESS:
-        raise TypeError(f"{argument}: expected one of {', '.join(NAMELESS)}, got {dtype!r}")
-    try:
-        found: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
-    except (ImportError, AttributeError) as error:
-        raise ImportError(
-            f"{argument}: {name} needs ml_dtypes ({error}); try: pip install -U ml_dtypes"
-        ) from None
-    return found
+        return row.open(file, path, request)
 
 
 def _check_target(source: str, target: str) -> str:
@@ -350,19 +239,20 @@ def _check_target(source: str, target: str) -> str:
     return path
 
 
-def _result(source: np.dtype[Any], dtype: Any) -> np.dtype[Any]:
-    """The dtype of the result; refused if a ``.npy`` cannot name it."""
-    own = _contract.rule(source).result
+def _result(opened: _formats.Opened, path: str, dtype: Any) -> np.dtype[Any]:
+    """The dtype of the result; refused if the format cannot name it."""
+    own = _contract.rule(opened.array.dtype).result
     asked = own.name if dtype is None else dtype
     # By name too: the names mean nothing to NumPy before somebody imports ml_dtypes.
-    if not (isinstance(asked, str) and asked in NAMELESS):
+    by_name = isinstance(asked, str) and asked in _contract.ML_FLOATS + _contract.ML_INTEGERS
+    if not by_name or opened.holds(asked):
         complex_ = _contract.is_complex(own)
         found = own if dtype is None else _contract.floating(dtype, complex_=complex_)
-        if found.name not in NAMELESS:
+        if opened.holds(found.name):
             return found
     raise TypeError(
-        f"dtype: {asked} has no name in a .npy file, so that the result could not be read back; "
-        "give another, such as dtype=float32 (or float16, float64, longdouble)"
+        f"dtype: {asked} has no name in a {_formats.find(path).suffixes[0]} file, so that the "
+        f"result could not be read back; give another, such as dtype={opened.instead}"
     )
 
 
@@ -390,25 +280,23 @@ def _replacing(path: str, target: str) -> Iterator[BinaryIO]:
         raise
 
 
-def _create(file: BinaryIO, x: Array, dtype: np.dtype[Any], target: str) -> Array:
-    """An array like `x`, mapped to the file: its header is written and its space is reserved."""
-    fortran = x.flags.f_contiguous and not x.flags.c_contiguous
-    descr = np.lib.format.dtype_to_descr(dtype)
-    header = {"descr": descr, "fortran_order": fortran, "shape": x.shape}
+def _create(file: BinaryIO, opened: _formats.Opened, dtype: np.dtype[Any], target: str) -> Array:
+    """The vectors of a file like the one opened, mapped: its head is written, its space reserved,
+    and all but the vectors is there."""
+    head, nbytes = opened.head(dtype), opened.size(dtype)
     with _told("target", target):
-        np.lib.format.write_array_header_1_0(file, header)
+        file.write(head)
         file.flush()
-    offset, nbytes = file.tell(), x.size * dtype.itemsize
     if nbytes == 0:
-        return np.empty(x.shape, dtype)
+        return opened.lay(np.empty(0, np.uint8), dtype)
     try:
-        _reserve(file, offset, nbytes)
+        _reserve(file, len(head), nbytes)
     except OSError as error:
         message = f"target: no room for its {nbytes} bytes ({error.strerror}); nothing has changed"
         raise OSError(error.errno, message, target) from None
     with _told("target", target):
-        mapped: Array = np.memmap(file, dtype, "r+", offset, x.shape, "F" if fortran else "C")
-    return np.asarray(mapped)
+        space = np.memmap(file, np.uint8, "r+", len(head), (nbytes,))
+    return opened.lay(np.asarray(space), dtype)
 
 
 def _reserve(file: BinaryIO, offset: int, nbytes: int) -> None:
@@ -429,9 +317,7 @@ def _reserve(file: BinaryIO, offset: int, nbytes: int) -> None:
 
 def _windows(x: Array, axes: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
     """Indices that cut `x` between its vectors, in the order of the file."""
-    order = list(range(x.ndim))
-    if not x.flags.c_contiguous:
-        order.reverse()
+    order = sorted(range(x.ndim), key=lambda d: -x.strides[d])
     kept = [d for d in order if d not in axes]
     vector = x.itemsize * math.prod(x.shape[d] for d in axes)
     # The vectors that lie between the elements of one another, not one after the other.
@@ -479,7 +365,7 @@ class _Met:
 
 
 def _scale(
-    x: Array,
+    opened: _formats.Opened,
     y: Array,
     axes: tuple[int, ...],
     policies: dict[str, Any],
@@ -487,8 +373,10 @@ def _scale(
     named: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int, int, int, Any, Any]:
-    """Normalize `x` into `y` by the backend in `used`, and return what a `Report` begins with.
-    Where it has no kernel, NumPy goes on and is added, unless the backend was `named`."""
+    """Normalize what was opened into `y` by the backend in `used`, and return what a `Report`
+    begins with. Where it has no kernel, NumPy goes on and is added, unless the backend was `named`.
+    """
+    x = opened.array
     batch = [d for d in range(x.ndim) if d not in axes]
     length = math.prod(x.shape[d] for d in axes)
     vectors = math.prod(x.shape[d] for d in batch)
@@ -516,6 +404,7 @@ def _scale(
 
     progress(0, vectors)
     for window in _windows(x, axes):
+        opened.carry(window)
         try:
             norms = serve(window, list(used)[-1])
         except ImportError as error:

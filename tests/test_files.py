@@ -18,6 +18,7 @@ from numpy.exceptions import AxisError
 import l2multi as l2
 from l2multi import _backends, _contract, _testing, files
 from l2multi.files import normalize_npy
+from l2multi.formats.npy import NAMELESS
 from tests import modes
 
 # What a target holds before; a refusal must leave it so.
@@ -336,11 +337,11 @@ def test_header_by_python_2(source, target, shape):
     assert target.read_bytes() == saved(l2.normalize(x))
 
 
-@pytest.mark.parametrize("name", files.NAMELESS)
+@pytest.mark.parametrize("name", NAMELESS)
 def test_nameless_dtypes(source, target, tmp_path, name):
     """What numpy.save writes of an array of ml_dtypes is read with `dtype_in` alone."""
     dtype = np.dtype(getattr(ml_dtypes, name))
-    assert files.NAMELESS[name] == dtype.itemsize
+    assert NAMELESS[name] == dtype.itemsize
     x = draw((20, 30), dtype) if name in _contract.ML_FLOATS else np.eye(5, 6).astype(dtype)
     np.save(source, x)
     with pytest.raises(TypeError, match=f"source: .*{name}.*: say which it is.*dtype_in="):
@@ -627,6 +628,7 @@ BOUNDED = """
 import resource, sys
 import numpy as np
 from l2multi.files import normalize_npy
+from l2multi.formats.npy import NAMELESS
 
 small, large, target, order = sys.argv[1:]
 axes = {"C": (-1, 0, None), "F": (-1, 0)}[order]
