@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 class Request(NamedTuple):
     """The keywords that say what is meant in a file."""
 
+    tensor: str | None = None
     dtype_in: np.dtype[Any] | None = None
 
 
@@ -38,7 +39,7 @@ class Opened:
         self.array = array
 
     def holds(self, name: str) -> bool:
-        """Whether the format has a name for this dtype."""
+        """Whether the format can hold a result of this dtype."""
         return name == "float32"
 
     def head(self, dtype: np.dtype[Any]) -> bytes:
@@ -51,32 +52,76 @@ class Opened:
 
     def lay(self, space: Array, dtype: np.dtype[Any]) -> Array:
         """The vectors in the bytes that follow the head, mapped too; all else is copied there."""
-        return space.view(dtype).reshape(self.array.shape)
+        return space.view(dtype.newbyteorder("<")).reshape(self.array.shape)
 
     def carry(self, window: tuple[Any, ...]) -> None:
         """Check and copy what stands between the vectors of a window, which is read next."""
 
 
 class Row(NamedTuple):
-    """A format: its suffixes, and the module that opens it."""
+    """A format: the suffix of results, the module that opens it, what is said of it, the keywords
+    that it takes, and further suffixes of what can be read."""
 
-    suffixes: tuple[str, ...]
+    suffix: str
     module: str
+    rules: str
+    takes: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     def open(self, file: BinaryIO, path: str, request: Request) -> Opened:
         """A file opened for reading, whose name is for messages."""
+        for name, value in request._asdict().items():
+            if value is not None and name not in self.takes:
+                told = f"{value!r}, and a {self.suffix} file has no use for it"
+                raise ValueError(f"{name}: expected none, got {told}: {self.rules}")
         opened: Opened = importlib.import_module(self.module).open(file, path, request)
         return opened
 
 
 # The first row opens what has a suffix of none.
-ROWS = (Row((".npy",), "l2multi.formats.npy"),)
+ROWS = (
+    Row(".npy", "l2multi.formats.npy", "one array", ("dtype_in",)),
+    Row(
+        ".safetensors",
+        "l2multi.formats.safetensors",
+        "named tensors, which say their dtypes, BF16 and F8 too",
+        ("tensor",),
+    ),
+    Row(".fvecs", "l2multi.formats.vecs", "float32; .bvecs holds uint8", (), (".bvecs",)),
+    Row(
+        ".fbin",
+        "l2multi.formats.fbin",
+        "float32; .u8bin holds uint8, .i8bin int8",
+        (),
+        (".u8bin", ".i8bin"),
+    ),
+)
+
+
+def suffix(path: str) -> str:
+    """What says the format of a file."""
+    return os.path.splitext(path)[1].lower()
 
 
 def find(path: str) -> Row:
     """The row of a file."""
-    suffix = os.path.splitext(path)[1].lower()
-    return next((row for row in ROWS if suffix in row.suffixes), ROWS[0])
+    own = suffix(path)
+    return next((row for row in ROWS if own in (row.suffix, *row.also)), ROWS[0])
+
+
+def check_target(source: str, target: str) -> None:
+    """Refuse a target whose name says another format than what is written."""
+    row = find(source)
+    if os.path.basename(target) and (find(target) != row or suffix(target) in row.also):
+        raise ValueError(
+            f"target: expected a name that ends in {row.suffix}, which is what {source!r} is "
+            f"written as, got {target!r}"
+        )
+
+
+def known() -> str:
+    """All suffixes, for messages."""
+    return ", ".join(kind for row in ROWS for kind in (row.suffix, *row.also))
 
 
 def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:

@@ -1,4 +1,4 @@
-"""The command line: ``l2multi normalize IN.npy OUT.npy``, also as ``python -m l2multi``."""
+"""The command line: ``l2multi normalize IN OUT``, also as ``python -m l2multi``."""
 
 import argparse
 import contextlib
@@ -13,10 +13,9 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 
 import l2multi
-from l2multi import _backends, _contract
+from l2multi import _backends, _contract, _formats
 from l2multi.__main__ import interrupted
-from l2multi._formats import ml_dtype
-from l2multi.files import Report, normalize_npy
+from l2multi.files import Report, normalize_file
 from l2multi.formats.npy import NAMELESS
 
 
@@ -78,16 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"l2multi {l2multi.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    about = "scale the vectors of a .npy file to unit Euclidean length"
+    about = "scale the vectors of a file to unit Euclidean length"
     normalize = commands.add_parser(
         "normalize",
         help=about,
         description=f"{about[0].upper()}{about[1:]}, in bounded memory, and print what was met. "
-        "OUT.npy is replaced only when the result is complete.",
+        "OUT is replaced only when the result is complete. Files are known by their suffix: "
+        f"{_formats.known()}; what has another is taken for .npy. OUT has the format of IN; of "
+        ".bvecs it is .fvecs, and of .u8bin and .i8bin .fbin, with --dtype float32.",
         allow_abbrev=False,
     )
-    normalize.add_argument("source", metavar="IN.npy", type=_path)
-    normalize.add_argument("target", metavar="OUT.npy", type=_path)
+    normalize.add_argument("source", metavar="IN", type=_path)
+    normalize.add_argument("target", metavar="OUT", type=_path)
     normalize.add_argument(
         "--axis",
         type=_axis,
@@ -95,13 +96,18 @@ def _parser() -> argparse.ArgumentParser:
         help="the axis or axes over which a vector extends: -1 (default), 0, 0,1 or all",
     )
     normalize.add_argument(
-        "--dtype", help="of the result, such as float32; by default that of IN.npy if floating"
+        "--tensor",
+        metavar="NAME",
+        help="which one of a .safetensors with several; the others are carried through",
+    )
+    normalize.add_argument(
+        "--dtype", help="of the result, such as float32; by default that of IN if floating"
     )
     normalize.add_argument(
         "--dtype-in",
         choices=tuple(NAMELESS),
         metavar="DTYPE",
-        help="what the bytes of IN.npy are, such as bfloat16, float8_e5m2 or int4 (one in each "
+        help="what the bytes of a .npy are, such as bfloat16, float8_e5m2 or int4 (one in each "
         "byte): numpy.save calls them V2, V1 or f1",
     )
     normalize.add_argument(
@@ -147,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _path(text: str) -> str:
-    """The value of ``IN.npy`` and ``OUT.npy``."""
+    """The value of ``IN`` and ``OUT``."""
     if text == "-":
         raise argparse.ArgumentTypeError(
             "expected the path of a file, which is memory-mapped: standard input and output cannot "
@@ -190,7 +196,7 @@ _NUMPY_DTYPES += tuple(f"uint{b}" for b in (8, 16, 32, 64))
 def _dtype(name: str) -> np.dtype[Any]:
     """A dtype by its name."""
     if name in NAMELESS:
-        return ml_dtype("dtype", name)
+        return _formats.ml_dtype("dtype", name)
     try:
         rule = _contract.rule(np.dtype(name))
         if rule.wide != np.float64:
@@ -217,10 +223,11 @@ def _warm(arguments: argparse.Namespace) -> None:
 def _normalize(arguments: argparse.Namespace) -> None:
     """``l2multi normalize``."""
     with _bar(sys.stderr, sys.stderr.isatty() and not arguments.quiet) as progress:
-        report = normalize_npy(
+        report = normalize_file(
             arguments.source,
             arguments.target,
             arguments.axis,
+            tensor=arguments.tensor,
             dtype=arguments.dtype,
             dtype_in=arguments.dtype_in,
             eps=arguments.eps,
@@ -233,7 +240,7 @@ def _normalize(arguments: argparse.Namespace) -> None:
         try:
             print(_describe(report), flush=True)
         except OSError as error:
-            told = f"OUT.npy is complete, but not the report: {error.strerror}"
+            told = f"OUT is complete, but not the report: {error.strerror}"
             raise OSError(error.errno, told) from None
 
 
@@ -299,8 +306,8 @@ def _terminable() -> Iterator[None]:
 
 
 # What the functions call their arguments, and what the command does.
-_FILES = {"source": "IN.npy", "x": "IN.npy", "target": "OUT.npy"}
-_OPTIONS = "axis|dtype_in|dtype|eps|zero|nonfinite"
+_FILES = {"source": "IN", "x": "IN", "target": "OUT"}
+_OPTIONS = "axis|tensor|dtype_in|dtype|eps|zero|nonfinite"
 
 
 def _one_line(error: BaseException) -> str:

@@ -23,8 +23,8 @@ import numpy as np
 from l2multi import _backends, _contract, _formats
 from l2multi._api import explain, norm, normalize
 from l2multi._contract import Axis, NonFinite, NonFiniteError, Zero, ZeroVectorError
+from l2multi._formats import Array
 
-Array = np.ndarray[Any, Any]
 Path = str | os.PathLike[str]
 
 # Bytes of input between two calls of `progress`: 20 ms of work.
@@ -36,7 +36,7 @@ NEIGHBOURS = 2**16
 
 
 class Report(NamedTuple):
-    """What `normalize_npy` met and did.
+    """What `normalize_file` met and did.
 
     Attributes
     ----------
@@ -80,11 +80,12 @@ class Report(NamedTuple):
     why: str
 
 
-def normalize_npy(
+def normalize_file(
     source: Path,
     target: Path,
     axis: Axis = -1,
     *,
+    tensor: str | None = None,
     dtype: Any = None,
     dtype_in: Any = None,
     eps: float = 0.0,
@@ -93,29 +94,37 @@ def normalize_npy(
     backend: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Scale the vectors of a ``.npy`` file to unit Euclidean length, into another ``.npy`` file.
+    """Scale the vectors of a file to unit Euclidean length, into another file of the same format.
 
-    The target has the bytes that ``numpy.save(target, normalize(numpy.load(source), axis))``
-    would give it (Fortran order for Fortran order), and never less: it is written beside its final
-    place, with its space reserved first, and renamed when it is complete (and, if it replaces
-    another, on the disk). On any exception, an interrupt included, the target holds what it held
-    before.
+    The suffix says the format: ``.npy``, ``.safetensors``, ``.fvecs`` and ``.bvecs``, ``.fbin``,
+    ``.u8bin`` and ``.i8bin``; what has another is taken for ``.npy``. The target is `source` with
+    ``normalize(x, axis)`` in place of its vectors x, and everything else as it was (a ``.npy`` has
+    the bytes of ``numpy.save``, in Fortran order for Fortran order). It is never less: it is
+    written beside its final place, with its space reserved first, and renamed when it is complete
+    (and, if it replaces another, on the disk). On any exception, an interrupt included, the target
+    holds what it held before.
 
     Parameters
     ----------
     source : path
-        A ``.npy`` file of one array of shape (..., n), of a dtype that `normalize` takes, in C or
-        Fortran order. It is mapped, not loaded, and must not change meanwhile. Object arrays are
-        never unpickled.
+        A file of vectors of shape (..., n), of a dtype that `normalize` takes. It is mapped, not
+        loaded, and must not change meanwhile. Objects are never unpickled.
     target : path
-        The ``.npy`` file to write or to replace, not `source`. A replaced file's permissions are
-        kept, and a symbolic link is followed.
+        The file to write or to replace, not `source`. A replaced file's permissions are kept, and
+        a symbolic link is followed. Of ``.bvecs``, ``.u8bin`` and ``.i8bin``, which hold integers
+        alone, the result is an ``.fvecs`` or ``.fbin``.
     axis : int, tuple of ints or None, default -1
         As for `normalize`.
+    tensor : str, optional
+        The name of the tensor to normalize where a ``.safetensors`` has several. All others, and
+        the metadata, are carried through byte for byte; so is the header where the dtype stays.
     dtype : dtype, optional
-        The floating dtype of the result, one that a ``.npy`` can name: not bfloat16 or float8.
+        The floating dtype of the result, one that the format can hold: in a ``.npy`` not bfloat16
+        or float8, in a ``.safetensors`` not longdouble or complex128, else float32 alone. Integers
+        become float64 without, so that ``.bvecs``, ``.u8bin`` and ``.i8bin`` need
+        ``dtype="float32"``.
     dtype_in : dtype, optional
-        The dtype of ml_dtypes, such as "bfloat16", that the bytes of `source` are. ``numpy.save``
+        The dtype of ml_dtypes, such as "bfloat16", that the bytes of a ``.npy`` are. ``numpy.save``
         does not name those (it writes ``V2``, ``V1`` or ``f1``); integers of the same size are
         taken for their bytes too. Of int2 and int4 there is one in each byte, whose low bits count.
         The result of bfloat16 and float8 needs a `dtype`.
@@ -142,25 +151,26 @@ def normalize_npy(
         `source` cannot be read; the directory of `target` does not exist or cannot be written to;
         the disk is full.
     ValueError
-        `source` is not a ``.npy`` of one array of numbers, all of it and nothing else; `target`
-        is `source`, or not a file; ``zero="raise"`` met a zero vector (ZeroVectorError) or
+        `source` is not a complete file of vectors, or has more in it than its header says; `target`
+        is `source`, not a file, or called as one of another format; `tensor` is not in the file, or
+        has to be given; ``zero="raise"`` met a zero vector (ZeroVectorError) or
         ``nonfinite="raise"`` an inf or a NaN (NonFiniteError), with the first position in the
         whole batch; an unknown choice or backend; a negative `eps`; an axis out of range
         (numpy.exceptions.AxisError).
     TypeError
-        A dtype that is not supported, that a ``.npy`` cannot name, or that does not fit the bytes.
+        A dtype that is not supported, that the format cannot hold, or that does not fit the bytes.
     ImportError
-        The backend named is not installed, or `dtype_in` is asked for without ml_dtypes.
+        The backend named is not installed, or a dtype of ml_dtypes is met without ml_dtypes.
 
     Examples
     --------
     >>> import os, tempfile
     >>> import numpy as np
-    >>> from l2multi.files import normalize_npy
+    >>> from l2multi.files import normalize_file
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     source, target = os.path.join(folder, "x.npy"), os.path.join(folder, "y.npy")
     ...     np.save(source, [[3.0, 4.0], [0.0, 0.0]])
-    ...     report = normalize_npy(source, target)
+    ...     report = normalize_file(source, target)
     ...     np.load(target)
     array([[0.6, 0.8],
            [0. , 0. ]])
@@ -169,9 +179,9 @@ def normalize_npy(
     """
     start = time.perf_counter()
     source, target = os.fsdecode(source), os.fsdecode(target)
+    dtype_in = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
     with _told("source", source):
-        dtype_in = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
-        opened = _open(source, _formats.Request(dtype_in))
+        opened = _open(source, _formats.Request(tensor, dtype_in))
     with _told("target", target):
         path = _check_target(source, target)
     x = opened.array
@@ -182,10 +192,10 @@ def normalize_npy(
     used = {told.backend: told.why}
     named = _backends.named(backend) is not None
     with _replacing(path, target) as file:
-        # The map must not outlive the call: on Windows a mapped file cannot be renamed.
+        # No map of it must outlive the call: on Windows a mapped file cannot be renamed.
         y = _create(file, opened, result, target)
         counts = _scale(opened, y, axes, policies, used, named, progress)
-        del y
+        del y, opened
     seconds = time.perf_counter() - start
     nbytes = x.nbytes + x.size * result.itemsize
     reasons = used.values() if len(used) == 1 else (f"{name}: {why}" for name, why in used.items())
@@ -209,7 +219,7 @@ def _open(path: str, request: _formats.Request) -> _formats.Opened:
     row = _formats.find(path)
     if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: a pipe would wait for data
         raise ValueError(
-            f"source: expected a {row.suffixes[0]} file, got {path!r}, which is not a file (what "
+            f"source: expected a {row.suffix} file, got {path!r}, which is not a file (what "
             "comes through a pipe has to be saved to one first, for files are memory-mapped)"
         )
     with open(path, "rb") as file:
@@ -217,7 +227,8 @@ def _open(path: str, request: _formats.Request) -> _formats.Opened:
 
 
 def _check_target(source: str, target: str) -> str:
-    """Where `target` leads; refused if it cannot be replaced."""
+    """Where `target` leads; refused if it cannot be replaced, or says another format."""
+    _formats.check_target(source, target)
     path = os.path.realpath(target)
     try:
         status = os.stat(target)
@@ -251,8 +262,8 @@ def _result(opened: _formats.Opened, path: str, dtype: Any) -> np.dtype[Any]:
         if opened.holds(found.name):
             return found
     raise TypeError(
-        f"dtype: {asked} has no name in a {_formats.find(path).suffixes[0]} file, so that the "
-        f"result could not be read back; give another, such as dtype={opened.instead}"
+        f"dtype: {asked} has no name in a {_formats.find(path).suffix} file, so that the result "
+        f"could not be read back; give another, such as dtype={opened.instead}"
     )
 
 

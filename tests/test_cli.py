@@ -138,7 +138,7 @@ def test_jax_without_x64(backend, capsys, monkeypatch):
     """What is said works on the command line."""
     np.save("in.npy", np.ones((3, 4)))
     command = ("normalize", "in.npy", "out.npy", "--backend", "jax")
-    for more, about in (((), "IN.npy"), (("--dtype", "longdouble"), "IN.npy")):
+    for more, about in (((), "IN"), (("--dtype", "longdouble"), "IN")):
         message = refused(capsys, *command, *more)
         assert message.startswith(f"{about}: jax cannot hold float64: ")
         assert "JAX_ENABLE_X64=1 in the environment" in message
@@ -176,8 +176,8 @@ def test_versions(capsys, monkeypatch):
     [
         ("", "COMMAND"),
         ("enlarge", "invalid choice: 'enlarge'"),
-        ("normalize", "the following arguments are required: IN.npy, OUT.npy"),
-        ("normalize in.npy", "the following arguments are required: OUT.npy"),
+        ("normalize", "the following arguments are required: IN, OUT"),
+        ("normalize in.npy", "the following arguments are required: OUT"),
         ("normalize in.npy out.npy --axis", "argument --axis: expected one argument"),
         ("normalize in.npy out.npy --axis x", "argument --axis: expected an int, ints with commas"),
         ("normalize in.npy out.npy --axis 0,", "argument --axis: expected an int, ints with"),
@@ -186,8 +186,8 @@ def test_versions(capsys, monkeypatch):
         ("normalize in.npy out.npy --axes 0", "--axes 0 (try: l2multi normalize --help)"),
         ("normalize in.npy out.npy more", "arguments: more (try: l2multi normalize --help)"),
         ("versions more", "arguments: more (try: l2multi versions --help)"),
-        ("normalize - out.npy", "argument IN.npy: expected the path of a file, which is memory"),
-        ("normalize in.npy -", "argument OUT.npy: expected the path of a file, which is memory"),
+        ("normalize - out.npy", "argument IN: expected the path of a file, which is memory"),
+        ("normalize in.npy -", "argument OUT: expected the path of a file, which is memory"),
         ("normalize in.npy -", "a file called - is ./- (try: l2multi normalize --help)"),
         ("normalize in.npy out.npy --zero no", "argument --zero: invalid choice: 'no'"),
         ("normalize in.npy out.npy --backend no", "argument --backend: invalid choice: 'no'"),
@@ -204,28 +204,28 @@ def test_usage(capsys, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("none.npy out.npy", "IN.npy: No such file or directory: 'none.npy'"),
-        (". out.npy", "IN.npy: expected a .npy file, got '.', which is not a file"),
+        ("none.npy out.npy", "IN: No such file or directory: 'none.npy'"),
+        (". out.npy", "IN: expected a .npy file, got '.', which is not a file"),
         (". out.npy", "a pipe has to be saved to one first"),
-        ("text.npy out.npy", "IN.npy: expected a .npy file, got 'text.npy'"),
-        ("short.npy out.npy", "IN.npy: expected a complete .npy file of numbers"),
+        ("text.npy out.npy", "IN: expected a .npy file, got 'text.npy'"),
+        ("short.npy out.npy", "IN: expected a complete .npy file of numbers"),
         ("archive.npz out.npy", "which is an archive (.npz)"),
-        ("void.npy out.npy", "IN.npy: dtype '|V2' has no meaning"),
+        ("void.npy out.npy", "IN: dtype '|V2' has no meaning"),
         ("void.npy out.npy", "such as --dtype-in bfloat16"),
         ("void.npy out.npy --dtype-in float8_e5m2", "--dtype-in: expected one that fits the file"),
         ("void.npy out.npy --dtype-in bfloat16", "--dtype: bfloat16 has no name in a .npy file"),
         ("void.npy out.npy --dtype-in bfloat16", "such as --dtype float32"),
-        ("in.npy in.npy", "OUT.npy: expected another file than the one to read, got 'in.npy'"),
-        ("in.npy .", "OUT.npy: expected a file, got '.'"),
-        ("in.npy none/out.npy", "OUT.npy: its directory does not exist: 'none/out.npy'"),
+        ("in.npy in.npy", "OUT: expected another file than the one to read, got 'in.npy'"),
+        ("in.npy .", "OUT: expected a file, got '.'"),
+        ("in.npy none/out.npy", "OUT: its directory does not exist: 'none/out.npy'"),
         ("in.npy out.npy --axis 7", "--axis: axis 7 is out of bounds"),
         ("number.npy out.npy", "--axis: a number has no axes, try --axis all: axis -1 is out of"),
         ("in.npy out.npy --eps -1", "--eps: expected a non-negative number"),
         ("in.npy out.npy --dtype int8", "--dtype: expected a real floating dtype"),
         ("in.npy out.npy --dtype bfloat16", "--dtype: bfloat16 has no name in a .npy file"),
-        ("in.npy out.npy --zero raise", "IN.npy: zero norm in 1 of 3 vectors, the first at posi"),
-        ("nan.npy out.npy --nonfinite raise", "IN.npy: inf or NaN in the only vector"),
-        ("nan.npy out.npy --eps 1 --nonfinite raise --axis all", "IN.npy: inf or NaN in the only"),
+        ("in.npy out.npy --zero raise", "IN: zero norm in 1 of 3 vectors, the first at posi"),
+        ("nan.npy out.npy --nonfinite raise", "IN: inf or NaN in the only vector"),
+        ("nan.npy out.npy --eps 1 --nonfinite raise --axis all", "IN: inf or NaN in the only"),
     ],
 )
 def test_refusal(capsys, arguments, message):
@@ -287,10 +287,10 @@ def test_module_and_exit_codes():
     assert done.stdout.startswith("files          in.npy -> out.npy\nshape          (1, 2)\n")
     done = run("normalize", "in.npy", "in.npy")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("l2multi: error: OUT.npy: ")
+    assert done.stderr.startswith("l2multi: error: OUT: ")
     done = run("normalize", "in.npy", "/dev/stdout")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("l2multi: error: OUT.npy: expected a file, got '/dev/stdout'")
+    assert done.stderr.startswith("l2multi: error: OUT: expected a file, got '/dev/stdout'")
     assert run("normalise").returncode == 2
 
 
@@ -391,7 +391,7 @@ def test_interrupted(number, code, message):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_report_that_cannot_be_printed(tmp_path, unbuffered):
-    """The line says that it is not OUT.npy that is missing."""
+    """The line says that it is not OUT that is missing."""
     source, target = tmp_path / "x.npy", tmp_path / "y.npy"
     np.save(source, [[3.0, 4.0]])
     with open("/dev/full", "w") as full:
@@ -401,7 +401,7 @@ def test_report_that_cannot_be_printed(tmp_path, unbuffered):
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
         )  # fmt: skip
     assert done.returncode == 1
-    wanted = "l2multi: error: OUT.npy is complete, but not the report: No space left on device\n"
+    wanted = "l2multi: error: OUT is complete, but not the report: No space left on device\n"
     assert done.stderr == wanted
     np.testing.assert_allclose(np.load(target), [[0.6, 0.8]])
 

@@ -17,7 +17,7 @@ from numpy.exceptions import AxisError
 
 import l2multi as l2
 from l2multi import _backends, _contract, _testing, files
-from l2multi.files import normalize_npy
+from l2multi.files import normalize_file
 from l2multi.formats.npy import NAMELESS
 from tests import modes
 
@@ -88,7 +88,7 @@ AXES = {
 def test_same_file_as_in_memory(source, target, shape, axis, order):
     x = draw(shape, order=order)
     np.save(source, x)
-    report = normalize_npy(source, target, axis)
+    report = normalize_file(source, target, axis)
     unit, norms = l2.normalize(x, axis, return_norm=True)
     assert target.read_bytes() == saved(unit)
     finite = norms[np.isfinite(norms)]
@@ -124,7 +124,7 @@ def test_same_file_as_in_memory(source, target, shape, axis, order):
 def test_dtypes(source, target, dtype):
     x = draw((50, 20), np.dtype(dtype).newbyteorder("=")).astype(dtype)
     np.save(source, x)
-    report = normalize_npy(source, target, backend="numpy")
+    report = normalize_file(source, target, backend="numpy")
     assert target.read_bytes() == saved(l2.normalize(x, backend="numpy"))
     assert (report.source_dtype, report.dtype) == (x.dtype, np.load(target).dtype)
     assert report.backend == "numpy"
@@ -133,7 +133,7 @@ def test_dtypes(source, target, dtype):
 def test_dtype_of_the_result(source, target):
     x = draw((50, 20))
     np.save(source, x)
-    report = normalize_npy(source, target, dtype="float16")
+    report = normalize_file(source, target, dtype="float16")
     assert target.read_bytes() == saved(l2.normalize(x, dtype="float16"))
     assert report.nbytes == x.nbytes * 3 // 2
 
@@ -144,7 +144,7 @@ def test_dtype_of_the_result(source, target):
 )
 def test_empty(source, target, shape, axis, vectors, norm):
     np.save(source, np.zeros(shape, np.float32))
-    report = normalize_npy(source, target, axis, zero="raise")
+    report = normalize_file(source, target, axis, zero="raise")
     assert target.read_bytes() == saved(np.zeros(shape, np.float32))
     assert (report.vectors, report.zero, report.smallest, report.largest) == (
         vectors, 0, norm, norm,
@@ -175,7 +175,7 @@ def test_windows_that_would_share_pages_are_one():
 def test_progress(source, target):
     np.save(source, np.ones((3 * files.WINDOW // 400, 100), np.float32))
     calls = []
-    report = normalize_npy(source, target, progress=lambda *call: calls.append(call))
+    report = normalize_file(source, target, progress=lambda *call: calls.append(call))
     assert calls[0] == (0, report.vectors)
     assert calls[-1] == (report.vectors, report.vectors)
     assert len(calls) >= 4
@@ -187,7 +187,7 @@ def test_progress(source, target):
 def test_eps(source, target, eps):
     x = draw((30, 20, 3))
     np.save(source, x)
-    normalize_npy(source, target, eps=eps)
+    normalize_file(source, target, eps=eps)
     assert target.read_bytes() == saved(l2.normalize(x, eps=eps))
 
 
@@ -200,7 +200,7 @@ def test_nonfinite(source, target, tmp_path, order, dtype):
     x[29, 1] = np.finfo(dtype).max
     np.save(source, x)
     for zero in ("keep", "nan"):
-        report = normalize_npy(source, target, nonfinite="raise", zero=zero)
+        report = normalize_file(source, target, nonfinite="raise", zero=zero)
         assert report.nonfinite == np.isinf(l2.norm(x)).sum()
         assert target.read_bytes() == saved(l2.normalize(x))
     x[3, 4] = 0
@@ -212,11 +212,11 @@ def test_nonfinite(source, target, tmp_path, order, dtype):
     before = sorted(os.listdir(tmp_path))
     for zero in ("keep", "nan", "raise"):
         with pytest.raises(l2.NonFiniteError, match=r"source: .* 3 of 600 .* \(12, 19\)"):
-            normalize_npy(source, target, nonfinite="raise", zero=zero)
+            normalize_file(source, target, nonfinite="raise", zero=zero)
         with pytest.raises(l2.NonFiniteError, match=r"3 of 600 .* position \(12, 19\)"):
             l2.normalize(x, nonfinite="raise", zero=zero)
     assert_unchanged(target, before)
-    normalize_npy(source, target, zero="nan")
+    normalize_file(source, target, zero="nan")
     assert target.read_bytes() == saved(l2.normalize(x, zero="nan"))
 
 
@@ -228,13 +228,13 @@ def test_zero(source, target, tmp_path, order):
     np.save(source, x)
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(l2.ZeroVectorError, match=r"source: .* 3 of 600 .* \(12, 19\)"):
-        normalize_npy(source, target, zero="raise")
+        normalize_file(source, target, zero="raise")
     assert_unchanged(target, before)
     with pytest.raises(l2.ZeroVectorError, match=r"3 of 600 .* position \(12, 19\)"):
         l2.normalize(x, zero="raise")
-    assert normalize_npy(source, target, zero="nan").zero == 3
+    assert normalize_file(source, target, zero="nan").zero == 3
     assert target.read_bytes() == saved(l2.normalize(x, zero="nan"))
-    assert normalize_npy(source, target).zero == 3
+    assert normalize_file(source, target).zero == 3
     assert target.read_bytes() == saved(l2.normalize(x))
 
 
@@ -314,7 +314,7 @@ def test_bad_source(source, target, tmp_path, name):
     source.write_bytes(content)
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(error, match=message):
-        normalize_npy(source, target)
+        normalize_file(source, target)
     assert_unchanged(target, before)
 
 
@@ -323,7 +323,7 @@ def test_every_version_of_the_header(source, target, version):
     x = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
     source.write_bytes(header(fields("3, 4"), x.tobytes(), version))
     np.testing.assert_array_equal(np.load(source), x)
-    normalize_npy(source, target)
+    normalize_file(source, target)
     assert target.read_bytes() == saved(l2.normalize(x))
 
 
@@ -332,7 +332,7 @@ def test_header_by_python_2(source, target, shape):
     """NumPy reads it, with a warning; here there is nothing to warn of."""
     x = np.arange(1, 13, dtype=np.float32)
     source.write_bytes(header(fields(shape), x.tobytes()))
-    normalize_npy(source, target)
+    normalize_file(source, target)
     x = x.reshape([int(n.rstrip("L,")) for n in shape.split(", ")])
     assert target.read_bytes() == saved(l2.normalize(x))
 
@@ -345,21 +345,21 @@ def test_nameless_dtypes(source, target, tmp_path, name):
     x = draw((20, 30), dtype) if name in _contract.ML_FLOATS else np.eye(5, 6).astype(dtype)
     np.save(source, x)
     with pytest.raises(TypeError, match=f"source: .*{name}.*: say which it is.*dtype_in="):
-        normalize_npy(source, target)
+        normalize_file(source, target)
     assert_unchanged(target, ["in.npy", "out.npy"])
     for given in (name, dtype, dtype.type):
-        report = normalize_npy(source, target, dtype_in=given, dtype="float32")
+        report = normalize_file(source, target, dtype_in=given, dtype="float32")
         assert (report.source_dtype, report.dtype) == (dtype, np.float32)
         assert target.read_bytes() == saved(l2.normalize(x, dtype="float32"))
     # Kept as integers, and, where there is one, in another order of bytes.
     for other in {x.view(f"u{x.itemsize}").dtype, np.dtype(f">i{x.itemsize}")}:
         np.save(source, x.view(f"u{x.itemsize}").astype(other))
-        normalize_npy(source, target, dtype_in=name, dtype="float32")
+        normalize_file(source, target, dtype_in=name, dtype="float32")
         assert target.read_bytes() == saved(l2.normalize(x, dtype="float32"))
     target.write_bytes(BEFORE)
     if name in _contract.ML_FLOATS:  # and none is written
         with pytest.raises(TypeError, match=rf"dtype: {name} has no name .* dtype=float32"):
-            normalize_npy(source, target, dtype_in=name)
+            normalize_file(source, target, dtype_in=name)
         assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -381,7 +381,7 @@ def test_nameless_dtypes(source, target, tmp_path, name):
 def test_dtype_in_that_does_not_fit(source, target, x, dtype_in):
     np.save(source, x)
     with pytest.raises(TypeError, match="dtype_in: expected one "):
-        normalize_npy(source, target, dtype_in=dtype_in, dtype="float32")
+        normalize_file(source, target, dtype_in=dtype_in, dtype="float32")
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -389,7 +389,7 @@ def test_dtype_in_without_ml_dtypes(source, target, monkeypatch):
     np.save(source, np.ones(6, ml_dtypes.bfloat16))
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(ImportError, match=r"dtype_in: bfloat16 needs ml_dtypes.*pip install"):
-        normalize_npy(source, target, dtype_in="bfloat16", dtype="float32")
+        normalize_file(source, target, dtype_in="bfloat16", dtype="float32")
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -397,7 +397,7 @@ def test_truncated_anywhere(source, target, tmp_path):
     for size in range(len(WHOLE)):
         source.write_bytes(WHOLE[:size])
         with pytest.raises(ValueError, match="source: "):
-            normalize_npy(source, target)
+            normalize_file(source, target)
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -423,7 +423,7 @@ def test_bad_argument(source, target, tmp_path, name):
     keywords, error, message = BAD_ARGUMENTS[name]
     source.write_bytes(WHOLE)
     with pytest.raises(error, match=message):
-        normalize_npy(source, target, **keywords)
+        normalize_file(source, target, **keywords)
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -431,7 +431,7 @@ def test_ml_dtypes_have_no_name_in_a_file(source, target):
     source.write_bytes(WHOLE)
     for name in ("bfloat16", "float8_e5m2"):
         with pytest.raises(TypeError, match=f"dtype: .*{name}.* has no name"):
-            normalize_npy(source, target, dtype=getattr(ml_dtypes, name))
+            normalize_file(source, target, dtype=getattr(ml_dtypes, name))
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -440,19 +440,19 @@ def test_backend_that_is_not_installed(source, target, monkeypatch):
     monkeypatch.delitem(_backends._loaded, _backends.first("jax").module, raising=False)
     monkeypatch.setitem(_backends._failed, _backends.first("jax").module, "ModuleNotFoundError: no")
     with pytest.raises(ImportError, match=r"pip install '.*\[jax\]'"):
-        normalize_npy(source, target, backend="jax")
+        normalize_file(source, target, backend="jax")
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
 def test_source_is_not_a_file(tmp_path, target):
     with pytest.raises(FileNotFoundError, match=r"source: No such file.*none.npy"):
-        normalize_npy(tmp_path / "none.npy", target)
+        normalize_file(tmp_path / "none.npy", target)
     with pytest.raises(ValueError, match=r"source: .*not a file"):
-        normalize_npy(tmp_path, target)
+        normalize_file(tmp_path, target)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with pytest.raises(ValueError, match=r"source: .*not a file"):
-        normalize_npy(fifo, target)
+        normalize_file(fifo, target)
     assert_unchanged(target, ["fifo", "out.npy"])
 
 
@@ -462,7 +462,7 @@ def test_target_is_the_source(source, tmp_path):
     (tmp_path / "hard.npy").hardlink_to(source)
     for name in ("in.npy", "symbolic.npy", "hard.npy", "../" + tmp_path.name + "/in.npy"):
         with pytest.raises(ValueError, match="target: expected another file than the one to read"):
-            normalize_npy(source, tmp_path / name)
+            normalize_file(source, tmp_path / name)
     assert source.read_bytes() == WHOLE
     assert sorted(os.listdir(tmp_path)) == ["hard.npy", "in.npy", "symbolic.npy"]
 
@@ -470,20 +470,20 @@ def test_target_is_the_source(source, tmp_path):
 def test_target_that_cannot_be_replaced(source, target, tmp_path, monkeypatch):
     source.write_bytes(WHOLE)
     with pytest.raises(FileNotFoundError, match="target: its directory does not exist"):
-        normalize_npy(source, tmp_path / "none" / "out.npy")
+        normalize_file(source, tmp_path / "none" / "out.npy")
     with pytest.raises(ValueError, match="target: expected a file"):
-        normalize_npy(source, tmp_path)
+        normalize_file(source, tmp_path)
     with pytest.raises(ValueError, match="target: expected a file"):
-        normalize_npy(source, "/dev/null")
+        normalize_file(source, "/dev/null")
     for name in ("", "new/"):
         with pytest.raises(ValueError, match=f"target: expected the path of a file, got '{name}'"):
-            normalize_npy(source, name)
+            normalize_file(source, name)
     with pytest.raises(NotADirectoryError, match=r"target: .*in.npy/out.npy"):
-        normalize_npy(source, source / "out.npy")
+        normalize_file(source, source / "out.npy")
     # The user who runs the tests may be root, whom no permission stops.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="target: it is write-protected"):
-        normalize_npy(source, target)
+        normalize_file(source, target)
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -502,7 +502,7 @@ def test_folder_that_cannot_be_written_to(source, target, monkeypatch, step):
     else:
         monkeypatch.setattr(os, "replace", denied)
     with pytest.raises(PermissionError, match=r"target: .*Permission denied: .*out.npy'") as caught:
-        normalize_npy(source, target)
+        normalize_file(source, target)
     assert caught.value.filename == str(target)
     assert ".tmp" not in str(caught.value)
     assert_unchanged(target, ["in.npy", "out.npy"])
@@ -522,7 +522,7 @@ def test_target_without_a_name(source, tmp_path):
             (tmp_path / "link").symlink_to(f"/dev/fd/{fd}")
             for name in (f"/dev/fd/{fd}", tmp_path / "link"):
                 with pytest.raises(ValueError, match=f"target: expected a file, got '{name}'"):
-                    normalize_npy(source, name)
+                    normalize_file(source, name)
             os.unlink(tmp_path / "link")
         pipe.close()
         assert end.read() == b""
@@ -533,19 +533,19 @@ def test_permissions(source, tmp_path):
     source.write_bytes(WHOLE)
     mask = os.umask(0o027)
     try:
-        normalize_npy(source, tmp_path / "new.npy")
+        normalize_file(source, tmp_path / "new.npy")
     finally:
         os.umask(mask)
     assert stat.S_IMODE((tmp_path / "new.npy").stat().st_mode) == 0o640
     (tmp_path / "new.npy").chmod(0o604)
-    normalize_npy(source, tmp_path / "new.npy")
+    normalize_file(source, tmp_path / "new.npy")
     assert stat.S_IMODE((tmp_path / "new.npy").stat().st_mode) == 0o604
 
 
 def test_a_symbolic_link_is_followed(source, target, tmp_path):
     source.write_bytes(WHOLE)
     (tmp_path / "link.npy").symlink_to(target)
-    normalize_npy(source, tmp_path / "link.npy")
+    normalize_file(source, tmp_path / "link.npy")
     assert (tmp_path / "link.npy").is_symlink()
     assert target.read_bytes() == saved(l2.normalize(np.ones((6, 2), np.float32)))
 
@@ -553,8 +553,8 @@ def test_a_symbolic_link_is_followed(source, target, tmp_path):
 def test_relative_and_bytes_paths(source, tmp_path, monkeypatch):
     source.write_bytes(WHOLE)
     monkeypatch.chdir(tmp_path)
-    normalize_npy("in.npy", "out.npy")
-    normalize_npy(b"in.npy", b"out2.npy")
+    normalize_file("in.npy", "out.npy")
+    normalize_file(b"in.npy", b"out2.npy")
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "out2.npy").read_bytes()
 
 
@@ -567,7 +567,7 @@ def test_full_disk(source, target, monkeypatch, code):
     source.write_bytes(WHOLE)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="target: no room for its 48 bytes") as caught:
-        normalize_npy(source, target)
+        normalize_file(source, target)
     assert caught.value.errno == code
     assert_unchanged(target, ["in.npy", "out.npy"])
 
@@ -588,7 +588,7 @@ def test_space_is_reserved_where_the_system_has_no_call_for_it(
     with open(target.with_name("reserved"), "x+b") as file:
         files._reserve(file, 0, x.nbytes)
         assert os.fstat(file.fileno()).st_blocks * 512 >= x.nbytes
-    normalize_npy(source, target)
+    normalize_file(source, target)
     assert target.read_bytes() == saved(l2.normalize(x))
 
 
@@ -603,7 +603,7 @@ def test_limit_of_file_size(source, target):
     command = [sys.executable, "-c", script, "normalize", str(source), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("l2multi: error: OUT.npy: no room for its 400000 bytes")
+    assert done.stderr.startswith("l2multi: error: OUT: no room for its 400000 bytes")
     assert done.stderr.count("\n") == 1
     assert_unchanged(target, ["in.npy", "out.npy"])
 
@@ -618,7 +618,7 @@ def test_failure_midway(source, target, small_windows, failure):
             raise failure
 
     with pytest.raises(failure):
-        normalize_npy(source, target, progress=fail)
+        normalize_file(source, target, progress=fail)
     assert_unchanged(target, ["in.npy", "out.npy"])
 
 
@@ -627,18 +627,18 @@ def test_failure_midway(source, target, small_windows, failure):
 BOUNDED = """
 import resource, sys
 import numpy as np
-from l2multi.files import normalize_npy
+from l2multi.files import normalize_file
 from l2multi.formats.npy import NAMELESS
 
 small, large, target, order = sys.argv[1:]
 axes = {"C": (-1, 0, None), "F": (-1, 0)}[order]
 for axis in axes:
-    normalize_npy(small, target, axis)
+    normalize_file(small, target, axis)
 with open("/proc/self/status") as status:
     data = next(int(line.split()[1]) for line in status if line.startswith("VmData:")) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (data + 48 * 2**20,) * 2)
 for axis in axes:
-    report = normalize_npy(large, target, axis)
+    report = normalize_file(large, target, axis)
     assert report.nbytes == 400_000_000, report
 try:
     np.load(large)
@@ -682,16 +682,16 @@ def test_report_names_who_served(source: Path, target: Path, small_windows, monk
 
     monkeypatch.setattr(numba, "normalize", missing)
     with _testing.general_path():
-        report = normalize_npy(source, target)
+        report = normalize_file(source, target)
         assert target.read_bytes() == want
         assert report.backend == "numba, then numpy"
         assert report.why.endswith("numpy: no kernel")
         calls = itertools.count()
         with pytest.raises(ImportError, match="no kernel"):
-            normalize_npy(source, target, backend="numba")
+            normalize_file(source, target, backend="numba")
     for name in ("numpy", "numba"):
         calls = itertools.count(3)
-        report = normalize_npy(source, target, backend=name)
+        report = normalize_file(source, target, backend=name)
         assert (report.backend, report.why) == (name, "asked for by name")
         assert target.read_bytes() == want
 
@@ -703,6 +703,6 @@ def test_zeros_where_subnormal_numbers_equal_zero(tmp_path, name):
     source, target = tmp_path / "x.npy", tmp_path / "y.npy"
     np.save(source, [[3e-310, 4e-310], [0.0, 0.0]])
     with modes.changed(sum(modes.FLUSH)):
-        report = normalize_npy(source, target, backend=name)
+        report = normalize_file(source, target, backend=name)
     assert report.zero == 1
     np.testing.assert_array_equal(np.load(target), l2.normalize(np.load(source)))

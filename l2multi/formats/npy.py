@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l2multi import _contract
-from l2multi._formats import Array, Opened, Request
+from l2multi._formats import Array, Opened, Request, known
 
 # What numpy.save writes as nameless bytes: the dtypes of ml_dtypes, and their size.
 NAMELESS = {
@@ -50,7 +50,10 @@ def open(file: BinaryIO, path: str, request: Request) -> Opened:
             "of its arrays with numpy.save"
         )
     if magic != np.lib.format.MAGIC_PREFIX:
-        raise ValueError(f"source: expected a .npy file, got {path!r}, which does not begin as one")
+        raise ValueError(
+            f"source: expected a .npy file, got {path!r}, which does not begin as one (what has "
+            f"another suffix than {known()} is taken for one)"
+        )
     try:
         descr, fortran, shape = _read_header(file)
         dtype = _dtype_of(descr, request.dtype_in)
