@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi import _backends, _containers, _usable
+from l2multi import _backends, _containers, _formats, _usable
+from l2multi.cli import main
+from l2multi.files import normalize_file
 
 PAGE = (Path(__file__).parents[1] / "docs/architecture.md").read_text(encoding="utf-8")
 
@@ -68,3 +70,25 @@ def test_a_backend(monkeypatch):
     with pytest.raises(TypeError, match="for float64"):
         l2.norm(x[1:].astype(np.float32), backend=row.name)
     assert l2.explain(x[1:].astype(np.float32)).backend != row.name
+
+
+def test_a_file_format(monkeypatch, tmp_path, capsys):
+    """It is streamed, and refused where it is cut."""
+    row = added(monkeypatch, "l2multi/formats/points.py", _formats)
+    monkeypatch.setattr(_formats, "ROWS", (*_formats.ROWS, row))
+    source, target = tmp_path / "x.points", tmp_path / "y.points"
+    for x in (np.array([[3, 4, 0], [0, 0, 0]], np.float32), np.empty((0, 3), np.float32)):
+        source.write_bytes(x.tobytes())
+        assert normalize_file(source, target).shape == x.shape
+        assert target.read_bytes() == l2.normalize(x).tobytes()
+    source.write_bytes(bytes(13))
+    with pytest.raises(ValueError, match=r"source: .* complete .points file, .* of 13 bytes"):
+        normalize_file(source, target)
+    source.write_bytes(bytes(12))
+    with pytest.raises(ValueError, match=r"target: .* ends in \.points"):
+        normalize_file(source, tmp_path / "y.npy")
+    with pytest.raises(ValueError, match=r"tensor: expected none, .* points of three float32"):
+        normalize_file(source, target, tensor="x")
+    with pytest.raises(SystemExit):
+        main(["normalize", "--help"])
+    assert ".points" in capsys.readouterr().out
