@@ -9,7 +9,6 @@ import contextlib
 import errno
 import itertools
 import math
-import mmap
 import os
 import secrets
 import shutil
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from l2multi import _backends, _contract, _formats
+from l2multi import _backends, _contract, _formats, _maps
 from l2multi._api import explain, norm, normalize
 from l2multi._contract import Axis, NonFinite, NonFiniteError, Zero, ZeroVectorError
 from l2multi._formats import Array
@@ -345,15 +344,6 @@ def _windows(x: Array, axes: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
         yield (*(cut.get(d, slice(None)) for d in range(x.ndim)), ...)
 
 
-def _unload(array: Array) -> None:
-    """Take a map's pages out of the process. The kernel still has them, as a cache."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
-
-
 class _Met:
     """Vectors that a policy is about: how many, and where the first is in the whole batch."""
 
@@ -415,6 +405,8 @@ def _scale(
 
     progress(0, vectors)
     for window in _windows(x, axes):
+        _maps.populate(x[window], _maps.READ, 4 * WINDOW)
+        _maps.populate(y[window], _maps.WRITE, 4 * WINDOW)
         opened.carry(window)
         try:
             norms = serve(window, list(used)[-1])
@@ -434,8 +426,8 @@ def _scale(
         smallest, largest = known.min(initial=smallest), known.max(initial=largest)
         done += norms.size
         progress(done, vectors)
-        _unload(x)
-        _unload(y)
+        _maps.unload(x)
+        _maps.unload(y)
     bad.refuse(NonFiniteError, "inf or NaN", vectors)
     if zero == "raise":
         zeros.refuse(ZeroVectorError, "zero norm", vectors)

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 import l2multi as l2
-from l2multi import _formats, files
+from l2multi import _formats, _maps, files
 from l2multi.cli import main
 from l2multi.files import normalize_file
 from l2multi.formats.safetensors import DTYPES
@@ -421,6 +421,56 @@ def test_damage_is_refused_or_read_as_it_stands(row):
     assert all(unchanged)
     assert 15 < len(messages) < 150
     assert sorted(os.listdir()) == sorted([source, target])
+
+
+@pytest.mark.parametrize("row", _formats.ROWS[1:], ids=lambda row: row.suffix)
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
+def test_failure_midway(row, failure):
+    source, target = "in" + row.suffix, "out" + row.suffix
+    Path(source).write_bytes(example(row.suffix))
+    Path(target).write_bytes(BEFORE)
+    files.WINDOW = 20  # put back by the fixture
+
+    def fail(done, total):
+        if 0 < done < total:
+            assert any(name.endswith(".tmp") for name in os.listdir())
+            raise failure
+
+    with pytest.raises(failure):
+        normalize_file(source, target, tensor="emb" if row.takes else None, progress=fail)
+    assert Path(target).read_bytes() == BEFORE
+    assert sorted(os.listdir()) == [source, target]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or tuple(map(int, os.uname().release.split(".")[:2])) < (5, 14),
+    reason="the system has no such advice",
+)
+@pytest.mark.parametrize("head", [0, 8, 100, 4096, 5000])
+def test_pages_of_a_window(head):
+    """They are in the process after the one call, and not after the other."""
+    Path("x").write_bytes(bytes(head + 2**20))
+    x = np.asarray(np.memmap("x", "u1", "r+", head, (1024, 1024)))
+
+    def resident() -> int:
+        inside = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split()[0]:
+                lo, hi = (int(end, 16) for end in line.split()[0].split("-"))
+                inside = lo <= x.ctypes.data < hi
+            elif inside and line.startswith("Rss:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no such map")
+
+    for advice in (_maps.READ, _maps.WRITE):
+        for window in (x[:1], x[300:400], x[1000:], x, x[:, 1:2]):
+            lo, hi = np.lib.array_utils.byte_bounds(window)
+            _maps.unload(x)
+            assert resident() == 0
+            _maps.populate(window, advice, hi - lo - 1)
+            assert resident() == 0
+            _maps.populate(window, advice, hi - lo)
+            assert resident() >= hi - lo  # the system may map what is around, too
 
 
 # As in test_files.py: private writable memory is capped, and the cap bites.
