@@ -17,6 +17,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+# Whose versions `show_versions` tells.
+_DISTRIBUTIONS = (
+    "numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes", "torch", "array-api-compat",
+    "scipy", "scikit-learn", "pyarrow", "polars", "pandas", "xarray", "pint", "astropy",
+)  # fmt: skip
+
+
 def _split(name: str) -> TypeError:
     return TypeError(f"axis_name: only l2multi.jax.{name} takes it, for vectors split over devices")
 
@@ -429,7 +436,7 @@ def show_versions() -> None:
 
     lines = {"l2multi": sys.modules["l2multi"].__version__, "python": platform.python_version()}
     lines["platform"] = f"{platform.system()} {platform.machine()}"
-    for name in ("numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes", "torch"):
+    for name in _DISTRIBUTIONS:
         try:
             lines[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -60,7 +60,8 @@ ROWS = (
         "l2multi.containers.quantity",
         "quantities of pint and astropy",
         "unit vectors without a unit, norms with it",
-        "whatever holds their numbers; `eps` is in their unit",
+        "their numbers may be held by any other kind of this table; `eps` is a plain number, in "
+        "their unit; a unit with an offset or of logarithms (degC, dB) is a TypeError",
     ),
     Row(
         "masked array",
@@ -99,7 +100,8 @@ ROWS = (
         "l2multi.containers.xarray_array",
         "xarray.DataArray",
         "DataArray with the same dimensions, coordinates, attributes and name",
-        'whatever holds its data; `dim="space"` or `axis="space"` names dimensions',
+        'its data may be of any other kind of this table; `dim="space"` or `axis="space"` names '
+        "dimensions",
     ),
     Row(
         "Arrow array",
@@ -111,8 +113,8 @@ ROWS = (
         "Arrow lists of all kinds and fixed-shape tensors",
         "the same Arrow type, chunks kept; norms as an Arrow array",
         "each row is a vector, of a length of its own; a null row stays null, a null element makes "
-        "its row null, what lies under a null never counts, and policies pass over empty lists; "
-        'also `zero="null"`; no `out=`',
+        "its row null, numbers stored under a null never count, and no policy is for empty lists; "
+        '`zero="null"` makes zero vectors null; no `out=`',
     ),
     Row(
         "Polars Series",
@@ -143,7 +145,7 @@ ROWS = (
         "tensor, on its device, laid out in memory as the input",
         "on a CPU by the NumPy backends, without a copy; elsewhere, and where torch traces, maps "
         "or differentiates forwards, by torch's own operations; differentiable to any order; "
-        "integers become torch's default dtype; `out=`, but where a gradient would be lost; "
+        "integers become torch's default dtype; `out=` where no gradient would be lost; "
         "a DTensor keeps its placements, and vectors split over processes take one all-reduce "
         "(two in float64); sparse matrices (COO, CSR) on a CPU as SciPy's; of another subclass "
         "than `Parameter`, a TypeError that says what to do",
@@ -173,7 +175,8 @@ ROWS = (
         "l2multi.containers.scipy_sparse",
         "SciPy's sparse arrays and matrices",
         "the same class, format and index dtype; norms are NumPy arrays",
-        "all seven formats over any axes; stored entries are scaled, none are added or dropped, "
+        "all seven formats over any axes; stored entries are scaled, none are added or dropped (a "
+        'row without any stays so under `zero="nan"`), '
         "those for one place are added first; `out=` can be `x` itself",
     ),
     Row(
@@ -391,8 +394,9 @@ def find(x: Any) -> Row:
             return row
     cure = _cures.of(x)
     raise TypeError(
-        f"x: type {_cures.type_name(x)} is not supported; accepted are {accepted()}"
-        + ("" if cure is None else f"; try {cure}")
+        f"x: type {_cures.type_name(x)} is not supported; "
+        + ("" if cure is None else f"try {cure}; ")
+        + f"accepted are {accepted()}"
     )
 
 

@@ -14,10 +14,12 @@ NUMBERS = {bool, int, float, complex, np.ndarray}
 
 # What arrays and tables of other libraries offer, and what to do then, from the best on.
 _OFFERS = (
+    ("to_dataarray", "{}.to_dataarray()"),
     ("__jax_array__", "jax.numpy.asarray({})"),
     ("to_numpy", "{}.to_numpy()"),
     ("toarray", "{}.toarray()"),
     ("todense", "{}.todense()"),
+    ("as_py", "{}.as_py()"),
     ("__array__", "np.asarray({})"),
     ("__dlpack__", "np.from_dlpack({})"),
 )
@@ -41,6 +43,10 @@ def of(x: Any, name: str = "x") -> str | None:
         return _of_tensor(x, name)
     if hasattr(kind, "numpy"):
         return f"{name}.numpy()"
+    if hasattr(kind, "with_columns") and hasattr(kind, "collect"):
+        return f"{name}.with_columns(pl.col(...).l2.normalize()), after import l2multi.polars"
+    if hasattr(kind, "map_batches") and hasattr(kind, "over"):
+        return f"{name}.l2.normalize(), after import l2multi.polars"
     for offer, how in _OFFERS:
         if hasattr(kind, offer):
             return how.format(name)

@@ -241,7 +241,7 @@ def clip_by_global_norm(tree: Any, max_norm: Any, *, return_norm: bool = False) 
     Returns
     -------
     pytree of jax.Array
-        The same tree with leaves of the same dtypes, each rounded once. Also if the norm is beyond
+        The same tree with leaves of the same dtypes. Also if the norm is beyond
         its dtype, leaves are right that are finite. As for `normalize`, a NaN anywhere makes all
         leaves NaN; where there is an inf, infs become NaN and the rest 0, unless `max_norm` is inf.
     jax.Array, shape ()
@@ -264,8 +264,11 @@ def clip_by_global_norm(tree: Any, max_norm: Any, *, return_norm: bool = False) 
     return_norm = _containers.known("return_norm", return_norm, bool)
     if np.shape(max_norm):
         raise ValueError(f"max_norm: expected a number, got shape {np.shape(max_norm)}")
+    most = max_norm
     if not isinstance(max_norm, jax.core.Tracer):
-        _contract.check_size("max_norm", max_norm)
+        most = _contract.check_size("max_norm", max_norm)
+    elif _contract.is_complex(max_norm.dtype):
+        raise TypeError(f"max_norm: expected a real number, got dtype {max_norm.dtype}")
     names, leaves, structure = _leaves(tree)
     for name, leaf in zip(names, leaves, strict=True):
         if not trees.keeps(leaf.dtype):
@@ -275,7 +278,8 @@ def clip_by_global_norm(tree: Any, max_norm: Any, *, return_norm: bool = False) 
     if not leaves:
         return (tree, global_norm(tree)) if return_norm else tree
     width = trees.width_of(leaves)
-    clipped, length = trees.clip(leaves, jnp.asarray(max_norm, width), width.name)
+    with np.errstate(over="ignore"):  # beyond the range it is inf, and clips nothing
+        clipped, length = trees.clip(leaves, jnp.asarray(most, width), width.name)
     clipped = jax.tree.unflatten(structure, clipped)
     return (clipped, length) if return_norm else clipped
 

@@ -358,6 +358,23 @@ def test_offsets_beyond_the_entries(how):
                     function(pa.chunked_array([x, bad]))
 
 
+def test_a_stream_that_has_been_read():
+    """The second import says so."""
+
+    class Once:
+        def __init__(self, x):
+            self.capsule = x.__arrow_c_stream__()
+
+        def __arrow_c_stream__(self, requested_schema=None):
+            return self.capsule
+
+    held = Once(pa.chunked_array([pa.array([[3.0, 4.0]])]))
+    assert l2.norm(held).to_pylist() == [5]
+    for function in (l2.norm, l2.normalize, l2.explain):
+        with pytest.raises(pa.ArrowInvalid, match="released"):
+            function(held)
+
+
 @pytest.mark.parametrize("how", LISTS)
 def test_capsules(how):
     """Columns of any library: Arrow arrays come back, chunked from a stream, which is read once."""

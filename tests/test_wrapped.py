@@ -104,3 +104,22 @@ def test_both():
     x = data_array(X * pint.UnitRegistry().metre)
     assert l2.norm(x).data.units == x.data.units
     assert (l2.normalize(x).data == UNIT).all()
+
+
+@pytest.mark.parametrize("unit", ["degC", "dB", "dBm"])
+def test_units_in_which_numbers_have_no_length(unit):
+    """One with an offset, and logarithms; differences of the former have a length."""
+    pint = pytest.importorskip("pint")
+    for automatic in (False, True):
+        units = pint.UnitRegistry(autoconvert_offset_to_baseunit=automatic)
+        with pytest.raises(TypeError, match=r"have no length; try x.to_base_units\(\)"):
+            l2.norm(units.Quantity(X, unit))
+        found = l2.norm(units.Quantity(np.array([3.0, 4.0]), "delta_degC"))
+        assert (found.magnitude, str(found.units)) == (5.0, "delta_degree_Celsius")
+
+
+def test_a_dimension_beside_an_axis():
+    """Neither is ignored."""
+    x = data_array(X)
+    with pytest.raises(TypeError, match="dim: expected no axis= beside it, got 0"):
+        l2.normalize(x, 0, dim=x.dims[0])

@@ -31,6 +31,8 @@ NAMES = {dtype: name for name, dtype in BY_NAME.items()}
 # Vectors whose entries are between these have squares that can be summed as they are, of up to
 # 2**60 entries in float64 and 2**36 in float32; others are scaled by this power of two.
 _SAFE = {torch.float64: (2.0**-400, 2.0**480, 600), torch.float32: (2.0**-40, 2.0**45, 80)}
+# What an entry beyond them counts, where one between counts 1.
+_LARGE = 2.0**64
 
 
 def has_values(x: torch.Tensor) -> bool:
@@ -115,13 +117,15 @@ def _root(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The root of the sum of squares, axes kept, of the numbers times a factor, if there is one."""
     factor = None
-    if may_leave and 0 not in [parts.shape[d] for d in axes]:  # there is no largest of none
+    if may_leave:
         low, high, power = _SAFE[parts.dtype]
         size = parts.abs()
+        # A sum in place of the largest, of which there is none where a process holds no part.
+        kind = (size >= low).to(parts.dtype) + (size > high).to(parts.dtype) * _LARGE
         if axes:  # to torch, no axes are all axes
-            size = _reduced(size.amax(axes, keepdim=True))
-        factor = torch.where(size < low, torch.full_like(size, 2.0**power), 1.0)
-        factor = torch.where(size > high, 2.0**-power, factor)
+            kind = _reduced(kind.sum(axes, keepdim=True))
+        factor = torch.where(kind == 0, torch.full_like(kind, 2.0**power), 1.0)
+        factor = torch.where(kind >= _LARGE, 2.0**-power, factor)
         parts = parts * factor
     total = parts * parts
     if axes:

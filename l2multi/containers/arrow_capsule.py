@@ -47,6 +47,8 @@ def _is_table(capsule: Any) -> bool:
         ("PyCapsule_GetPointer", ctypes.pythonapi)
     )
     stream = pointer(capsule, b"arrow_array_stream")
+    if not ctypes.c_void_p.from_address(stream + 3 * ctypes.sizeof(ctypes.c_void_p)).value:
+        return False  # without `release` it has been read: the import says so
     schema = (ctypes.c_void_p * 9)()
     at = ctypes.addressof(schema)
     get_schema = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)

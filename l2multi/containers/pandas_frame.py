@@ -210,7 +210,9 @@ def _number(kind: Any) -> np.dtype[Any]:
     try:
         _contract.rule(dtype)
     except TypeError as error:
-        how = 'of the columns of numbers alone, try x.select_dtypes("number")'
+        how = 'of a frame, its columns of numbers alone are x.select_dtypes("number")'
+        if isinstance(kind, pd.SparseDtype):
+            how = "try x.sparse.to_coo() of a frame, x.sparse.to_dense() of a Series"
         if kind == np.object_:
             how = "for numbers, try x.convert_dtypes(); for vectors, one column of them: x[name]"
         raise TypeError(f"{error}; {how}") from None

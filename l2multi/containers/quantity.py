@@ -25,9 +25,30 @@ class Quantity(Inside):
         return self.made(result)
 
 
+def _check_unit(x: Any) -> None:
+    """Refuse a unit in which numbers have no length: one with an offset, or of logarithms."""
+    if hasattr(x, "magnitude"):
+        one = type(x)(1.0, x.units)
+        try:
+            multiplies = (one * one).units == x.units**2
+        except Exception:  # pint's own for such units, which are not importable by one name
+            multiplies = False
+        if not multiplies:
+            raise TypeError(
+                f"x: numbers in {x.units} are no multiples of a unit, so that they have no length; "
+                "try x.to_base_units()"
+            )
+    elif hasattr(x.unit, "function_unit"):
+        raise TypeError(
+            f"x: numbers in {x.unit} are no multiples of a unit, so that they have no length; try "
+            "x.physical"
+        )
+
+
 def open(x: Any, request: _contract.Request) -> Opened:
     """Its numbers, in its unit. `eps` is in that unit too."""
     # Not by products, which would change numbers where subnormal ones are taken for zero.
+    _check_unit(x)
     if hasattr(x, "magnitude"):
         return Quantity(
             _containers.open(x.magnitude, request), lambda norms: type(x)(norms, x.units)

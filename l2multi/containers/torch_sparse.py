@@ -10,6 +10,7 @@ from l2multi import _contract
 from l2multi._containers import Inside, Opened
 from l2multi.backends.torch import tensor
 from l2multi.containers import scipy_sparse
+from l2multi.containers.torch_tensor import asked
 
 try:
     from scipy import sparse
@@ -26,6 +27,7 @@ class SparseTensor(Inside):
     def __init__(self, inner: Opened, layout: torch.layout) -> None:
         super().__init__(inner)
         self.layout = layout
+        self.asked = asked  # type: ignore[method-assign]
         self.target = self.target_norms = self._no_target  # type: ignore[method-assign]
 
     def _no_target(self, out: Any) -> Any:
@@ -59,10 +61,11 @@ def open(x: torch.Tensor, request: _contract.Request) -> Opened:
             f"x: of sparse tensors only matrices of numbers in the memory of a CPU are supported, "
             f"got shape {tuple(x.shape)} on {x.device}; try x.to_dense()"
         )
-    if x.requires_grad:
+    if x.requires_grad and torch.is_grad_enabled():
         raise TypeError("x: gradients of sparse tensors are not supported; try x.to_dense()")
     if x.dtype not in _HELD:
         raise TypeError(f"x: sparse tensors of {x.dtype} are not supported; try x.float()")
+    x = x.detach()
     if x.layout is torch.sparse_csr:
         parts = x.values(), x.col_indices(), x.crow_indices()
         values, columns, ends = (part.resolve_conj().numpy() for part in parts)

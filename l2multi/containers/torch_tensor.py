@@ -56,6 +56,11 @@ class Tensor(Opened):
     def asked(self, dtype: Any) -> Any:
         return asked(dtype)
 
+    def close(self, y: Any) -> Any:
+        if operations.is_spread(y) and y.placements != self.x.placements:  # of a few numbers
+            y = y.redistribute(placements=self.x.placements)
+        return y
+
     def target(self, out: Any) -> Any:
         check_target(self.x, out)
         if out.device != self.x.device:
@@ -275,6 +280,8 @@ def check_target(x: torch.Tensor, out: Any) -> None:
         raise TypeError(f"out: expected a torch.Tensor, got {type(out).__name__}")
     if type(out) not in _BASE or out.layout != torch.strided:
         raise TypeError(f"out: expected a strided torch.Tensor, got {_cures.type_name(out)}")
+    if operations.is_spread(x):
+        raise TypeError("out: no tensor of one process takes the values of a DTensor; leave it out")
     if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
         raise TypeError(
             "out: gradients do not pass through out=; leave it out, or call under torch.no_grad()"
@@ -303,6 +310,8 @@ def _stands(x: torch.Tensor) -> bool:
 
 def open(x: torch.Tensor, request: _contract.Request) -> Opened:
     """As a NumPy array, if it is nothing but numbers in the memory of the CPU."""
+    if x.is_nested:
+        raise TypeError("x: nested tensors are not supported; try each of x.unbind()")
     base, spread = type(x) in _BASE, operations.is_spread(x)
     if spread and any(one.is_partial() for one in x.placements):
         raise TypeError(
@@ -323,9 +332,12 @@ def open(x: torch.Tensor, request: _contract.Request) -> Opened:
         from l2multi.containers import torch_sparse
 
         return torch_sparse.open(x, request)
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"x: layout {x.layout} is not supported; accepted are torch.strided and, with values, "
+            "torch.sparse_coo and torch.sparse_csr; try x.to_dense()"
+        )
     try:
-        if x.layout != torch.strided:
-            raise TypeError(f"layout {x.layout} is not supported; accepted is torch.strided")
         numpy_dtype(x.dtype)
     except TypeError as error:
         raise TypeError(f"x: {error}; try {_cures.of(x)}") from None

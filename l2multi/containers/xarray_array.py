@@ -17,6 +17,8 @@ class DataArray(Inside):
     def _axes(self, request: _contract.Request) -> tuple[int, ...]:
         """By number, or by name: in `dim`, or in place of a number."""
         asked = request.axis if request.dim is None else request.dim
+        if request.dim is not None and request.axis != -1:
+            raise TypeError(f"dim: expected no axis= beside it, got {request.axis!r}")
         names = (asked,) if isinstance(asked, str) else asked
         if isinstance(names, (tuple, list)) and any(isinstance(name, str) for name in names):
             unknown = [name for name in names if name not in self.x.dims]

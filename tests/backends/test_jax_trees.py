@@ -316,5 +316,8 @@ def test_refused_by_clip():
     for limit, kind in ((-1.0, ValueError), (NAN, ValueError), ("1", TypeError), (1j, TypeError)):
         with pytest.raises(kind, match=r"^max_norm: expected a non-negative number"):
             lj.clip_by_global_norm(jnp.ones(3), limit)
+    with pytest.raises(TypeError, match=r"^max_norm: expected a real number, got dtype complex64"):
+        jax.jit(lj.clip_by_global_norm)(jnp.ones(3), 1j)
+    assert lj.clip_by_global_norm(jnp.ones(3), 1e300).tolist() == [1, 1, 1]  # without a warning
     with pytest.raises(ValueError, match=r"^max_norm: expected a number, got shape \(3,\)"):
         jax.jit(lj.clip_by_global_norm)(jnp.ones(3), jnp.ones(3))

@@ -547,3 +547,14 @@ def test_sparse_that_is_refused(make, keywords, told):
     """Or what would be lost."""
     with pytest.raises(TypeError, match=told):
         l2.normalize(make(), **keywords)
+
+
+def test_sparse_keywords():
+    """A dtype of torch's, and a tensor whose gradient nobody asks for."""
+    x = matrix(torch.sparse_coo, F4)[1].requires_grad_()
+    with torch.no_grad():
+        y, norms = l2.normalize(x, dtype=torch.float64, return_norm=True)
+        assert (y.dtype, norms.dtype) == (torch.float64, F4)
+        assert l2.norm(x, dtype="float64").dtype == torch.float64
+        with pytest.raises(TypeError, match="torch has no longdouble"):
+            l2.norm(x, dtype=np.longdouble)

@@ -54,8 +54,15 @@ def check(rank: int, folder: str) -> None:
                 l2.normalize(spread, zero="raise")
             with pytest.raises(TypeError, match="several processes hold parts"):
                 l2.normalize(spread, backend="numpy")
-            with pytest.raises(TypeError, match="strided"):
-                l2.normalize(spread, out=spread)
+            for out in (spread, torch.empty_like(x)):
+                with pytest.raises(TypeError, match="out: "):
+                    l2.normalize(spread, out=out)
+    for dtype in (torch.float32, torch.float64):  # one process has no part of it
+        x = tensor.distribute_tensor(torch.full((2, 1), 1e30, dtype=dtype), mesh, [tensor.Shard(1)])
+        y, norms = l2.normalize(x, return_norm=True)
+        assert y.placements == x.placements
+        assert y.full_tensor().tolist() == [[1.0], [1.0]]
+        torch.testing.assert_close(norms.full_tensor(), torch.full((2,), 1e30, dtype=dtype))
     with pytest.raises(TypeError, match="complex"):
         l2.norm(tensor.distribute_tensor(torch.ones(2, 3) * 1j, mesh, [tensor.Replicate()]))
     some = tensor.DTensor.from_local(torch.ones(2, 3), mesh, [tensor.Partial()])

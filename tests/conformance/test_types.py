@@ -208,7 +208,7 @@ def tensor(dtype="float32", layout="strided", **attributes):
 def test_cures(x, cure):
     """A type that is not supported is told what to do, by what it offers; and that works."""
     for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
-        with pytest.raises(TypeError, match=rf"^x: .*accepted.*; try {re.escape(cure)}$"):
+        with pytest.raises(TypeError, match=rf"^x: .*; try {re.escape(cure)}(; accepted are |$)"):
             function(x)
     if type(x).__name__ != "Foreign":
         assert l2.norm(eval(cure, {"np": np, "x": x}), None) > 0
