@@ -12,6 +12,7 @@ import numpy as np
 import l2multi as l2
 from l2multi import _containers, _contract
 from l2multi._summation import LANES, RowTree, rescue, sum_rows
+from l2multi.containers import numpy_array
 
 try:
     from scipy import sparse
@@ -50,6 +51,8 @@ class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
         """X as numbers: an array, a sparse one, or under array-API dispatch a tensor. Finite unless
         they may be what they like, or it is looked at later."""
         _contract.check_choice("nonfinite", self.nonfinite, _contract.NONFINITE)
+        if isinstance(X, np.ndarray) and type(X) is not np.ndarray:
+            self._check_class(X)
         finite = self.nonfinite == "raise" if finite is None else finite
         if not finite and self._known(X, reset):
             self.n_features_in_ = X.shape[1]
@@ -57,6 +60,15 @@ class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
         return validate_data(
             self, X, reset=reset, dtype="numeric", accept_sparse=_FORMATS, ensure_all_finite=finite
         )
+
+    def _check_class(self, X: Array) -> None:
+        """Refuse a subclass of ndarray of which scikit-learn would drop a mask or a unit."""
+        if isinstance(X, np.ma.MaskedArray):
+            raise TypeError(
+                f"X: {type(self).__name__} would lose the mask; l2multi.normalize(X) keeps it, "
+                "X.filled(0.0) has zeros in its place"
+            )
+        numpy_array.base("X", X)
 
     def _known(self, X: Any, reset: bool) -> bool:
         """Whether X is an array that scikit-learn would pass on; it takes 50 us to say so."""
@@ -240,25 +252,32 @@ class L2Scaler(_Base):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the norms of X, of shape (n_samples, n_features)."""
-        for name in ("n_samples_seen_", "_sums"):
-            if hasattr(self, name):
-                delattr(self, name)
-        return self.partial_fit(X)
+        return self._learn(X, first=True)
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Learn from more samples."""
+        return self._learn(X, first=not hasattr(self, "n_samples_seen_"))
+
+    def _learn(self, X: Any, first: bool) -> Self:
+        """Take in samples; where that fails, or is interrupted, nothing has changed."""
         _contract.check_choice("scale", self.scale, ("feature", "block"))
-        first = not hasattr(self, "n_samples_seen_")
-        X, close = _opened(self._validated(X, reset=first))
-        if first:
-            self.n_samples_seen_ = 0
-            self._sums = _RowNorms() if self.scale == "block" else _Squares(X.shape[1])
-        self.n_samples_seen_ += X.shape[0]
-        self._sums.add(X)
-        self._by = root, up, down = self._sums.root(self.n_samples_seen_)
-        with np.errstate(over="ignore"):
-            norms = root / up / down
-        self.norms_ = close(np.broadcast_to(norms, X.shape[1:]).copy())
+        before = vars(self).copy()
+        try:
+            X, close = _opened(self._validated(X, reset=first))
+            if first:
+                self.n_samples_seen_ = 0
+                self._sums = _RowNorms() if self.scale == "block" else _Squares(X.shape[1])
+            else:
+                self._sums = copy.copy(self._sums)  # which replace what they hold
+            self._sums.add(X)
+            self.n_samples_seen_ += X.shape[0]
+            self._by = root, up, down = self._sums.root(self.n_samples_seen_)
+            with np.errstate(over="ignore"):
+                norms = root / up / down
+            self.norms_ = close(np.broadcast_to(norms, X.shape[1:]).copy())
+        except BaseException:
+            self.__dict__ = before
+            raise
         return self
 
     def transform(self, X: Any) -> Any:
@@ -376,6 +395,7 @@ class _Squares:
                 X = np.concatenate([some, X])
         samples = X.shape[0]
         whole = samples - samples % self.PART
+        self.trees = copy.deepcopy(self.trees) if whole else self.trees
         for start in range(0, whole, self.PART):
             sums = self._lanes(X[start : start + self.PART])
             for tree, lanes in zip(self.trees, sums, strict=True):

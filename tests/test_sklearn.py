@@ -310,6 +310,74 @@ assert passed >= 6, passed
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("place", ["add", "root", "half of it"])
+@pytest.mark.parametrize("scale", ["feature", "block"])
+def test_an_interrupted_call_changes_nothing(monkeypatch, scale, place):
+    """Wherever Ctrl-C comes: afterwards the same samples are taken in once."""
+    x = np.random.default_rng(5).standard_normal((4000, 3)) * 7
+    want = L2Scaler(scale=scale).fit(x)
+    scaler = L2Scaler(scale=scale).fit(x[:1500])
+    kind, norms = type(scaler._sums), scaler.norms_
+    names = {"add": "add", "root": "root", "half of it": "_lanes" if scale == "feature" else "_add"}
+    true, calls = getattr(kind, names[place]), []
+
+    def late(*given):
+        found = true(*given)
+        calls.append(given)
+        if len(calls) == (2 if place == "half of it" and scale == "feature" else 1):
+            raise KeyboardInterrupt
+        return found
+
+    for call in (scaler.partial_fit, scaler.fit):
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, names[place], late)
+            with pytest.raises(KeyboardInterrupt):
+                call(x[1500:])
+        assert scaler.n_samples_seen_ == 1500
+        assert scaler.norms_ is norms
+    scaler.partial_fit(x[1500:])
+    assert scaler.n_samples_seen_ == 4000
+    assert scaler.norms_.tobytes() == want.norms_.tobytes()
+
+
+@pytest.mark.parametrize("scale", ["feature", "block"])
+def test_a_refused_fit_changes_nothing(scale):
+    """Names and counts neither."""
+    pandas = pytest.importorskip("pandas")
+    fitted = L2Scaler(scale=scale).fit(pandas.DataFrame(X, columns=list("abc")))
+    known = vars(fitted).copy()
+    wrong = pandas.DataFrame({"d": [1.0, np.nan]})
+    for refused in (wrong, np.array([[np.inf]]), np.empty((0, 3)), "no"):
+        with pytest.raises(ValueError, match=r"NaN|inf|minimum of 1|array"):
+            fitted.fit(refused)
+        assert vars(fitted) == known
+    assert fitted.partial_fit(pandas.DataFrame(X, columns=list("abc"))).n_samples_seen_ == 2 * len(
+        X
+    )
+    new = L2Scaler(scale=scale)
+    with pytest.raises(ValueError, match="NaN"):
+        new.fit([[np.nan]])
+    assert vars(new) == vars(clone(new))
+
+
+@pytest.mark.parametrize("estimator", [L2Normalizer(), L2Normalizer(copy=False), L2Scaler()])
+def test_masks_and_units(estimator):
+    """scikit-learn would drop them, and `copy=False` write below a mask."""
+    masked = np.ma.MaskedArray(X.copy(), X == 5.0)
+    calls = [estimator.fit, estimator.fit_transform, clone(estimator).fit(X).transform]
+    if isinstance(estimator, L2Scaler):
+        calls += [estimator.partial_fit, clone(estimator).fit(X).inverse_transform]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"X: L2.* lose the mask; l2multi.normalize\(X\) keeps"):
+            call(masked)
+    assert (masked.data == X).all()
+    astropy = pytest.importorskip("astropy.units")
+    for call in calls:
+        with pytest.raises(TypeError, match=r"X: .*Quantity means more than its numbers"):
+            call(X * astropy.m)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="scale: expected one of 'feature', 'block'"):
         L2Scaler(scale="rows").fit([[1.0]])
