@@ -294,6 +294,70 @@ def test_dtypes_of_objects():
     assert single[0] == 3
 
 
+class Frame(pd.DataFrame):
+    """As pandas documents subclasses."""
+
+    _metadata = ("source",)
+
+    @property
+    def _constructor(self):
+        return Frame
+
+    @property
+    def _constructor_sliced(self):
+        return Column
+
+
+class Column(pd.Series):
+    """The same."""
+
+    _metadata = (*pd.Series._metadata, "source")
+
+    @property
+    def _constructor(self):
+        return Column
+
+    @property
+    def _constructor_expanddim(self):
+        return Frame
+
+
+def subclassed(x):
+    """An instance of the subclass, with all that one can say of itself."""
+    made = (Frame if isinstance(x, pd.DataFrame) else Column)(x, index=["a", "b"])
+    made.source, made.attrs = "a sensor", {"nested": [1]}
+    return made.set_flags(allows_duplicate_labels=False)
+
+
+def test_what_x_says_of_itself():
+    """Class, metadata, flags; attrs are of the result's own, however nested."""
+    values = {"u": [3.0, 0.0], "v": [4.0, 1.0]}
+    frame = subclassed(pd.DataFrame(values, ["a", "b"]))
+    nulls = subclassed(pd.DataFrame(values, ["a", "b"], dtype="Float64"))
+    rows = subclassed(pd.Series([[3.0, 4.0], [1.0]], ["a", "b"], name="v"))
+    numbers = subclassed(pd.Series([3.0, 4.0], ["a", "b"], name="v"))
+    given = [frame, nulls, rows, numbers]
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow as pa
+
+        kind = pd.ArrowDtype(pa.list_(pa.float64()))
+        given.append(subclassed(rows.astype(kind)))
+    for x in given:
+        results = [l2.normalize(x)]
+        if x is not numbers:
+            results += [l2.norm(x), l2.is_normalized(x)]
+        if x.ndim == 2:
+            results.append(l2.norm(x, 0))
+        for i, y in enumerate(results):
+            assert type(y) is (type(x) if i == 0 else Column)
+            assert y.source == "a sensor"
+            assert y.flags.allows_duplicate_labels is False
+            assert y.attrs == x.attrs
+            y.attrs["nested"].append(2)
+            assert x.attrs == {"nested": [1]}
+            assert getattr(y, "name", None) == (x.name if x.ndim == 1 else None)
+
+
 @pytest.mark.parametrize("chunks", [1, 3])
 def test_arrow_lists(chunks):
     """By the rows of Arrow; the index, and chunks, are kept."""

@@ -75,13 +75,13 @@ class Numbers(_Pandas):
         if x.ndim == 1:
             return _series(_held(y, null, self.kind), x, x.index)
         if null is None:
-            made = pd.DataFrame(y, x.index, x.columns, copy=False)
+            made = x._constructor(y, x.index, x.columns, copy=False)
         else:
             columns = enumerate(zip(y.T, null.T, self.kinds, strict=True))
-            made = pd.DataFrame({i: _held(*column) for i, column in columns}, x.index, copy=False)
+            held = {i: _held(*column) for i, column in columns}
+            made = x._constructor(held, x.index, copy=False)
             made.columns = x.columns
-        made.attrs = x.attrs
-        return made
+        return made.__finalize__(x)
 
     def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
         self.refuse_keepdims(keepdims)
@@ -270,7 +270,10 @@ def _held(values: Array, null: Any, kind: Any) -> Any:
 
 
 def _series(values: Any, x: Any, index: Any) -> Any:
-    """A Series of these values, with what `x` says of itself."""
-    made = pd.Series(values, index, name=x.name if x.ndim == 1 else None, copy=False)
-    made.attrs = x.attrs
-    return made
+    """A Series of these values, of the class that goes with that of `x`, with what `x` says of
+    itself. (What begins with an underscore here, pandas documents for subclasses.)"""
+    if x.ndim == 1:
+        made = x._constructor(values, index, name=x.name, copy=False)
+    else:
+        made = x._constructor_sliced(values, index, copy=False)
+    return made.__finalize__(x)
