@@ -294,6 +294,45 @@ def test_dtypes_of_objects():
     assert single[0] == 3
 
 
+WITHOUT = [
+    [], (1, 2), [0.5, True], np.array([]), np.array([], complex), np.array([1, 2], object),
+    [np.nan, 1e-300, 2],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize("other", WITHOUT, ids=repr)
+def test_neighbours_without_a_dtype(dtype, other):
+    """Empty rows and Python's numbers do not change what an array beside them becomes."""
+    row = np.array([3, 4]).astype(dtype)
+    want, lengths = l2.normalize(pd.Series([row]), return_norm=True)
+    for rows in ([row, other], [other, row], [np.array([], "f8"), other, row]):
+        unit, norms = l2.normalize(pd.Series(rows), return_norm=True)
+        at = len(rows) - 1 if rows[-1] is row else 0
+        assert unit[at].dtype == want[0].dtype
+        assert unit[at].tobytes() == want[0].tobytes()
+        assert norms.dtype == lengths.dtype
+
+
+def test_neighbours_with_a_say():
+    """Arrays that are not empty, numbers of NumPy, what is complex; and what does not fit."""
+    row = np.array([3, 4], "f4")
+    for other, dtype in (
+        (np.array([1.0]), "f8"), ([np.float64(1)], "f8"), (np.array([1]), "f8"), ([1j], "c8")
+    ):  # fmt: skip
+        assert l2.normalize(pd.Series([row, other]))[0].dtype == dtype
+    for dtype in ("f4", "c16", ml_dtypes.bfloat16):
+        assert l2.normalize(pd.Series([[3, 4], np.array([], dtype)]))[0] == [0.6, 0.8]
+    assert l2.normalize(pd.Series([np.array([], "f4")]))[0].dtype == "f4"
+    for beyond in ([3e200, 4e200], [3e-200, 4e-200], (1, -(10.0**39)), [1e-44, 3e-45]):
+        x = pd.Series([row, beyond])
+        for call in (l2.normalize, l2.norm, l2.explain):
+            with pytest.raises(ValueError, match="position 1 holds numbers beyond float32"):
+                call(x)
+        unit = l2.normalize(pd.Series([row, np.asarray(beyond)]))
+        assert l2.is_normalized(unit).all()
+
+
 class Frame(pd.DataFrame):
     """As pandas documents subclasses."""
 

@@ -21,6 +21,7 @@ _NULLABLE = (
     pd.Int8Dtype, pd.Int16Dtype, pd.Int32Dtype, pd.Int64Dtype,
     pd.UInt8Dtype, pd.UInt16Dtype, pd.UInt32Dtype, pd.UInt64Dtype,
 )  # fmt: skip
+_PLAIN = {bool, int, float, complex}
 _NULLS = {type(None), type(pd.NA), type(pd.NaT)}
 
 
@@ -119,9 +120,7 @@ class Rows(_Pandas):
         self.nulls = [row if null[i] else None for i, row in enumerate(self.held)]
         self.null = np.array([row is None for row in self.rows], bool)
         self.lengths = np.array([0 if row is None else row.size for row in self.rows], np.intp)
-        dtypes = {row.dtype for row in self.rows if row is not None}
-        common = np.result_type(*dtypes) if dtypes else np.dtype(np.float64)
-        dtype = _contract.rule(common).result
+        dtype = _common(self.rows, self.held)
         super().__init__(np.broadcast_to(np.empty((), dtype), (len(x), 1)), "ragged")
 
     def axes(self, request: _contract.Request) -> tuple[int, ...]:
@@ -144,7 +143,7 @@ class Rows(_Pandas):
         if look:
             entries = np.broadcast_to(np.empty((), dtype), self.offsets[-1])
         else:
-            parts = [row for row in self.rows if row is not None]
+            parts = [row for row in self.rows if row is not None and row.size]
             entries = np.concatenate([np.empty(0, dtype), *parts], dtype=dtype, casting="same_kind")
         return Ragged(entries, self.offsets, (len(self.rows),))
 
@@ -243,6 +242,47 @@ def _row(i: int, row: Any) -> Array | None:
         )
     found: Array = row
     return found
+
+
+def _common(rows: list[Array | None], held: list[Any]) -> np.dtype[Any]:
+    """The dtype of the results: that to which NumPy promotes those of the rows. Empty rows have no
+    say beside others, nor have Python's numbers beside an array of floating ones, but that complex
+    numbers stay complex."""
+    rules = {dtype: _contract.rule(dtype) for dtype in {r.dtype for r in rows if r is not None}}
+    heard: list[Any] = list(rules)
+    weak: list[tuple[int, Array]] = []
+    if len(rules) > 1:
+        full = [(i, row) for i, row in enumerate(rows) if row is not None and row.size]
+        heard = list({row.dtype for _, row in full}) or heard
+        own = {row.dtype for i, row in full if not _is_plain(held[i])}
+        if any(rules[dtype].result == rules[dtype].native for dtype in own):
+            weak = [(i, row) for i, row in full if _is_plain(held[i])]
+            some_complex = any(_contract.is_complex(row.dtype) for _, row in weak)
+            heard = [*own, 0j] if some_complex else [*own]
+    common = _contract.rule(np.result_type(*heard) if heard else np.dtype(np.float64)).result
+    for i, row in weak:
+        _check_fits(i, row, common)
+    return common
+
+
+def _is_plain(row: Any) -> bool:
+    """Whether a row is of Python's numbers, which are of no dtype."""
+    if isinstance(row, np.ndarray) and row.dtype != object:
+        return False
+    return _PLAIN.issuperset(map(type, row))
+
+
+def _check_fits(i: int, row: Array, dtype: np.dtype[Any]) -> None:
+    """Refuse a row whose numbers are beyond the range of the dtype of the others."""
+    wide = row.astype(np.result_type(row.dtype, np.float64))
+    wide = wide[np.isfinite(wide)]
+    with np.errstate(all="ignore"):
+        lost = abs(wide.astype(dtype).astype(wide.dtype) - wide)
+    if not (lost <= _contract.default_tol(dtype) * abs(wide).max(initial=0.0)).all():
+        raise ValueError(
+            f"x: the row at position {i} holds numbers beyond {_contract.name(dtype)}, the dtype "
+            "of other rows; for results of float64, have it be np.asarray(row)"
+        )
 
 
 def _check_held(dtype: np.dtype[Any], kind: Any) -> None:
