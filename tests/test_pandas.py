@@ -397,6 +397,19 @@ def test_what_x_says_of_itself():
             assert getattr(y, "name", None) == (x.name if x.ndim == 1 else None)
 
 
+def test_explain_copies_nothing(monkeypatch):
+    """Columns of several dtypes are put together only to be computed on."""
+    mixed = pd.DataFrame({"a": [3.0, 1.0], "b": np.array([4, 0], "f4")})
+    given = [mixed, mixed.astype("Float32"), mixed.assign(c=pd.array([1, None], "Int64"))]
+    told = [l2.explain(x.to_numpy("f8", na_value=1.0)).backend for x in given]
+    for name in ("to_numpy", "iloc", "values", "__array__"):
+        monkeypatch.setattr(pd.DataFrame, name, None)
+    for x, backend in zip(given, told, strict=True):
+        assert l2.explain(x).backend == backend
+        with pytest.raises(TypeError):
+            l2.norm(x)
+
+
 @pytest.mark.parametrize("chunks", [1, 3])
 def test_arrow_lists(chunks):
     """By the rows of Arrow; the index, and chunks, are kept."""

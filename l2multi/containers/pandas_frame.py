@@ -43,15 +43,24 @@ class _Pandas(Opened):
 
 
 class Numbers(_Pandas):
-    """A Series or DataFrame of numbers. Where a column has nulls, `missing` tells their places, and
-    `kinds` the dtypes of all columns."""
+    """A Series or DataFrame of numbers, as an array of one dtype, to which NumPy promotes those of
+    the columns, `kinds`. Where one has nulls, `null` tells which vectors are null."""
 
-    def __init__(self, x: Any, array: Array, missing: Array | None, kinds: list[Any]) -> None:
-        super().__init__(array, "numpy")
-        self.x, self.missing, self.has_nulls = x, missing, missing is not None
+    def __init__(self, x: Any, kinds: list[Any]) -> None:
+        self.x, self.given = x, kinds
+        self.found = {kind: _number(kind) for kind in dict.fromkeys(kinds)}
+        common = np.result_type(*self.found.values()) if kinds else np.dtype(np.float64)
+        other = [kind for kind in self.found if not isinstance(kind, np.dtype)]
+        self.has_nulls = bool(other)
         self.null: Any = None
-        if self.has_nulls:
-            self.kind = next(kind for kind in kinds if not isinstance(kind, np.dtype))
+        self.ready = len(self.found) < 2 and not other
+        if self.ready:
+            array = np.asarray(x.to_numpy(dtype=common))
+        else:  # memory that nobody touches before `values` does
+            array = np.empty(x.shape, common, "F")
+        super().__init__(array, "numpy")
+        if other:
+            self.kind = other[0]
             self.kinds = [self.kind if isinstance(kind, np.dtype) else kind for kind in kinds]
 
     def check_result(self, dtype: np.dtype[Any]) -> None:
@@ -59,8 +68,21 @@ class Numbers(_Pandas):
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
         self.over = axes
-        if self.missing is not None:
-            self.null = self.missing.any(axis=axes, keepdims=True)
+        if look or self.ready:
+            return self.array
+        if not self.has_nulls:
+            return np.asarray(self.x.to_numpy(dtype=self.array.dtype))
+        missing = np.zeros(self.x.shape, bool, "F")
+        for i, kind in enumerate(self.given):
+            at = (slice(None), i)[: self.x.ndim]
+            column = self.x.iloc[at].array
+            if isinstance(kind, np.dtype):
+                self.array[at] = column
+            else:
+                found = self.found[kind]
+                self.array[at] = column.to_numpy(dtype=found, na_value=found.type(1).item())
+                missing[at] = column.isna()
+        self.null = missing.any(axis=axes, keepdims=True)
         return self.array
 
     def judged(self, norms: Array) -> Array:
@@ -171,7 +193,7 @@ class Rows(_Pandas):
 def open(x: Any, request: _contract.Request) -> Opened:
     """By what its dtypes say it holds."""
     if isinstance(x, pd.DataFrame):
-        return _numbers(x, list(x.dtypes))
+        return Numbers(x, list(x.dtypes))
     if isinstance(x.dtype, pd.ArrowDtype):
         import pyarrow as pa  # which nobody needs for the rest
 
@@ -180,25 +202,7 @@ def open(x: Any, request: _contract.Request) -> Opened:
             from l2multi.containers import arrow
 
             return Column(arrow.open(x.array.__arrow_array__(), request), x)
-    return Rows(x) if x.dtype == np.object_ else _numbers(x, [x.dtype])
-
-
-def _numbers(x: Any, kinds: list[Any]) -> Opened:
-    """As an array of one dtype, to which NumPy promotes those of the columns."""
-    found = {kind: _number(kind) for kind in dict.fromkeys(kinds)}
-    common = np.result_type(*found.values()) if found else np.dtype(np.float64)
-    if all(isinstance(kind, np.dtype) for kind in found):
-        return Numbers(x, np.asarray(x.to_numpy(dtype=common)), None, kinds)
-    array, missing = np.empty(x.shape, common, "F"), np.zeros(x.shape, bool, "F")
-    for i, kind in enumerate(kinds):
-        at = (slice(None), i)[: x.ndim]
-        column = x.iloc[at].array
-        if isinstance(kind, np.dtype):
-            array[at] = column
-        else:
-            array[at] = column.to_numpy(dtype=found[kind], na_value=found[kind].type(1).item())
-            missing[at] = column.isna()
-    return Numbers(x, array, missing, kinds)
+    return Rows(x) if x.dtype == np.object_ else Numbers(x, [x.dtype])
 
 
 def _number(kind: Any) -> np.dtype[Any]:
