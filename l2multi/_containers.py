@@ -132,7 +132,8 @@ ROWS = (
         "Series and DataFrames of pandas",
         "the same; index, name, columns and attrs kept; norms as a Series",
         "a Series of Arrow lists, or of arrays and lists as objects (of any lengths), has a vector "
-        "in each row and nulls as Arrow; a Series of numbers is one vector, and so is each row of "
+        "in each row and nulls as Arrow; the arrays give the dtype of lists beside them; a "
+        "Series of numbers is one vector, and so is each row of "
         "a DataFrame (`axis=-1`, 1), each column (0) or all of it (None); `pd.NA` makes its vector "
         '`pd.NA`; where there are nulls, also `zero="null"`; no `out=`; an Index is a TypeError '
         "that says what to do",

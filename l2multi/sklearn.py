@@ -109,7 +109,7 @@ class L2Normalizer(_Base):
     CSR and CSC stay what they are, and other sparse formats become CSR; the stored entries alone
     change. Under scikit-learn's array-API dispatch, a PyTorch tensor stays a tensor on its device.
     Frames become arrays by scikit-learn, which makes float64 of dtypes with nulls, and NaN of
-    nulls; `l2multi.normalize` keeps both.
+    nulls; `l2multi.normalize` keeps both. Masked arrays, and those with a unit, are a TypeError.
 
     Parameters
     ----------
@@ -226,7 +226,8 @@ class L2Scaler(_Base):
 
     CSR and CSC stay what they are, and other sparse formats become CSR; the stored entries alone
     change. Under scikit-learn's array-API dispatch, PyTorch tensors in the memory of the CPU stay
-    tensors; those on other devices, and those that need a gradient, are refused.
+    tensors; those on other devices, and those that need a gradient, are refused. So are masked
+    arrays, and those with a unit. Where `fit` or `partial_fit` fails, what was learned is kept.
 
     Examples
     --------
