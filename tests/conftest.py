@@ -495,14 +495,11 @@ SLOW = ("tests/backends/", "tests/test_examples.py", "tests/test_benchmarks.py")
 
 
 def _mark_quick(items):
-    """Mark what `-m quick` selects: all outside SLOW, but of a test on a subject that compiles for
-    each shape, which is where the time goes, the first case only."""
+    """Mark what `-m quick` selects: of each test outside SLOW the first case on each subject."""
     seen = set()
     for item in items:
         subject = getattr(item, "callspec", None) and item.callspec.params.get("backend")
-        case = item.nodeid
-        if getattr(subject, "compiles_shapes", False):
-            case = case.partition("[")[0], subject.variant
+        case = item.nodeid.partition("[")[0], getattr(subject, "variant", None)
         if not item.nodeid.startswith(SLOW) and case not in seen:
             item.add_marker("quick")
             seen.add(case)
