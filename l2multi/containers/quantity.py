@@ -28,20 +28,17 @@ class Quantity(Inside):
 def _check_unit(x: Any) -> None:
     """Refuse a unit in which numbers have no length: one with an offset, or of logarithms."""
     if hasattr(x, "magnitude"):
-        one = type(x)(1.0, x.units)
+        unit, cure, one = x.units, "x.to_base_units()", type(x)(1.0, x.units)
         try:
-            multiplies = (one * one).units == x.units**2
+            multiplies = (one * one).units == unit**2
         except Exception:  # pint's own for such units, which are not importable by one name
             multiplies = False
-        if not multiplies:
-            raise TypeError(
-                f"x: numbers in {x.units} are no multiples of a unit, so that they have no length; "
-                "try x.to_base_units()"
-            )
-    elif hasattr(x.unit, "function_unit"):
+    else:
+        unit, cure, multiplies = x.unit, "x.physical", not hasattr(x.unit, "function_unit")
+    if not multiplies:
         raise TypeError(
-            f"x: numbers in {x.unit} are no multiples of a unit, so that they have no length; try "
-            "x.physical"
+            f"x: numbers in {unit} are no multiples of a unit, so that they have no length; try "
+            f"{cure}"
         )
 
 
