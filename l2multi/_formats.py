@@ -1,12 +1,14 @@
 """The table of file formats: what they are called, and how a file is opened and its like created.
 
-A row says the suffixes and which module opens a file: its ``open(file, path, request)`` returns an
-`Opened`. `files` streams from that to another and knows no format.
+A row says the suffixes and which module opens a file: its ``open(path, request)`` returns an
+`Opened`. `files` takes the blocks of that one by one and hands them to a `Writer`, and knows no
+format.
 """
 
 import importlib
 import os
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,67 +16,134 @@ from l2multi import _contract
 
 Array = np.ndarray[Any, Any]
 
+# Bytes of input in a block, between two calls of `progress`: 20 ms of work.
+WINDOW = 2**24
+
 
 class Request(NamedTuple):
     """The keywords that say what is meant in a file."""
 
     tensor: str | None = None
+    column: str | None = None
     dtype_in: np.dtype[Any] | None = None
 
 
-class Opened:
-    """A file that was found to be complete: its vectors, and how a file like it is written.
+class Block(NamedTuple):
+    """Some vectors of a file, each of them whole.
 
     Attributes
     ----------
-    array : numpy.ndarray
-        The vectors, mapped, of any strides.
-    instead : str
-        What else to ask for where the format cannot hold a dtype.
+    values : array
+        The vectors, of whatever type `l2multi.normalize` takes.
+    starts : tuple of int
+        Where the first of them is in the batch of all.
+    where : object
+        What the format has to know of the block to write its like.
     """
 
-    instead = "float32"
+    values: Any
+    starts: tuple[int, ...]
+    where: Any = None
 
-    def __init__(self, array: Array) -> None:
-        self.array = array
+
+class Writer:
+    """A file like the one that was opened, while it is written block by block."""
+
+    def room(self, block: Block) -> Array | None:
+        """Where the unit vectors of a block shall be computed, if that is known."""
+        return None
+
+    def put(self, block: Block, unit: Any, keep: Array | None) -> None:
+        """Write the unit vectors of a block: all, or those that `keep` tells to."""
+        raise NotImplementedError
+
+    def close(self, complete: bool) -> None:
+        """Complete the file, or give it up."""
+
+
+class Opened:
+    """A file whose head was found to be sound: its vectors, and how a file like it is written.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the array of vectors; its last number is None where each vector has its own length.
+    dtype : numpy.dtype
+        Of the elements.
+    instead : str
+        What else to ask for where the format cannot hold a dtype.
+    has_nulls : bool
+        Whether vectors may be null.
+    """
+
+    shape: tuple[Any, ...]
+    dtype: np.dtype[Any]
+    instead = "float32"
+    has_nulls = False
 
     def holds(self, name: str) -> bool:
         """Whether the format can hold a result of this dtype."""
         return name == "float32"
 
-    def head(self, dtype: np.dtype[Any]) -> bytes:
-        """What a file like this begins with if its vectors have this dtype."""
-        return b""
+    def cut(self, dims: int) -> None:
+        """From now on, only the first elements of each vector count."""
+        raise NotImplementedError
 
-    def size(self, dtype: np.dtype[Any]) -> int:
-        """How many bytes follow the head."""
-        return self.array.size * dtype.itemsize
+    def can_drop(self, axes: tuple[int, ...]) -> bool:
+        """Whether a file like this may have fewer vectors, by these axes."""
+        return len(self.shape) == 2 and axes == (1,)
 
-    def lay(self, space: Array, dtype: np.dtype[Any]) -> Array:
-        """The vectors in the bytes that follow the head, mapped too; all else is copied there."""
-        return space.view(dtype.newbyteorder("<")).reshape(self.array.shape)
+    def check_axes(self, axes: tuple[int, ...]) -> _contract.Axis:
+        """What the `axis` of a block's values is; refused where no block can have whole vectors."""
+        if axes != (len(self.shape) - 1,):
+            raise ValueError(
+                f"axis: expected -1, for the file holds vectors one by one, got {axes}"
+            )
+        return -1
 
-    def carry(self, window: tuple[Any, ...]) -> None:
-        """Check and copy what stands between the vectors of a window, which is read next."""
+    def sample(self, axes: tuple[int, ...]) -> Any:
+        """What stands for all vectors where `l2multi.explain` is asked."""
+        return next(self.blocks(axes)).values
+
+    def blocks(self, axes: tuple[int, ...]) -> Iterator[Block]:
+        """All vectors, in the order of the file."""
+        raise NotImplementedError
+
+    def plain(self, norms: Any) -> tuple[Array, Array | None]:
+        """Norms as a NumPy array, and which of them are not null; None where no one can be."""
+        return np.asarray(norms), None
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+
+    def elements(self, block: Block) -> int:
+        """How many elements a block has."""
+        return int(block.values.size)
+
+    def create(self, path: str, dtype: np.dtype[Any], vectors: int | None = None) -> Writer:
+        """A file like this one, with vectors of this dtype; with so many of them, where some are
+        dropped."""
+        raise NotImplementedError
 
 
 class Row(NamedTuple):
     """A format: the suffix of results, the module that opens it, what is said of it, the keywords
-    that it takes, and further suffixes of what can be read."""
+    that it takes, further suffixes of what can be read, and whether it is a folder."""
 
     suffix: str
     module: str
     rules: str
     takes: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    folder: bool = False
 
-    def open(self, file: BinaryIO, path: str, request: Request) -> Opened:
-        """A file opened for reading, whose name is for messages."""
+    def open(self, path: str, request: Request) -> Opened:
+        """A file opened for reading."""
         for name, value in request._asdict().items():
             if value is not None and name not in self.takes:
                 told = f"{value!r}, and a {self.suffix} file has no use for it"
                 raise ValueError(f"{name}: expected none, got {told}: {self.rules}")
-        opened: Opened = importlib.import_module(self.module).open(file, path, request)
+        opened: Opened = importlib.import_module(self.module).open(path, request)
         return opened
 
 
@@ -100,7 +169,7 @@ ROWS = (
 
 def suffix(path: str) -> str:
     """What says the format of a file."""
-    return os.path.splitext(path)[1].lower()
+    return os.path.splitext(path.rstrip(os.sep))[1].lower()
 
 
 def find(path: str) -> Row:

@@ -1,37 +1,31 @@
 """Files of vectors larger than memory: from one to another like it, some vectors at a time.
 
-`formats` says what a file looks like. Both files are mapped, and the library works from map to map.
-It reads and writes a vector longer than any window in parts, so its scratch is the only memory that
-counts. One vector has one answer, so the windows leave no trace in the result.
+`_formats` says what a file looks like, `_stream` what is done to its vectors. One vector has one
+answer, so that the blocks leave no trace in the result.
 """
 
-import contextlib
 import errno
-import itertools
-import math
+import operator
 import os
-import secrets
-import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from l2multi import _backends, _contract, _formats, _maps
-from l2multi._api import explain, norm, normalize
-from l2multi._contract import Axis, NonFinite, NonFiniteError, Zero, ZeroVectorError
-from l2multi._formats import Array
+from l2multi import _containers, _contract, _formats, _stream
+from l2multi._contract import Axis, NonFinite
+from l2multi._formats import Array, Block, Opened
+from l2multi._replacing import replacing, told
+from l2multi.formats import npy
 
 Path = str | os.PathLike[str]
+Positions = tuple[tuple[int, ...], ...]
+Zero = Literal["keep", "nan", "raise", "drop", "null"]
 
-# Bytes of input between two calls of `progress`: 20 ms of work.
-WINDOW = 2**24
-
-# Where vectors lie across the file, neighbours share pages, and a window of a few vectors would
-# read every page for each few. This many neighbours fill whole pages, and their norms are small.
-NEIGHBOURS = 2**16
+ZERO = (*_contract.ZERO, "drop", "null")
 
 
 class Report(NamedTuple):
@@ -40,7 +34,7 @@ class Report(NamedTuple):
     Attributes
     ----------
     vectors, length : int
-        How many vectors, of how many elements.
+        How many vectors were read, of how many elements; a length of None where they differ.
     zero, nonfinite : int
         How many vectors are zero, and how many have a norm of inf or NaN.
     smallest, largest : floating scalar or None
@@ -60,10 +54,14 @@ class Report(NamedTuple):
         Of the array.
     why : str
         Why this backend served.
+    zero_at, nonfinite_at : tuple of tuples of int
+        Where the first ten of these vectors are in the batch.
+    null, dropped : int
+        How many vectors were null, and how many zero vectors were left out.
     """
 
     vectors: int
-    length: int
+    length: int | None
     zero: int
     nonfinite: int
     smallest: Any
@@ -75,8 +73,12 @@ class Report(NamedTuple):
     nbytes: int
     source: str
     target: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     why: str
+    zero_at: Positions
+    nonfinite_at: Positions
+    null: int
+    dropped: int
 
 
 def normalize_file(
@@ -85,11 +87,15 @@ def normalize_file(
     axis: Axis = -1,
     *,
     tensor: str | None = None,
+    column: str | None = None,
+    dims: int | None = None,
     dtype: Any = None,
     dtype_in: Any = None,
     eps: float = 0.0,
     zero: Zero = "keep",
     nonfinite: NonFinite = "propagate",
+    norms: Path | None = None,
+    dry_run: bool = False,
     backend: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -178,51 +184,81 @@ def normalize_file(
     """
     start = time.perf_counter()
     source, target = os.fsdecode(source), os.fsdecode(target)
-    dtype_in = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
-    with _told("source", source):
-        opened = _open(source, _formats.Request(tensor, dtype_in))
-    with _told("target", target):
-        path = _check_target(source, target)
-    x = opened.array
-    axes = _contract.normalize_axes(axis, x.ndim)
-    result = _result(opened, source, dtype)
-    policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
-    told = explain(x, axes, dtype=result, backend=backend, **policies)
-    used = {told.backend: told.why}
-    named = _backends.named(backend) is not None
-    with _replacing(path, target) as file:
-        # No map of it must outlive the call: on Windows a mapped file cannot be renamed.
-        y = _create(file, opened, result, target)
-        counts = _scale(opened, y, axes, policies, used, named, progress)
-        del y, opened
-    seconds = time.perf_counter() - start
-    nbytes = x.nbytes + x.size * result.itemsize
+    with ExitStack() as stack:
+        opened = _open(source, _request(tensor, column, dtype_in))
+        stack.callback(opened.close)
+        with told("target", target):
+            path = _check_target(source, target)
+        axes = _contract.normalize_axes(axis, len(opened.shape))
+        if dims is not None:
+            _cut(opened, axes, dims)
+        result = _result(opened, source, dtype)
+        _check_zero(opened, axes, zero, source)
+        policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
+
+        def begin() -> _stream.Pass:
+            return _stream.Pass(opened, source, axes, result, policies, backend)
+
+        one = begin()
+        if dry_run:
+            one.run(progress=progress)
+            return _report(one, source, target, result, start)
+        vectors = None
+        if zero == "drop":  # how many vectors the result has, its head says
+            one.run()
+            vectors = one.vectors - one.zeros.count
+            one = begin()
+        temporary = stack.enter_context(
+            replacing(path, target, folder=_formats.find(source).folder)
+        )
+        keep_norms = None
+        if norms is not None:
+            keep_norms = _norms_writer(stack, os.fsdecode(norms), source, path, one)
+        with told("target", target):
+            writer = opened.create(temporary, result, vectors)
+        complete = False
+        try:
+            one.run(writer, target, keep_norms, progress)
+            complete = True
+        finally:
+            with told("target", target):
+                writer.close(complete)
+    return _report(one, source, target, result, start)
+
+
+def _report(
+    one: _stream.Pass, source: str, target: str, dtype: np.dtype[Any], start: float
+) -> Report:
+    """What one way through a file was."""
+    opened, used = one.opened, one.used
     reasons = used.values() if len(used) == 1 else (f"{name}: {why}" for name, why in used.items())
+    nbytes = one.elements * (opened.dtype.itemsize + dtype.itemsize)
     return Report(
-        *counts, x.dtype, result, ", then ".join(used), seconds, nbytes,
-        source, target, x.shape, "; ".join(reasons),
+        one.vectors, one.length, one.zeros.count, one.unbound.count, one.smallest, one.largest,
+        opened.dtype, dtype, ", then ".join(used), time.perf_counter() - start, nbytes, source,
+        target, opened.shape, "; ".join(reasons), tuple(one.zeros.first), tuple(one.unbound.first),
+        one.nulls.count, one.zeros.count if one.policies["zero"] == "drop" else 0,
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _told(what: str, path: str) -> Iterator[None]:
-    """Have what the system refuses name the argument and the path that the caller knows."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"{what}: {error.strerror}", path) from None
+def _request(tensor: str | None, column: str | None, dtype_in: Any) -> _formats.Request:
+    """The keywords that say what is meant in a file."""
+    known = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
+    return _formats.Request(tensor, column, known)
 
 
-def _open(path: str, request: _formats.Request) -> _formats.Opened:
+def _open(path: str, request: _formats.Request) -> Opened:
     """What a file holds, opened by the row of its suffix."""
     row = _formats.find(path)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: a pipe would wait for data
-        raise ValueError(
-            f"source: expected a {row.suffix} file, got {path!r}, which is not a file (what "
-            "comes through a pipe has to be saved to one first, for files are memory-mapped)"
-        )
-    with open(path, "rb") as file:
-        return row.open(file, path, request)
+    with told("source", path):
+        mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for data
+        if not (stat.S_ISDIR(mode) if row.folder else stat.S_ISREG(mode)):
+            what = "folder" if row.folder else "file"
+            raise ValueError(
+                f"source: expected a {row.suffix} {what}, got {path!r}, which is not a {what} "
+                "(what comes through a pipe has to be saved to one first)"
+            )
+        return row.open(path, request)
 
 
 def _check_target(source: str, target: str) -> str:
@@ -239,19 +275,45 @@ def _check_target(source: str, target: str) -> str:
         return path
     if os.path.samestat(status, os.stat(source)):
         raise ValueError(f"target: expected another file than the one to read, got {target!r}")
+    if _formats.find(source).folder:
+        raise FileExistsError(errno.EEXIST, "a folder cannot be replaced as a whole", target)
     # What /dev/stdout leads to may be a pipe, or have no name any more.
     if not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
-        raise ValueError(
-            f"target: expected a file, got {target!r}, which is not one; files are memory-mapped"
-        )
+        raise ValueError(f"target: expected a file, got {target!r}, which is not one")
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", target)
     return path
 
 
-def _result(opened: _formats.Opened, path: str, dtype: Any) -> np.dtype[Any]:
+def _cut(opened: Opened, axes: tuple[int, ...], dims: Any) -> None:
+    """Have the first elements of each vector count alone."""
+    wanted = _containers.known("dims", dims, operator.index)
+    if axes != (len(opened.shape) - 1,):
+        raise ValueError(f"dims: expected none where axis is not the last, got {wanted}")
+    length = opened.shape[-1]
+    if wanted < 1 or (length is not None and wanted > length):
+        raise ValueError(
+            f"dims: expected from 1 to {length}, the length of the vectors, got {wanted}"
+        )
+    opened.cut(wanted)
+
+
+def _check_zero(opened: Opened, axes: tuple[int, ...], zero: Any, path: str) -> None:
+    """Refuse what cannot be done with zero vectors here."""
+    _contract.check_choice("zero", zero, ZERO)
+    kind = _formats.find(path).suffix
+    if zero == "null" and not opened.has_nulls:
+        raise ValueError(f"zero: null is for columns, which can hold nulls; a {kind} file cannot")
+    if zero == "drop" and not opened.can_drop(axes):
+        raise ValueError(
+            f"zero: drop is for vectors in the rows of a file, got axis {axes} of shape "
+            f"{opened.shape} in a {kind} file"
+        )
+
+
+def _result(opened: Opened, path: str, dtype: Any) -> np.dtype[Any]:
     """The dtype of the result; refused if the format cannot name it."""
-    own = _contract.rule(opened.array.dtype).result
+    own = _contract.rule(opened.dtype).result
     asked = own.name if dtype is None else dtype
     # By name too: the names mean nothing to NumPy before somebody imports ml_dtypes.
     by_name = isinstance(asked, str) and asked in _contract.ML_FLOATS + _contract.ML_INTEGERS
@@ -266,170 +328,24 @@ def _result(opened: _formats.Opened, path: str, dtype: Any) -> np.dtype[Any]:
     )
 
 
-@contextlib.contextmanager
-def _replacing(path: str, target: str) -> Iterator[BinaryIO]:
-    """A new file beside `path`, which takes its place if all goes well and else vanishes."""
-    temporary = os.path.join(os.path.dirname(path), f".l2multi-{secrets.token_hex(8)}.tmp")
-    try:
-        with _told("target: its directory takes no new file", target):
-            file = open(temporary, "x+b")  # noqa: SIM115
-        with file:
-            yield file
-            with _told("target", target):
-                if os.path.exists(path):
-                    shutil.copymode(path, temporary)
-                    # The new name may reach the disk before the new bytes do, and a crash between
-                    # the two would cost the old ones. Where there are none, nobody has to wait: the
-                    # disk takes ten times as long as the arithmetic.
-                    os.fsync(file.fileno())
-        with _told("target", target):
-            os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+def _norms_writer(
+    stack: ExitStack, path: str, source: str, target: str, one: _stream.Pass
+) -> Callable[[Block, Array], None]:
+    """What keeps the norms of blocks in a ``.npy`` of its own, which is complete with the stack."""
+    with told("norms", path):
+        place = os.path.realpath(path)
+        if _formats.suffix(path) != ".npy":
+            raise ValueError(f"norms: expected a name that ends in .npy, got {path!r}")
+        if place in (target, os.path.realpath(source)):
+            raise ValueError(f"norms: expected another file than source and target, got {path!r}")
+    temporary = stack.enter_context(replacing(place, path))
+    dtype = one.norm_dtype if npy.NAMELESS.get(one.norm_dtype.name) is None else np.dtype("f4")
+    shape = tuple(n for d, n in enumerate(one.opened.shape) if d not in one.axes)
+    with told("norms", path):
+        written: Any = npy.create(temporary, shape, dtype)
 
+    def keep(block: Block, norms: Array) -> None:
+        window = (slice(lo, lo + n) for lo, n in zip(block.starts, norms.shape, strict=True))
+        written[(*window, ...)] = norms
 
-def _create(file: BinaryIO, opened: _formats.Opened, dtype: np.dtype[Any], target: str) -> Array:
-    """The vectors of a file like the one opened, mapped: its head is written, its space reserved,
-    and all but the vectors is there."""
-    head, nbytes = opened.head(dtype), opened.size(dtype)
-    with _told("target", target):
-        file.write(head)
-        file.flush()
-    if nbytes == 0:
-        return opened.lay(np.empty(0, np.uint8), dtype)
-    try:
-        _reserve(file, len(head), nbytes)
-    except OSError as error:
-        message = f"target: no room for its {nbytes} bytes ({error.strerror}); nothing has changed"
-        raise OSError(error.errno, message, target) from None
-    with _told("target", target):
-        space = np.memmap(file, np.uint8, "r+", len(head), (nbytes,))
-    return opened.lay(np.asarray(space), dtype)
-
-
-def _reserve(file: BinaryIO, offset: int, nbytes: int) -> None:
-    """Take the space now: a disk found full while writing to a map would end the process."""
-    try:
-        os.posix_fallocate(file.fileno(), offset, nbytes)
-    except AttributeError:  # macOS, Windows
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    else:
-        return
-    for lo in range(0, nbytes, WINDOW):
-        file.write(bytes(min(WINDOW, nbytes - lo)))
-    file.flush()
-
-
-def _windows(x: Array, axes: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-    """Indices that cut `x` between its vectors, in the order of the file."""
-    order = sorted(range(x.ndim), key=lambda d: -x.strides[d])
-    kept = [d for d in order if d not in axes]
-    vector = x.itemsize * math.prod(x.shape[d] for d in axes)
-    # The vectors that lie between the elements of one another, not one after the other.
-    outer = min((order.index(d) for d in axes), default=x.ndim)
-    woven = math.prod(x.shape[d] for d in order[outer:] if d not in axes)
-    most = max(1, WINDOW // vector, min(woven, NEIGHBOURS))
-    steps = {}
-    for d in reversed(kept):
-        steps[d] = min(x.shape[d], most)
-        most //= steps[d]
-    for starts in itertools.product(*(range(0, x.shape[d], steps[d]) for d in kept)):
-        cut = {d: slice(lo, lo + steps[d]) for d, lo in zip(kept, starts, strict=True)}
-        # The Ellipsis keeps an array an array where there are no axes.
-        yield (*(cut.get(d, slice(None)) for d in range(x.ndim)), ...)
-
-
-class _Met:
-    """Vectors that a policy is about: how many, and where the first is in the whole batch."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: tuple[int, ...] = ()
-
-    def add(self, bad: Array, starts: tuple[int, ...]) -> None:
-        """Those of a window, whose first vector is at `starts`."""
-        if bad.any():
-            local = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            here = tuple(start + int(i) for start, i in zip(starts, local, strict=True))
-            self.first = min(self.first, here) if self.count else here
-            self.count += int(np.count_nonzero(bad))
-
-    def refuse(self, error: type[ValueError], what: str, vectors: int) -> None:
-        """Raise if there are any."""
-        if self.count:
-            raise error(_contract.met(f"source: {what}", self.count, vectors, self.first))
-
-
-def _scale(
-    opened: _formats.Opened,
-    y: Array,
-    axes: tuple[int, ...],
-    policies: dict[str, Any],
-    used: dict[str, str],
-    named: bool,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[int, int, int, int, Any, Any]:
-    """Normalize what was opened into `y` by the backend in `used`, and return what a `Report`
-    begins with. Where it has no kernel, NumPy goes on and is added, unless the backend was `named`.
-    """
-    x = opened.array
-    batch = [d for d in range(x.ndim) if d not in axes]
-    length = math.prod(x.shape[d] for d in axes)
-    vectors = math.prod(x.shape[d] for d in batch)
-    if x.size == 0:  # empty vectors have norm 0
-        return vectors, length, 0, 0, *((0.0, 0.0) if vectors else (None, None))
-    eps, zero, nonfinite = policies.values()
-    done = beyond = 0
-    zeros, bad = _Met(), _Met()
-    smallest: Any = np.inf
-    largest: Any = -np.inf
-    progress = progress or (lambda done, total: None)
-
-    def serve(window: tuple[slice, ...], backend: str) -> Array:
-        _, norms = normalize(
-            x[window],
-            axes,
-            out=y[window],
-            eps=eps,
-            dtype=y.dtype,
-            zero="nan" if zero == "nan" else "keep",
-            return_norm=True,
-            backend=backend,
-        )
-        return np.asarray(norms)
-
-    progress(0, vectors)
-    for window in _windows(x, axes):
-        _maps.populate(x[window], _maps.READ, 4 * WINDOW)
-        _maps.populate(y[window], _maps.WRITE, 4 * WINDOW)
-        opened.carry(window)
-        try:
-            norms = serve(window, list(used)[-1])
-        except ImportError as error:
-            if named:
-                raise
-            used["numpy"] = str(error)
-            norms = serve(window, "numpy")
-        starts = tuple(window[d].start for d in batch)
-        zeros.add(_contract.are_zero(norms), starts)
-        finite = np.isfinite(norms)
-        if nonfinite == "raise" and not finite.all():
-            # A norm of inf may be that of a finite vector, whose unit vector has no NaN.
-            bad.add(~finite & np.isnan(norm(y[window], axes, backend=list(used)[-1])), starts)
-        known = norms[finite]
-        beyond += norms.size - known.size
-        smallest, largest = known.min(initial=smallest), known.max(initial=largest)
-        done += norms.size
-        progress(done, vectors)
-        _maps.unload(x)
-        _maps.unload(y)
-    bad.refuse(NonFiniteError, "inf or NaN", vectors)
-    if zero == "raise":
-        zeros.refuse(ZeroVectorError, "zero norm", vectors)
-    ends = (smallest, largest) if beyond < vectors else (None, None)
-    return vectors, length, zeros.count, beyond, *ends
+    return keep

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2multi import files
+from l2multi import _formats, _mapped
 from l2multi.files import normalize_file
 
 BEFORE = b"what the target held"
@@ -17,8 +17,8 @@ BEFORE = b"what the target held"
 def small_windows(tmp_path, monkeypatch):
     """Windows of so few vectors that small files have many."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "WINDOW", 256)
-    monkeypatch.setattr(files, "NEIGHBOURS", 3)
+    monkeypatch.setattr(_formats, "WINDOW", 256)
+    monkeypatch.setattr(_mapped, "NEIGHBOURS", 3)
 
 
 def draw(shape, dtype):

@@ -346,7 +346,7 @@ def test_interrupted_import_of_the_library():
 # A job of a hundred windows and ten seconds, which is never allowed to end.
 SLOW = """
 import signal, sys, time
-from l2multi import cli, files
+from l2multi import _formats, _stream, cli
 
 # Ignored where run in the background, and by nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -356,7 +356,7 @@ def slow(*arguments, **keywords):
     time.sleep(0.1)
     return fast(*arguments, **keywords)
 
-fast, files.normalize, files.WINDOW = files.normalize, slow, 400
+fast, _stream.normalize, _formats.WINDOW = _stream.normalize, slow, 400
 sys.exit(cli.main(["normalize", "in.npy", "out.npy", "--backend", "numpy"]))
 """
 

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 import l2multi as l2
-from l2multi import _formats, _maps, files
+from l2multi import _formats, _mapped
 from l2multi.cli import main
 from l2multi.files import normalize_file
 from tests.streamed import BEFORE, draw, refused, small_windows, write
@@ -198,7 +198,7 @@ def test_failure_midway(row, failure):
     source, target = "in" + row.suffix, "out" + row.suffix
     Path(source).write_bytes(example(row.suffix))
     Path(target).write_bytes(BEFORE)
-    files.WINDOW = 20  # put back by the fixture
+    _formats.WINDOW = 20  # put back by the fixture
 
     def fail(done, total):
         if 0 < done < total:
@@ -231,14 +231,14 @@ def test_pages_of_a_window(head):
                 return int(line.split()[1]) * 1024
         raise AssertionError("no such map")
 
-    for advice in (_maps.READ, _maps.WRITE):
+    for advice in (_mapped.READ, _mapped.WRITE):
         for window in (x[:1], x[300:400], x[1000:], x, x[:, 1:2]):
             lo, hi = np.lib.array_utils.byte_bounds(window)
-            _maps.unload(x)
+            _mapped.unload(x)
             assert resident() == 0
-            _maps.populate(window, advice, hi - lo - 1)
+            _mapped.populate(window, advice, hi - lo - 1)
             assert resident() == 0
-            _maps.populate(window, advice, hi - lo)
+            _mapped.populate(window, advice, hi - lo)
             assert resident() >= hi - lo  # the system may map what is around, too
 
 

@@ -3,33 +3,36 @@
 As https://big-ann-benchmarks.com describes them.
 """
 
+import builtins
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from l2multi._formats import Opened, Request, suffix
+from l2multi._formats import Request, suffix
+from l2multi._mapped import Mapped
 
 DTYPES: dict[str, np.dtype[Any]] = {
     ".fbin": np.dtype("<f4"), ".u8bin": np.dtype("u1"), ".i8bin": np.dtype("i1"),
 }  # fmt: skip
 
 
-class Fbin(Opened):
+class Fbin(Mapped):
     """Vectors, one after the other."""
 
     def head(self, dtype: np.dtype[Any]) -> bytes:
-        return np.array(self.array.shape, "<u4").tobytes()
+        return np.array(self.shape, "<u4").tobytes()
 
 
-def open(file: BinaryIO, path: str, request: Request) -> Opened:
+def open(path: str, request: Request) -> Mapped:
     """All vectors."""
     kind = suffix(path)
     dtype = DTYPES[kind]
-    head = file.read(8)
+    with builtins.open(path, "rb") as file:
+        head = file.read(8)
+        found = os.fstat(file.fileno()).st_size
     shape = tuple(int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
     claimed = 8 + shape[0] * shape[1] * dtype.itemsize
-    found = os.fstat(file.fileno()).st_size
     if claimed != found:
         raise ValueError(
             f"source: expected a complete {kind} file, got {path!r} (it claims to hold {shape[0]} "
@@ -38,4 +41,4 @@ def open(file: BinaryIO, path: str, request: Request) -> Opened:
         )
     if claimed == 8:
         return Fbin(np.empty(shape, dtype))
-    return Fbin(np.asarray(np.memmap(file, dtype, "r", 8, shape)))
+    return Fbin(np.asarray(np.memmap(path, dtype, "r", 8, shape)))

@@ -1,6 +1,7 @@
 """``.npy``: one array, as numpy.lib.format describes it."""
 
 import ast
+import builtins
 import io
 import math
 import os
@@ -10,7 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l2multi import _contract
-from l2multi._formats import Array, Opened, Request, known
+from l2multi._formats import Array, Request, known
+from l2multi._mapped import Mapped
 
 # What numpy.save writes as nameless bytes: the dtypes of ml_dtypes, and their size.
 NAMELESS = {
@@ -18,7 +20,7 @@ NAMELESS = {
 }
 
 
-class Npy(Opened):
+class Npy(Mapped):
     """The file of one array, in C or Fortran order."""
 
     instead = "float32 (or float16, float64, longdouble)"
@@ -33,16 +35,31 @@ class Npy(Opened):
     def head(self, dtype: np.dtype[Any]) -> bytes:
         file = io.BytesIO()
         descr = np.lib.format.dtype_to_descr(dtype)
-        header = {"descr": descr, "fortran_order": self.fortran, "shape": self.array.shape}
+        header = {"descr": descr, "fortran_order": self.fortran, "shape": self.shape}
         np.lib.format.write_array_header_1_0(file, header)
         return file.getvalue()
 
     def lay(self, space: Array, dtype: np.dtype[Any]) -> Array:
-        return space.view(dtype).reshape(self.array.shape, order="F" if self.fortran else "C")
+        return space.view(dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
 
-def open(file: BinaryIO, path: str, request: Request) -> Opened:
+def open(path: str, request: Request) -> Mapped:
     """The one array of the file, whose bytes are taken for ``dtype_in`` if that was given."""
+    with builtins.open(path, "rb") as file:
+        return _read(file, path, request.dtype_in)
+
+
+def create(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A new array of any numbers, mapped."""
+    blank = Npy(np.broadcast_to(np.empty((), dtype), shape))
+    blank.fortran = False
+    writer: Any = blank.create(path, dtype)
+    array: Array = writer.array
+    return array
+
+
+def _read(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Mapped:
+    """The array of an open file, whose path is for messages."""
     magic = file.read(6)
     if magic.startswith(b"PK"):
         raise ValueError(
@@ -56,7 +73,7 @@ def open(file: BinaryIO, path: str, request: Request) -> Opened:
         )
     try:
         descr, fortran, shape = _read_header(file)
-        dtype = _dtype_of(descr, request.dtype_in)
+        dtype = _dtype_of(descr, dtype_in)
         claimed = math.prod(shape) * dtype.itemsize
         found = os.fstat(file.fileno()).st_size - file.tell()
         if claimed != found:

@@ -4,6 +4,7 @@ As https://github.com/huggingface/safetensors describes it, and as strict as its
 for that reader copies what it gives, and needs another library for BF16.
 """
 
+import builtins
 import json
 import math
 import os
@@ -13,7 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l2multi import _contract, _formats
-from l2multi._formats import Array, Opened, Request
+from l2multi._formats import Array, Request
+from l2multi._mapped import Mapped
 
 # The names of dtypes, and what NumPy and ml_dtypes call them; the format has more.
 DTYPES = {
@@ -34,7 +36,7 @@ _COPIED = 2**26
 Header = dict[str, Any]
 
 
-class Safetensors(Opened):
+class Safetensors(Mapped):
     """A file of which one tensor changes."""
 
     instead = "float32 (or float16, bfloat16, float64)"
@@ -46,13 +48,16 @@ class Safetensors(Opened):
     def holds(self, name: str) -> bool:
         return name in _NAMES
 
+    def can_drop(self, axes: tuple[int, ...]) -> bool:
+        return False  # what else is in the file may go by the vectors' positions
+
     def _changed(self, dtype: np.dtype[Any]) -> Header:
-        """The header if the tensor has this dtype: widest elements first, so that none comes to
-        lie across its alignment, without which other readers cannot map it."""
-        if _NAMES[dtype.name] == self.header[self.name]["dtype"]:
+        """The header if the tensor has this dtype and our shape: widest elements first, so that
+        none comes to lie across its alignment, without which other readers cannot map it."""
+        entry = {"dtype": _NAMES[dtype.name], "shape": list(self.shape)}
+        if entry.items() <= self.header[self.name].items():
             return self.header
-        changed = {**self.header}
-        changed[self.name] = {**changed[self.name], "dtype": _NAMES[dtype.name]}
+        changed = {**self.header, self.name: {**self.header[self.name], **entry}}
         end = 0
         for name in sorted(_in_order(changed), key=lambda name: -_bits(changed[name])):
             begin, end = end, end + _bits(changed[name]) * math.prod(changed[name]["shape"]) // 8
@@ -81,8 +86,14 @@ class Safetensors(Opened):
         return _tensor(space, changed[self.name], dtype.newbyteorder("<"))
 
 
-def open(file: BinaryIO, path: str, request: Request) -> Opened:
+def open(path: str, request: Request) -> Mapped:
     """The tensor that is named, or the only one."""
+    with builtins.open(path, "rb") as file:
+        return _read(file, path, request.tensor)
+
+
+def _read(file: BinaryIO, path: str, name: str | None) -> Mapped:
+    """The tensor of this name in an open file, whose path is for messages."""
     try:
         raw, header = _read_header(file)
         claimed = max((end for _, end in _offsets(header)), default=0)
@@ -97,7 +108,6 @@ def open(file: BinaryIO, path: str, request: Request) -> Opened:
             f"source: expected a complete .safetensors file, got {path!r} ({error})"
         ) from None
     names = _in_order(header)
-    name = request.tensor
     if name is None and len(names) == 1:
         (name,) = names
     if name not in names:

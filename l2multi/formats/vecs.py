@@ -3,12 +3,14 @@
 As http://corpus-texmex.irisa.fr describes them. A file that is empty has no vectors.
 """
 
+import builtins
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from l2multi._formats import Array, Opened, Request, suffix
+from l2multi._formats import Array, Block, Request, suffix
+from l2multi._mapped import Mapped, MappedWriter
 
 DTYPES: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".bvecs": np.dtype("u1")}
 
@@ -16,50 +18,70 @@ DTYPES: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".bvecs": np.dtyp
 _LENGTHS = 2**20
 
 
-class Vecs(Opened):
+class Vecs(Mapped):
     """Vectors of one length."""
 
     def __init__(self, data: Array, path: str, dtype: np.dtype[Any], length: int) -> None:
         self.lengths, vectors = _split(data, dtype, length)
         super().__init__(vectors)
-        self.path, self.length = path, length
+        self.path = path
+        self.writer = VecsWriter
 
     def size(self, dtype: np.dtype[Any]) -> int:
-        return len(self.array) * (4 + self.length * dtype.itemsize)
+        return int(self.shape[0]) * (4 + int(self.shape[1]) * dtype.itemsize)
 
     def lay(self, space: Array, dtype: np.dtype[Any]) -> Array:
-        self.copied, vectors = _split(space, dtype.newbyteorder("<"), self.length)
+        self.laid, vectors = _split(space, dtype.newbyteorder("<"), self.shape[1])
         return vectors
 
-    def carry(self, window: tuple[Any, ...]) -> None:
+    def check(self, window: tuple[Any, ...]) -> None:
         first, last, _ = window[0].indices(len(self.lengths))
         for lo in range(first, last, _LENGTHS):
             lengths = self.lengths[lo : min(lo + _LENGTHS, last)]
-            others = np.flatnonzero(lengths != self.length)
+            others = np.flatnonzero(lengths != self.lengths[0])
             if others.size:
                 at = int(others[0])
                 raise ValueError(
                     f"source: expected vectors of one length, got {self.path!r}, where the first "
-                    f"has {self.length} elements and that at position {lo + at} {lengths[at]}"
+                    f"has {self.lengths[0]} elements and that at position {lo + at} {lengths[at]}"
                 )
-            self.copied[lo : lo + len(lengths)] = self.length
 
 
-def open(file: BinaryIO, path: str, request: Request) -> Opened:
+class VecsWriter(MappedWriter):
+    """Vectors, each after its length."""
+
+    def __init__(self, opened: Any, *args: Any) -> None:
+        super().__init__(opened, *args)
+        self.lengths: Any = opened.laid
+
+    def put(self, block: Block, unit: Any, keep: Array | None) -> None:
+        at = block.where[0]
+        if keep is not None and self.dropped:
+            at = slice(self.at, self.at + int(keep.sum()))
+        self.lengths[at] = self.array.shape[1]
+        super().put(block, unit, keep)
+
+    def close(self, complete: bool) -> None:
+        super().close(complete)
+        self.lengths = None
+
+
+def open(path: str, request: Request) -> Mapped:
     """All vectors; that they have the length of the first is checked while they are read."""
     kind = suffix(path)
     dtype = DTYPES[kind]
-    found = os.fstat(file.fileno()).st_size
+    with builtins.open(path, "rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(4), "little", signed=True)
     if not found:
         return Vecs(np.empty(0, np.uint8), path, dtype, 0)
-    length = int.from_bytes(file.read(4), "little", signed=True)
     row = 4 + length * dtype.itemsize
     if length <= 0 or found % row:
         raise ValueError(
             f"source: expected a complete {kind} file, got {path!r} (its first vector claims "
             f"{length} elements, and its {found} bytes are no whole number of such vectors)"
         )
-    return Vecs(np.asarray(np.memmap(file, np.uint8, "r", 0, (found,))), path, dtype, length)
+    return Vecs(np.asarray(np.memmap(path, np.uint8, "r", 0, (found,))), path, dtype, length)
 
 
 def _split(data: Array, dtype: np.dtype[Any], length: int) -> tuple[Array, Array]:

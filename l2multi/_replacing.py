@@ -1,0 +1,126 @@
+"""A file or folder beside another, which takes its place when it is complete and else vanishes.
+
+Who writes to a temporary file holds a lock on it, which ends with the process, however that ends.
+So the next run tells what a killed one left from what another is writing, and removes it.
+"""
+
+import contextlib
+import importlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+try:
+    fcntl: Any = importlib.import_module("fcntl")
+except ImportError:  # Windows, where nothing can tell them apart, and all is left
+    fcntl = None
+
+_NAME = re.compile(r"\.l2multi-[0-9a-f]{16}\.tmp")
+
+
+@contextlib.contextmanager
+def told(what: str, path: str) -> Iterator[None]:
+    """Have what the system refuses name the argument and the path that the caller knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{what}: {error.strerror}", path) from None
+
+
+@contextlib.contextmanager
+def replacing(path: str, target: str, *, folder: bool = False) -> Iterator[str]:
+    """The path of a new file or folder beside `path`, which takes its place if all goes well.
+
+    Messages name `target`, which is what the caller calls `path`.
+    """
+    around = os.path.dirname(path) or os.curdir
+    _sweep(around)
+    with told("target: its directory takes no new file", target):
+        temporary, held = _create(around, folder)
+    try:
+        yield temporary
+        with told("target", target):
+            replaced = os.path.exists(path)
+            if replaced:
+                shutil.copymode(path, temporary)
+                # The new name may reach the disk before the new bytes do, and a crash between the
+                # two would cost the old ones. Where there are none, nobody has to wait: the disk
+                # takes ten times as long as the arithmetic.
+                os.fsync(held)
+            os.close(held)
+            held = -1
+            os.replace(temporary, path)
+            if replaced:
+                _sync(around)
+    except BaseException:
+        if held >= 0:
+            os.close(held)
+        _remove(temporary)
+        raise
+
+
+def _create(around: str, folder: bool) -> tuple[str, int]:
+    """A new temporary file or folder, and the descriptor that holds its lock."""
+    while True:
+        path = os.path.join(around, f".l2multi-{secrets.token_hex(8)}.tmp")
+        if folder:
+            os.mkdir(path)
+            held = os.open(path, os.O_RDONLY)
+        else:
+            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        # A sweep may have come between the two, and takes what is not locked for left.
+        if _lock(held) and os.path.exists(path):
+            return path, held
+        os.close(held)
+
+
+def _lock(held: int) -> bool:
+    """Whether nobody else has the lock, which is taken."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _sweep(around: str) -> None:
+    """Remove what runs have left that were killed."""
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):
+        for name in filter(_NAME.fullmatch, os.listdir(around)):
+            path = os.path.join(around, name)
+            with contextlib.suppress(OSError):
+                held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(path)
+                finally:
+                    os.close(held)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _sync(folder: str) -> None:
+    """Have a folder on the disk, where the system can open one."""
+    with contextlib.suppress(OSError):
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(held)
+        finally:
+            os.close(held)
