@@ -128,14 +128,21 @@ class Opened:
 
 class Row(NamedTuple):
     """A format: the suffix of results, the module that opens it, what is said of it, the keywords
-    that it takes, further suffixes of what can be read, and whether it is a folder."""
+    that it takes, other suffixes of the same, suffixes of what can be read and not written, and
+    whether it is a folder."""
 
     suffix: str
     module: str
     rules: str
     takes: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     folder: bool = False
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """All that can be read."""
+        return (self.suffix, *self.also, *self.reads)
 
     def open(self, path: str, request: Request) -> Opened:
         """A file opened for reading."""
@@ -156,13 +163,12 @@ ROWS = (
         "named tensors, which say their dtypes, BF16 and F8 too",
         ("tensor",),
     ),
-    Row(".fvecs", "l2multi.formats.vecs", "float32; .bvecs holds uint8", (), (".bvecs",)),
+    Row(".fvecs", "l2multi.formats.vecs", "float32; .bvecs holds uint8", reads=(".bvecs",)),
     Row(
         ".fbin",
         "l2multi.formats.fbin",
         "float32; .u8bin holds uint8, .i8bin int8",
-        (),
-        (".u8bin", ".i8bin"),
+        reads=(".u8bin", ".i8bin"),
     ),
 )
 
@@ -175,22 +181,28 @@ def suffix(path: str) -> str:
 def find(path: str) -> Row:
     """The row of a file."""
     own = suffix(path)
-    return next((row for row in ROWS if own in (row.suffix, *row.also)), ROWS[0])
+    return next((row for row in ROWS if own in row.suffixes), ROWS[0])
 
 
 def check_target(source: str, target: str) -> None:
     """Refuse a target whose name says another format than what is written."""
     row = find(source)
-    if os.path.basename(target) and (find(target) != row or suffix(target) in row.also):
+    if os.path.basename(target) and (find(target) != row or suffix(target) in row.reads):
         raise ValueError(
             f"target: expected a name that ends in {row.suffix}, which is what {source!r} is "
             f"written as, got {target!r}"
         )
 
 
+def is_known(path: str) -> bool:
+    """Whether a name bears a suffix of the table."""
+    own = suffix(path)
+    return any(own in row.suffixes for row in ROWS)
+
+
 def known() -> str:
     """All suffixes, for messages."""
-    return ", ".join(kind for row in ROWS for kind in (row.suffix, *row.also))
+    return ", ".join(kind for row in ROWS for kind in row.suffixes)
 
 
 def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:

@@ -33,10 +33,13 @@ def told(what: str, path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: str, target: str, *, folder: bool = False) -> Iterator[str]:
+def replacing(
+    path: str, target: str, *, folder: bool = False, durable: bool = True
+) -> Iterator[str]:
     """The path of a new file or folder beside `path`, which takes its place if all goes well.
 
-    Messages name `target`, which is what the caller calls `path`.
+    Messages name `target`, which is what the caller calls `path`. What replaces another is on the
+    disk before, unless it need not be `durable`.
     """
     around = os.path.dirname(path) or os.curdir
     _sweep(around)
@@ -51,11 +54,12 @@ def replacing(path: str, target: str, *, folder: bool = False) -> Iterator[str]:
                 # The new name may reach the disk before the new bytes do, and a crash between the
                 # two would cost the old ones. Where there are none, nobody has to wait: the disk
                 # takes ten times as long as the arithmetic.
-                os.fsync(held)
+                if durable:
+                    os.fsync(held)
             os.close(held)
             held = -1
             os.replace(temporary, path)
-            if replaced:
+            if replaced and durable:
                 _sync(around)
     except BaseException:
         if held >= 0:

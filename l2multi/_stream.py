@@ -175,3 +175,26 @@ class Pass:
             if progress:
                 progress(done, self.vectors)
         self.refuse()
+
+
+class Histogram:
+    """How many norms there are of which size, in intervals of less than a hundredth."""
+
+    _KEPT = 45  # bits of a float64 that are dropped: seven of its fraction stay
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def add(self, norms: Array) -> None:
+        """Count these."""
+        bits = np.ascontiguousarray(norms, np.float64).view(np.int64) >> self._KEPT
+        for key, count in zip(
+            *(a.tolist() for a in np.unique(bits, return_counts=True)), strict=True
+        ):
+            self._counts[key] = self._counts.get(key, 0) + count
+
+    def counts(self) -> dict[float, int]:
+        """Where intervals begin, and how many norms are in each."""
+        keys = sorted(self._counts)
+        begins = (np.array(keys, np.int64) << self._KEPT).view(np.float64).tolist()
+        return dict(zip(begins, (self._counts[key] for key in keys), strict=True))

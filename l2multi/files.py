@@ -4,10 +4,7 @@
 answer, so that the blocks leave no trace in the result.
 """
 
-import errno
-import operator
 import os
-import stat
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,17 +12,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from l2multi import _containers, _contract, _formats, _stream
+from l2multi import _contract, _file_arguments, _formats, _stream
 from l2multi._contract import Axis, NonFinite
-from l2multi._formats import Array, Block, Opened
+from l2multi._formats import Array, Block
 from l2multi._replacing import replacing, told
 from l2multi.formats import npy
 
 Path = str | os.PathLike[str]
 Positions = tuple[tuple[int, ...], ...]
 Zero = Literal["keep", "nan", "raise", "drop", "null"]
-
-ZERO = (*_contract.ZERO, "drop", "null")
 
 
 class Report(NamedTuple):
@@ -185,15 +180,17 @@ def normalize_file(
     start = time.perf_counter()
     source, target = os.fsdecode(source), os.fsdecode(target)
     with ExitStack() as stack:
-        opened = _open(source, _request(tensor, column, dtype_in))
+        opened = _file_arguments.open_file(
+            source, _file_arguments.request(tensor, column, dtype_in)
+        )
         stack.callback(opened.close)
         with told("target", target):
-            path = _check_target(source, target)
+            path = _file_arguments.check_target(source, target)
         axes = _contract.normalize_axes(axis, len(opened.shape))
         if dims is not None:
-            _cut(opened, axes, dims)
-        result = _result(opened, source, dtype)
-        _check_zero(opened, axes, zero, source)
+            _file_arguments.cut(opened, axes, dims)
+        result = _file_arguments.result_dtype(opened, source, dtype)
+        _file_arguments.check_zero(opened, axes, zero, source)
         policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
 
         def begin() -> _stream.Pass:
@@ -241,93 +238,6 @@ def _report(
     )  # fmt: skip
 
 
-def _request(tensor: str | None, column: str | None, dtype_in: Any) -> _formats.Request:
-    """The keywords that say what is meant in a file."""
-    known = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
-    return _formats.Request(tensor, column, known)
-
-
-def _open(path: str, request: _formats.Request) -> Opened:
-    """What a file holds, opened by the row of its suffix."""
-    row = _formats.find(path)
-    with told("source", path):
-        mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for data
-        if not (stat.S_ISDIR(mode) if row.folder else stat.S_ISREG(mode)):
-            what = "folder" if row.folder else "file"
-            raise ValueError(
-                f"source: expected a {row.suffix} {what}, got {path!r}, which is not a {what} "
-                "(what comes through a pipe has to be saved to one first)"
-            )
-        return row.open(path, request)
-
-
-def _check_target(source: str, target: str) -> str:
-    """Where `target` leads; refused if it cannot be replaced, or says another format."""
-    _formats.check_target(source, target)
-    path = os.path.realpath(target)
-    try:
-        status = os.stat(target)
-    except FileNotFoundError:
-        if not os.path.basename(target):
-            raise ValueError(f"target: expected the path of a file, got {target!r}") from None
-        if not os.path.isdir(os.path.dirname(path)):
-            raise FileNotFoundError(errno.ENOENT, "its directory does not exist", target) from None
-        return path
-    if os.path.samestat(status, os.stat(source)):
-        raise ValueError(f"target: expected another file than the one to read, got {target!r}")
-    if _formats.find(source).folder:
-        raise FileExistsError(errno.EEXIST, "a folder cannot be replaced as a whole", target)
-    # What /dev/stdout leads to may be a pipe, or have no name any more.
-    if not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
-        raise ValueError(f"target: expected a file, got {target!r}, which is not one")
-    if not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, "it is write-protected", target)
-    return path
-
-
-def _cut(opened: Opened, axes: tuple[int, ...], dims: Any) -> None:
-    """Have the first elements of each vector count alone."""
-    wanted = _containers.known("dims", dims, operator.index)
-    if axes != (len(opened.shape) - 1,):
-        raise ValueError(f"dims: expected none where axis is not the last, got {wanted}")
-    length = opened.shape[-1]
-    if wanted < 1 or (length is not None and wanted > length):
-        raise ValueError(
-            f"dims: expected from 1 to {length}, the length of the vectors, got {wanted}"
-        )
-    opened.cut(wanted)
-
-
-def _check_zero(opened: Opened, axes: tuple[int, ...], zero: Any, path: str) -> None:
-    """Refuse what cannot be done with zero vectors here."""
-    _contract.check_choice("zero", zero, ZERO)
-    kind = _formats.find(path).suffix
-    if zero == "null" and not opened.has_nulls:
-        raise ValueError(f"zero: null is for columns, which can hold nulls; a {kind} file cannot")
-    if zero == "drop" and not opened.can_drop(axes):
-        raise ValueError(
-            f"zero: drop is for vectors in the rows of a file, got axis {axes} of shape "
-            f"{opened.shape} in a {kind} file"
-        )
-
-
-def _result(opened: Opened, path: str, dtype: Any) -> np.dtype[Any]:
-    """The dtype of the result; refused if the format cannot name it."""
-    own = _contract.rule(opened.dtype).result
-    asked = own.name if dtype is None else dtype
-    # By name too: the names mean nothing to NumPy before somebody imports ml_dtypes.
-    by_name = isinstance(asked, str) and asked in _contract.ML_FLOATS + _contract.ML_INTEGERS
-    if not by_name or opened.holds(asked):
-        complex_ = _contract.is_complex(own)
-        found = own if dtype is None else _contract.floating(dtype, complex_=complex_)
-        if opened.holds(found.name):
-            return found
-    raise TypeError(
-        f"dtype: {asked} has no name in a {_formats.find(path).suffix} file, so that the result "
-        f"could not be read back; give another, such as dtype={opened.instead}"
-    )
-
-
 def _norms_writer(
     stack: ExitStack, path: str, source: str, target: str, one: _stream.Pass
 ) -> Callable[[Block, Array], None]:
@@ -349,3 +259,133 @@ def _norms_writer(
         written[(*window, ...)] = norms
 
     return keep
+
+
+class Check(NamedTuple):
+    """What `check_file` met.
+
+    Attributes
+    ----------
+    vectors, length : int
+        How many vectors, of how many elements; a length of None where they differ.
+    unit : int
+        How many have unit length.
+    zero, nonfinite, null : int
+        How many vectors are zero, have a norm of inf or NaN, or are null.
+    off : int
+        How many others have not unit length.
+    worst : float or None
+        How far the norm of these is from 1 at most.
+    smallest, largest : float or None
+        Of the finite norms.
+    zero_at, nonfinite_at, off_at : tuple of tuples of int
+        Where the first ten of these vectors are in the batch.
+    dtype : numpy.dtype
+        Of the elements.
+    shape : tuple of int
+        Of the array.
+    counts : dict of {float: int}
+        How many norms lie in each of the intervals that begin with these numbers; they are so
+        narrow that each is less than 1 % wide.
+    """
+
+    vectors: int
+    length: int | None
+    unit: int
+    zero: int
+    nonfinite: int
+    null: int
+    off: int
+    worst: float | None
+    smallest: Any
+    largest: Any
+    zero_at: Positions
+    nonfinite_at: Positions
+    off_at: Positions
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+    counts: dict[float, int]
+
+
+def check_file(
+    source: Path,
+    axis: Axis = -1,
+    *,
+    tensor: str | None = None,
+    column: str | None = None,
+    dims: int | None = None,
+    dtype_in: Any = None,
+    tol: float | None = None,
+    backend: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Check:
+    """Tell how many vectors of a file have unit length, and what the others are.
+
+    Parameters
+    ----------
+    source, axis, tensor, column, dims, dtype_in, backend, progress
+        As for `normalize_file`.
+    tol : float, optional
+        As for `l2multi.is_normalized`.
+
+    Returns
+    -------
+    Check
+        Counts, positions and norms.
+
+    Raises
+    ------
+    OSError, ValueError, TypeError, ImportError
+        As for `normalize_file`; ValueError for a negative `tol`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from l2multi.files import check_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = os.path.join(folder, "x.npy")
+    ...     np.save(source, [[0.6, 0.8], [0.0, 0.0], [3.0, 4.0]])
+    ...     check = check_file(source)
+    >>> check.unit, check.zero, check.off, check.worst, check.off_at
+    (1, 1, 1, 4.0, ((2,),))
+    """
+    source = os.fsdecode(source)
+    with ExitStack() as stack:
+        opened = _file_arguments.open_file(
+            source, _file_arguments.request(tensor, column, dtype_in)
+        )
+        stack.callback(opened.close)
+        axes = _contract.normalize_axes(axis, len(opened.shape))
+        if dims is not None:
+            _file_arguments.cut(opened, axes, dims)
+        if tol is None:
+            tol = float(_contract.default_tol(_contract.rule(opened.dtype).native))
+        tol = _contract.check_size("tol", tol)
+        policies = {"eps": 0.0, "zero": "keep", "nonfinite": "propagate"}
+        own = _contract.rule(opened.dtype).result
+        double = np.dtype(np.complex128 if _contract.is_complex(own) else np.float64)
+        wide = max(own, double, key=lambda dtype: dtype.itemsize)
+        one = _stream.Pass(opened, source, axes, wide, policies, backend)
+        off, worst = _stream.Met(), 0.0
+        histogram = _stream.Histogram()
+
+        def look(block: Block, norms: Array) -> None:
+            nonlocal worst
+            known = norms[np.isfinite(norms)]
+            histogram.add(known)
+            away = np.abs(norms - 1.0)
+            others = (away > tol) & np.isfinite(norms) & (norms != 0.0)
+            if others.any():
+                off.add(others, block.starts)
+                worst = max(worst, float(away[others].max()))
+
+        one.run(keep_norms=look, progress=progress)
+    zero, bad, null = one.zeros, one.unbound, one.nulls
+    unit = one.vectors - zero.count - bad.count - null.count - off.count
+    return Check(
+        one.vectors, one.length, unit, zero.count, bad.count, null.count, off.count,
+        worst if off.count else None, one.smallest, one.largest,
+        tuple(zero.first), tuple(bad.first), tuple(off.first), opened.dtype, opened.shape,
+        histogram.counts(),
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""What is asked of files: opened, checked, and refused by the name of the argument."""
+
+import errno
+import operator
+import os
+import stat
+from typing import Any
+
+import numpy as np
+
+from l2multi import _containers, _contract, _formats
+from l2multi._formats import Opened
+from l2multi._replacing import told
+
+ZERO = (*_contract.ZERO, "drop", "null")
+
+
+def request(tensor: str | None, column: str | None, dtype_in: Any) -> _formats.Request:
+    """The keywords that say what is meant in a file."""
+    known = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
+    return _formats.Request(tensor, column, known)
+
+
+def open_file(path: str, request: _formats.Request) -> Opened:
+    """What a file holds, opened by the row of its suffix."""
+    row = _formats.find(path)
+    with told("source", path):
+        mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for data
+        if not (stat.S_ISDIR(mode) if row.folder else stat.S_ISREG(mode)):
+            what = "folder" if row.folder else "file"
+            raise ValueError(
+                f"source: expected a {row.suffix} {what}, got {path!r}, which is not a {what} "
+                "(what comes through a pipe has to be saved to one first)"
+            )
+        return row.open(path, request)
+
+
+def check_target(source: str, target: str) -> str:
+    """Where `target` leads; refused if it cannot be replaced, or says another format."""
+    _formats.check_target(source, target)
+    path = os.path.realpath(target)
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        if not os.path.basename(target):
+            raise ValueError(f"target: expected the path of a file, got {target!r}") from None
+        if not os.path.isdir(os.path.dirname(path)):
+            raise FileNotFoundError(errno.ENOENT, "its directory does not exist", target) from None
+        return path
+    if os.path.samestat(status, os.stat(source)):
+        raise ValueError(f"target: expected another file than the one to read, got {target!r}")
+    if _formats.find(source).folder:
+        raise FileExistsError(errno.EEXIST, "a folder cannot be replaced as a whole", target)
+    # What /dev/stdout leads to may be a pipe, or have no name any more.
+    if not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
+        raise ValueError(f"target: expected a file, got {target!r}, which is not one")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is write-protected", target)
+    return path
+
+
+def cut(opened: Opened, axes: tuple[int, ...], dims: Any) -> None:
+    """Have the first elements of each vector count alone."""
+    wanted = _containers.known("dims", dims, operator.index)
+    if axes != (len(opened.shape) - 1,):
+        raise ValueError(f"dims: expected none where axis is not the last, got {wanted}")
+    length = opened.shape[-1]
+    if wanted < 1 or (length is not None and wanted > length):
+        raise ValueError(
+            f"dims: expected from 1 to {length}, the length of the vectors, got {wanted}"
+        )
+    opened.cut(wanted)
+
+
+def check_zero(opened: Opened, axes: tuple[int, ...], zero: Any, path: str) -> None:
+    """Refuse what cannot be done with zero vectors here."""
+    _contract.check_choice("zero", zero, ZERO)
+    kind = _formats.find(path).suffix
+    if zero == "null" and not opened.has_nulls:
+        raise ValueError(f"zero: null is for columns, which can hold nulls; a {kind} file cannot")
+    if zero == "drop" and not opened.can_drop(axes):
+        raise ValueError(
+            f"zero: drop is for vectors in the rows of a file, got axis {axes} of shape "
+            f"{opened.shape} in a {kind} file"
+        )
+
+
+def result_dtype(opened: Opened, path: str, dtype: Any) -> np.dtype[Any]:
+    """The dtype of the result; refused if the format cannot name it."""
+    own = _contract.rule(opened.dtype).result
+    asked = own.name if dtype is None else dtype
+    # By name too: the names mean nothing to NumPy before somebody imports ml_dtypes.
+    by_name = isinstance(asked, str) and asked in _contract.ML_FLOATS + _contract.ML_INTEGERS
+    if not by_name or opened.holds(asked):
+        complex_ = _contract.is_complex(own)
+        found = own if dtype is None else _contract.floating(dtype, complex_=complex_)
+        if opened.holds(found.name):
+            return found
+    raise TypeError(
+        f"dtype: {asked} has no name in a {_formats.find(path).suffix} file, so that the result "
+        f"could not be read back; give another, such as dtype={opened.instead}"
+    )
