@@ -7,8 +7,14 @@ import sys
 def main() -> int:
     """Run the command; the exit code."""
     try:
-        from l2multi.cli import main as command
-
+        try:
+            from l2multi.cli import main as command
+        except ModuleNotFoundError as error:
+            if error.name not in ("typer", "rich"):
+                raise
+            told = f"the command needs typer and rich ({error}); try: pip install '.[cli]'"
+            print(f"l2multi: error: {told}", file=sys.stderr)
+            return 1
         return command()
     except KeyboardInterrupt:
         return interrupted()

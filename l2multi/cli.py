@@ -1,29 +1,42 @@
 """The command line: ``l2multi normalize IN OUT``, also as ``python -m l2multi``."""
 
-import argparse
 import contextlib
+import functools
 import importlib.util
+import inspect
+import json
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
+import typer
 
 import l2multi
-from l2multi import _backends, _contract, _formats
+from l2multi import _backends, _bench, _contract, _file_arguments, _formats, _terminal
 from l2multi.__main__ import interrupted
-from l2multi.files import Report, normalize_file
+from l2multi.files import check_file, normalize_file
+from l2multi.folders import Part, is_many, normalize_folder
 from l2multi.formats.npy import NAMELESS
 
+# What typer's parser raises, whichever parser it brings with it.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"l2multi: error: {message} (try: {self.prog} --help)\n")
+class _Interrupted(BaseException):
+    """An interrupt in a command, of which the parser would print an empty line."""
+
+
+app = typer.Typer(
+    name="l2multi",
+    help=l2multi.__doc__,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         The exit code: 0, 1 for a refusal or a failure (one line on stderr says which), 130 for
-        an interrupt. Unusable arguments exit with 2, SIGTERM with 143, SIGHUP with 129.
+        an interrupt. ``check`` has 1 for vectors that have not unit length, and 2 for a failure.
+        Unusable arguments have 2. SIGTERM exits with 143, SIGHUP with 129.
 
     Examples
     --------
@@ -46,146 +60,369 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["normalize", "missing.npy", "unit.npy"])
     1
     """
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(_join_axis(sys.argv[1:] if argv is None else argv))
-    if unknown:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         with _terminable():
-            code = int(arguments.run(arguments) or 0)
+            arguments = sys.argv[1:] if argv is None else list(argv)
+            code = app(arguments, prog_name="l2multi", standalone_mode=False)
             print(end="", flush=True)
-            return code
-    except KeyboardInterrupt:
+            return int(code or 0)
+    except (KeyboardInterrupt, _Interrupted, typer.Abort):
         return interrupted()
-    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
-        _forget_output()
-        print(f"l2multi: error: {_one_line(error)}", file=sys.stderr)
-        return 1
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "l2multi"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        print(f"l2multi: error: {message} (try: {command} --help)", file=sys.stderr)
+        return 2
+    except _FAILURES as error:
+        return _failed(error)
 
 
-def _forget_output() -> None:
-    """Drop what cannot be printed: Python would try again at its end, and exit with 120."""
+_FAILURES = (OSError, ValueError, TypeError, ImportError, MemoryError)
+
+
+def _failed(error: BaseException, code: int = 1) -> int:
+    """Say why in one line, and return the exit code."""
+    # Python would try again at its end to print what cannot be printed, and exit with 120.
     try:
         print(end="", flush=True)
     except OSError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"l2multi: error: {_one_line(error)}", file=sys.stderr)
+    return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="l2multi", description=l2multi.__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"l2multi {l2multi.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+_FORMATS = f"Known suffixes: {_formats.known()}. What has another is taken for .npy."
 
-    about = "scale the vectors of a file to unit Euclidean length"
-    normalize = commands.add_parser(
-        "normalize",
-        help=about,
-        description=f"{about[0].upper()}{about[1:]}, in bounded memory, and print what was met. "
-        "OUT is replaced only when the result is complete. Files are known by their suffix: "
-        f"{_formats.known()}; what has another is taken for .npy. OUT has the format of IN; of "
-        ".bvecs it is .fvecs, and of .u8bin and .i8bin .fbin, with --dtype float32.",
-        allow_abbrev=False,
-    )
-    normalize.add_argument("source", metavar="IN", type=_path)
-    normalize.add_argument("target", metavar="OUT", type=_path)
-    normalize.add_argument(
-        "--axis",
-        type=_axis,
-        default=-1,
-        help="the axis or axes over which a vector extends: -1 (default), 0, 0,1 or all",
-    )
-    normalize.add_argument(
-        "--tensor",
-        metavar="NAME",
-        help="which one of a .safetensors with several; the others are carried through",
-    )
-    normalize.add_argument(
-        "--dtype", help="of the result, such as float32; by default that of IN if floating"
-    )
-    normalize.add_argument(
-        "--dtype-in",
-        choices=tuple(NAMELESS),
-        metavar="DTYPE",
-        help="what the bytes of a .npy are, such as bfloat16, float8_e5m2 or int4 (one in each "
-        "byte): numpy.save calls them V2, V1 or f1",
-    )
-    normalize.add_argument(
-        "--eps", type=float, default=0.0, help="the least number that vectors are divided by: 0"
-    )
-    normalize.add_argument(
-        "--zero",
-        choices=_contract.ZERO,
-        default="keep",
-        help="zero vectors stay (default), become NaN, or stop the command",
-    )
-    normalize.add_argument(
-        "--nonfinite",
-        choices=_contract.NONFINITE,
-        default="propagate",
-        help="vectors with inf or NaN have NaN in the result (default), or stop the command",
-    )
-    normalize.add_argument(
-        "--backend", choices=_backends.NAMES, help="by default $L2MULTI_BACKEND, or the best"
-    )
-    normalize.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    normalize.set_defaults(run=_normalize, parser=normalize)
 
-    about = "compile and keep the kernels that did not come with the package"
-    warm = commands.add_parser(
-        "warm",
-        help=about,
-        description=f"{about[0].upper()}{about[1:]}, so that no call has to.",
-        allow_abbrev=False,
-    )
-    warm.add_argument(
-        "--dtype",
-        action="append",
-        metavar="DTYPE",
-        help="of the input, such as float8_e4m3fn; may be given again; by default all",
-    )
-    warm.add_argument("--to", metavar="DTYPE", help="of the result; by default that of the input")
-    warm.set_defaults(run=_warm, parser=warm)
+def _command(run: Callable[..., int | None]) -> Callable[..., int | None]:
+    """A function as a command of its name, whose exit code it returns."""
 
-    versions = commands.add_parser("versions", help="print what is installed and usable")
-    versions.set_defaults(run=lambda arguments: l2multi.show_versions(), parser=versions)
-    return parser
+    @functools.wraps(run)
+    def guarded(**arguments: Any) -> int | None:
+        try:
+            return run(**arguments)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    guarded.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+    about = _FORMATS if "file" in (run.__doc__ or "") else None
+    app.command(run.__name__, epilog=about)(guarded)
+    return guarded
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"l2multi {l2multi.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
 
 
 def _path(text: str) -> str:
-    """The value of ``IN`` and ``OUT``."""
+    """The path of a file."""
     if text == "-":
-        raise argparse.ArgumentTypeError(
-            "expected the path of a file, which is memory-mapped: standard input and output cannot "
-            "be; a file called - is ./-"
+        raise typer.BadParameter(
+            "expected the path of a file: standard input and output cannot be read and written in "
+            "parts; a file called - is ./-"
         )
     return text
 
 
-def _axis(text: str) -> int | tuple[int, ...] | None:
+def _axis(text: str) -> Any:
     """The value of ``--axis``."""
     if text in ("all", "none"):
-        return None
+        return ()
     try:
         axes = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(
+        raise typer.BadParameter(
             f"expected an int, ints with commas, or all, got {text!r}"
         ) from None
-    return axes[0] if len(axes) == 1 else axes
+    return axes
 
 
-def _join_axis(argv: Sequence[str]) -> list[str]:
-    """``--axis -2,-1`` as ``--axis=-2,-1``: argparse takes the former for an unknown option. And
-    ``--axis 0 1`` as ``--axis=0 1``, which is refused: argparse takes the 1 for a file."""
-    joined = list(argv)
-    if "--axis" in joined[:-1]:
-        at = joined.index("--axis")
-        end = at + 2
-        while end < len(joined) and re.fullmatch(r"-?\d[\d,]*", joined[end]):
-            end += 1
-        joined[at:end] = [f"--axis={' '.join(joined[at + 1 : end])}"]
-    return joined
+def _axes_of(axis: Any) -> Any:
+    """What ``--axis`` means: the parser cannot give None."""
+    return None if axis == () else axis[0] if len(axis) == 1 else axis
+
+
+def _choice(choices: Sequence[str], help: str, *names: str, metavar: str | None = None) -> Any:
+    """An option that is one of these words, which a shell can complete."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise typer.BadParameter(f"expected one of {', '.join(choices)}, got {text!r}")
+        return text
+
+    return typer.Option(
+        *names, help=help, parser=parse, metavar=metavar or "|".join(choices),
+        autocompletion=lambda incomplete: [word for word in choices if word.startswith(incomplete)],
+    )  # fmt: skip
+
+
+Source = Annotated[str, typer.Argument(metavar="IN", parser=_path, show_default=False)]
+Axis = Annotated[
+    Any,
+    typer.Option(
+        parser=_axis,
+        metavar="AXIS",
+        help="The axis or axes over which a vector extends: -1, 0, 0,1 or all.",
+    ),
+]
+Tensor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which tensor, array or dataset of a file with several; the others are carried "
+        "through.",
+    ),
+]
+Column = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which column of a table with several.")
+]
+Dims = Annotated[
+    int | None,
+    typer.Option(metavar="K", help="Take the first K elements of each vector, and no others."),
+]
+DtypeIn = Annotated[
+    str | None,
+    _choice(
+        tuple(NAMELESS),
+        "What the bytes of a .npy are, such as bfloat16, float8_e5m2 or int4 (one in each byte): "
+        "numpy.save calls them V2, V1 or f1.",
+        metavar="DTYPE",
+    ),
+]
+Backend = Annotated[
+    str | None,
+    _choice(_backends.NAMES, "Who computes; by default $L2MULTI_BACKEND, or the best."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object on a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Save a plot as PNG, PDF or SVG.")]
+
+
+@_command
+def normalize(
+    paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", parser=_path)],
+    axis: Axis = "-1",
+    tensor: Tensor = None,
+    column: Column = None,
+    dims: Dims = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Of the result, such as float32; by default that of IN if floating."),
+    ] = None,
+    dtype_in: DtypeIn = None,
+    eps: Annotated[float, typer.Option(help="The least number that vectors are divided by.")] = 0.0,
+    zero: Annotated[
+        str,
+        _choice(
+            _file_arguments.ZERO,
+            "Zero vectors stay, become NaN, stop the command, are left out, or become null.",
+        ),
+    ] = "keep",
+    nonfinite: Annotated[
+        str,
+        _choice(
+            _contract.NONFINITE,
+            "Vectors with inf or NaN have NaN in the result, or stop the command.",
+        ),
+    ] = "propagate",
+    return_norms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Save the norms of the vectors of IN as .npy; of many, a folder."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read, check and report, and write nothing.")
+    ] = False,
+    backend: Backend = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int | None:
+    """Scale the vectors of files to unit Euclidean length, in bounded memory.
+
+    OUT is like IN, with unit vectors, and is replaced only when it is complete. Of several files,
+    a folder or a pattern, OUT is a folder; a second run skips what was done. Files are known by
+    their suffix.
+    """
+    if len(paths) < 2:
+        raise typer.BadParameter("expected IN and OUT", param_hint="IN... OUT")
+    *sources, target = paths
+    keywords: dict[str, Any] = {
+        "tensor": tensor, "column": column, "dims": dims, "dtype": dtype, "dtype_in": dtype_in,
+        "eps": eps, "zero": zero, "nonfinite": nonfinite, "backend": backend,
+        "norms": return_norms, "dry_run": dry_run,
+    }  # fmt: skip
+    start = time.perf_counter()
+    many = len(sources) > 1 or is_many(sources[0])
+    with _terminal.progress(not quiet) as progress:
+        if many:
+            told = _print_json if json_ else _print_part
+            parts = normalize_folder(
+                sources if len(sources) > 1 else sources[0], target, _axes_of(axis),
+                progress=progress, done=None if quiet else told, **keywords,
+            )  # fmt: skip
+        else:
+            report = normalize_file(
+                sources[0], target, _axes_of(axis), progress=progress, **keywords
+            )
+    if quiet or (many and json_):
+        return None
+    if many:
+        text = _terminal.parts(parts, time.perf_counter() - start)
+    else:
+        text = _terminal.as_json(report) if json_ else _terminal.report(report)
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        told_ = f"OUT is complete, but not the report: {error.strerror}"
+        raise OSError(error.errno, told_) from None
+    return None
+
+
+def _print_part(part: Part) -> None:
+    print(_terminal.part(part), flush=True)
+
+
+def _print_json(part: Part) -> None:
+    if part.report is None:
+        print(json.dumps({"source": part.source, "target": part.target, "done before": True}))
+    else:
+        print(_terminal.as_json(part.report), flush=True)
+
+
+@_command
+def check(
+    source: Source,
+    axis: Axis = "-1",
+    tensor: Tensor = None,
+    column: Column = None,
+    dims: Dims = None,
+    dtype_in: DtypeIn = None,
+    tol: Annotated[
+        float | None,
+        typer.Option(help="How far a norm may be from 1; by default 4 ulp of the dtype."),
+    ] = None,
+    backend: Backend = None,
+    plot: Plot = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Tell whether vectors have unit length: 0 if all have, 1 if not, 2 if that cannot be told.
+
+    On a terminal, a histogram of the norms is shown; --plot saves it.
+    """
+    try:
+        with _terminal.progress(not quiet) as progress:
+            found = check_file(
+                source, _axes_of(axis), tensor=tensor, column=column, dims=dims, dtype_in=dtype_in,
+                tol=tol, backend=backend, progress=progress,
+            )  # fmt: skip
+        if json_:
+            print(_terminal.as_json(found, source=source))
+        elif not quiet:
+            print(_terminal.check(found, source))
+            if found.counts and (plot or sys.stdout.isatty()):
+                _terminal.histogram(found.counts)
+        if plot and found.counts:
+            _terminal.plot_histogram(found.counts, source, plot)
+    except _FAILURES as error:
+        return _failed(error, 2)
+    return int(found.unit < found.vectors)
+
+
+@_command
+def info(
+    source: Source,
+    axis: Axis = "-1",
+    tensor: Tensor = None,
+    column: Column = None,
+    dtype_in: DtypeIn = None,
+    json_: Json = False,
+) -> None:
+    """Tell what a file of vectors holds, by its head, and who would normalize it."""
+    known = _file_arguments.request(tensor, column, dtype_in)
+    opened = _file_arguments.open_file(source, known)
+    try:
+        axes = _contract.normalize_axes(_axes_of(axis), len(opened.shape))
+        told = l2multi.explain(opened.sample(axes), opened.check_axes(axes))
+        vectors = 1
+        for d, n in enumerate(opened.shape):
+            vectors *= 1 if d in axes else n
+        shown = {
+            "file": source,
+            "format": _formats.find(source).suffix,
+            "shape": _terminal.shape(opened.shape),
+            "vectors": vectors,
+            "dtype": opened.dtype.name,
+            "unit dtype": _contract.rule(opened.dtype).result.name,
+            "backend": told.backend,
+            "why this one": told.why,
+        }
+        print(json.dumps(shown) if json_ else _terminal.lines(shown))
+    finally:
+        opened.close()
+
+
+@_command
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A few seconds.")] = False,
+    plot: Plot = None,
+    json_: Json = False,
+) -> None:
+    """Measure this machine: the backends side by side with the obvious formula."""
+    cells = []
+    for cell in _bench.run(quick):
+        cells.append(cell)
+        if json_:
+            print(_terminal.as_json(cell), flush=True)
+    if not json_:
+        _terminal.table_of(cells)
+    if plot:
+        _terminal.plot_cells(cells, plot)
+
+
+@_command
+def warm(
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="Of the input, such as float8_e4m3fn; may be given again; by default all.",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="Of the result; by default that of the input."),
+    ] = None,
+) -> None:
+    """Compile and keep the kernels that did not come with the package, so that no call has to."""
+    numba: Any = _backends.load(_backends.first("numba"))
+    every = (*_NUMPY_DTYPES, *(NAMELESS if importlib.util.find_spec("ml_dtypes") else ()))
+    dtypes = [_dtype(name) for name in dtype or every]
+    result = None if to is None else _contract.floating(to, complex_=False)
+    kernels, compiled, lost = numba.warm(dtypes, result)
+    print(f"{kernels} kernels are ready, {compiled} of which were compiled now")
+    if lost:
+        told = numba.report()["kernels cached"]
+        raise OSError(f"{lost} kernels could not be kept for later processes; in the cache: {told}")
+
+
+@_command
+def versions() -> None:
+    """Print what is installed and usable."""
+    l2multi.show_versions()
 
 
 # Complex numbers are pairs of floats to a kernel.
@@ -205,81 +442,6 @@ def _dtype(name: str) -> np.dtype[Any]:
     except TypeError:
         known = ", ".join((*_NUMPY_DTYPES, *NAMELESS))
         raise TypeError(f"dtype: {name} is not supported; accepted are {known}") from None
-
-
-def _warm(arguments: argparse.Namespace) -> None:
-    """``l2multi warm``."""
-    numba: Any = _backends.load(_backends.first("numba"))
-    every = (*_NUMPY_DTYPES, *(NAMELESS if importlib.util.find_spec("ml_dtypes") else ()))
-    dtypes = [_dtype(name) for name in arguments.dtype or every]
-    result = None if arguments.to is None else _contract.floating(arguments.to, complex_=False)
-    kernels, compiled, lost = numba.warm(dtypes, result)
-    print(f"{kernels} kernels are ready, {compiled} of which were compiled now")
-    if lost:
-        told = numba.report()["kernels cached"]
-        raise OSError(f"{lost} kernels could not be kept for later processes; in the cache: {told}")
-
-
-def _normalize(arguments: argparse.Namespace) -> None:
-    """``l2multi normalize``."""
-    with _bar(sys.stderr, sys.stderr.isatty() and not arguments.quiet) as progress:
-        report = normalize_file(
-            arguments.source,
-            arguments.target,
-            arguments.axis,
-            tensor=arguments.tensor,
-            dtype=arguments.dtype,
-            dtype_in=arguments.dtype_in,
-            eps=arguments.eps,
-            zero=arguments.zero,
-            nonfinite=arguments.nonfinite,
-            backend=arguments.backend,
-            progress=progress,
-        )
-    if not arguments.quiet:
-        try:
-            print(_describe(report), flush=True)
-        except OSError as error:
-            told = f"OUT is complete, but not the report: {error.strerror}"
-            raise OSError(error.errno, told) from None
-
-
-def _describe(report: Report) -> str:
-    """A report as lines of text."""
-    before, after = report.source_dtype, report.dtype
-    speed = report.nbytes / report.seconds / 1e9
-    lines = {
-        "files": f"{report.source} -> {report.target}",
-        "shape": report.shape,
-        "vectors": report.vectors,
-        "length": report.length,
-        "dtype": after if before == after else f"{before} -> {after}",
-        "zero vectors": report.zero,
-        "not finite": report.nonfinite,
-        "smallest norm": "-" if report.smallest is None else report.smallest,
-        "largest norm": "-" if report.largest is None else report.largest,
-        "backend": report.backend,
-        "why this one": report.why,
-        "time": f"{report.seconds:.3f} s",
-        "throughput": f"{speed:.2f} GB/s, read and written",
-    }
-    return "\n".join(f"{name:<13}  {value!s}" for name, value in lines.items())
-
-
-@contextlib.contextmanager
-def _bar(stream: TextIO, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """What draws a progress bar, wiped out at the end; None where nobody would see it."""
-
-    def draw(done: int, total: int) -> None:
-        stream.write(f"\r[{'#' * (40 * done // total):<40}] {done / total:4.0%}")
-        stream.flush()
-
-    try:
-        yield draw if wanted else None
-    finally:
-        if wanted:
-            stream.write("\r\x1b[K")
-            stream.flush()
 
 
 @contextlib.contextmanager
@@ -306,8 +468,8 @@ def _terminable() -> Iterator[None]:
 
 
 # What the functions call their arguments, and what the command does.
-_FILES = {"source": "IN", "x": "IN", "target": "OUT"}
-_OPTIONS = "axis|tensor|dtype_in|dtype|eps|zero|nonfinite"
+_FILES = {"source": "IN", "x": "IN", "target": "OUT", "norms": "--return-norms"}
+_OPTIONS = "axis|tensor|column|dims|dtype_in|dtype|eps|zero|nonfinite|tol|plot"
 
 
 def _one_line(error: BaseException) -> str:

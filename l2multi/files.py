@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from l2multi import _contract, _file_arguments, _formats, _stream
+from l2multi import _contract, _file_arguments, _formats, _remote, _stream
 from l2multi._contract import Axis, NonFinite
 from l2multi._formats import Array, Block
 from l2multi._replacing import replacing, told
@@ -96,28 +96,35 @@ def normalize_file(
 ) -> Report:
     """Scale the vectors of a file to unit Euclidean length, into another file of the same format.
 
-    The suffix says the format: ``.npy``, ``.safetensors``, ``.fvecs`` and ``.bvecs``, ``.fbin``,
-    ``.u8bin`` and ``.i8bin``; what has another is taken for ``.npy``. The target is `source` with
-    ``normalize(x, axis)`` in place of its vectors x, and everything else as it was (a ``.npy`` has
-    the bytes of ``numpy.save``, in Fortran order for Fortran order). It is never less: it is
-    written beside its final place, with its space reserved first, and renamed when it is complete
-    (and, if it replaces another, on the disk). On any exception, an interrupt included, the target
-    holds what it held before.
+    The suffix says the format; the table of them is in the README, and what has another suffix is
+    taken for ``.npy``. The target is `source` with ``normalize(x, axis)`` in place of its vectors
+    x, and everything else as it was (a ``.npy`` has the bytes of ``numpy.save``, in Fortran order
+    for Fortran order). It is never less: it is written beside its final place and renamed when it
+    is complete (and, if it replaces another, on the disk). On any exception, an interrupt included,
+    the target holds what it held before; so it does if the process is killed, and the next run in
+    this folder removes what that one left.
 
     Parameters
     ----------
     source : path
-        A file of vectors of shape (..., n), of a dtype that `normalize` takes. It is mapped, not
-        loaded, and must not change meanwhile. Objects are never unpickled.
+        A file of vectors of shape (..., n), of a dtype that `normalize` takes. It is never loaded
+        as a whole, and must not change meanwhile. Objects are never unpickled. A URL of fsspec,
+        such as ``s3://bucket/x.npy``, is copied to a temporary file first.
     target : path
         The file to write or to replace, not `source`. A replaced file's permissions are kept, and
-        a symbolic link is followed. Of ``.bvecs``, ``.u8bin`` and ``.i8bin``, which hold integers
-        alone, the result is an ``.fvecs`` or ``.fbin``.
+        a symbolic link is followed. To a URL, the complete file is sent. Of ``.bvecs``,
+        ``.u8bin`` and ``.i8bin``, which hold integers alone, the result is an ``.fvecs`` or
+        ``.fbin``.
     axis : int, tuple of ints or None, default -1
         As for `normalize`.
     tensor : str, optional
-        The name of the tensor to normalize where a ``.safetensors`` has several. All others, and
-        the metadata, are carried through byte for byte; so is the header where the dtype stays.
+        The name of the tensor, array or dataset to normalize where a file has several. All others,
+        and what describes them, are carried through.
+    column : str, optional
+        The name of the column to normalize where a table has several columns of vectors.
+    dims : int, optional
+        Only the first elements of each vector, so many, are read, normalized and written; `axis`
+        has to be the last. (Matryoshka embeddings are cut so.)
     dtype : dtype, optional
         The floating dtype of the result, one that the format can hold: in a ``.npy`` not bfloat16
         or float8, in a ``.safetensors`` not longdouble or complex128, else float32 alone. Integers
@@ -130,10 +137,16 @@ def normalize_file(
         The result of bfloat16 and float8 needs a `dtype`.
     eps : float, default 0.0
         As for `normalize`.
-    zero : {"keep", "nan", "raise"}, default "keep"
-        As for `normalize`.
+    zero : {"keep", "nan", "raise", "drop", "null"}, default "keep"
+        As for `normalize`; "drop" leaves zero vectors out, where vectors are the rows of a file,
+        and reads it twice; "null" is for columns.
     nonfinite : {"propagate", "raise"}, default "propagate"
         As for `normalize`.
+    norms : path, optional
+        A ``.npy`` for the norms of all vectors of `source`, NaN where one is null. It takes its
+        place just before `target` does.
+    dry_run : bool, default False
+        Whether nothing is to be written: all is read, and the report tells what was met.
     backend : str, optional
         As for `normalize`. Memory stays bounded on NumPy and Numba; JAX copies a window at a time
         to its device, and this holds at least one vector, or as many as share the pages of one.
@@ -178,8 +191,10 @@ def normalize_file(
     (2, 2, 1, 5.0)
     """
     start = time.perf_counter()
-    source, target = os.fsdecode(source), os.fsdecode(target)
+    given, wanted = os.fsdecode(source), os.fsdecode(target)
     with ExitStack() as stack:
+        source = stack.enter_context(_remote.fetched("source", given))
+        target = stack.enter_context(_remote.sent("target", wanted))
         opened = _file_arguments.open_file(
             source, _file_arguments.request(tensor, column, dtype_in)
         )
@@ -199,7 +214,7 @@ def normalize_file(
         one = begin()
         if dry_run:
             one.run(progress=progress)
-            return _report(one, source, target, result, start)
+            return _report(one, given, wanted, result, start)
         vectors = None
         if zero == "drop":  # how many vectors the result has, its head says
             one.run()
@@ -220,7 +235,7 @@ def normalize_file(
         finally:
             with told("target", target):
                 writer.close(complete)
-    return _report(one, source, target, result, start)
+    return _report(one, given, wanted, result, start)
 
 
 def _report(
@@ -350,8 +365,8 @@ def check_file(
     >>> check.unit, check.zero, check.off, check.worst, check.off_at
     (1, 1, 1, 4.0, ((2,),))
     """
-    source = os.fsdecode(source)
     with ExitStack() as stack:
+        source = stack.enter_context(_remote.fetched("source", os.fsdecode(source)))
         opened = _file_arguments.open_file(
             source, _file_arguments.request(tensor, column, dtype_in)
         )

@@ -106,9 +106,10 @@ def normalize_folder(
     pairs = _pairs(_sources(source), target)
     _check_lengths([path for path, _ in pairs], axis, keywords)
     if not dry_run:
-        for folder in filter(None, (target, norms)):
-            with told("target", os.fsdecode(folder)):
-                os.makedirs(folder, exist_ok=True)
+        for what, folder in (("target", target), ("norms", norms)):
+            if folder is not None:
+                with told(what, os.fsdecode(folder)):
+                    os.makedirs(folder, exist_ok=True)
     record = _read_record(target)
     asked = {name: str(value) for name, value in sorted(keywords.items()) if value is not None}
     asked |= {"axis": str(axis), "version": l2multi.__version__}

@@ -1,5 +1,7 @@
 """The command line: what it prints, what it refuses, how it ends."""
 
+import importlib.util
+import json
 import os
 import re
 import signal
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 import l2multi as l2
+from l2multi import _bench, _stream, _terminal
 from l2multi.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +103,7 @@ def test_dtype_zero_and_counts(capsys):
     assert main(["normalize", "in.npy", "out.npy", "--dtype", "float16", "--zero", "nan"]) == 0
     lines = report(capsys)
     assert lines["dtype"] == "float32 -> float16"
-    assert (lines["zero vectors"], lines["not finite"]) == ("1", "1")
+    assert (lines["zero vectors"], lines["not finite"]) == ("1, at 1", "1, at 2")
     assert (lines["smallest norm"], lines["largest norm"]) == ("0.0", "5.0")
     np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x, dtype="f2", zero="nan"))
 
@@ -158,8 +161,7 @@ def test_no_vectors(capsys):
 
 
 def test_versions(capsys, monkeypatch):
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main(["--version"])
+    assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"l2multi {l2.__version__}\n"
     monkeypatch.setenv("L2MULTI_BACKEND", "abacus")
     monkeypatch.setenv("L2MULTI_JAX_KERNELS", "off")
@@ -174,27 +176,28 @@ def test_versions(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "COMMAND"),
-        ("enlarge", "invalid choice: 'enlarge'"),
-        ("normalize", "the following arguments are required: IN, OUT"),
-        ("normalize in.npy", "the following arguments are required: OUT"),
-        ("normalize in.npy out.npy --axis", "argument --axis: expected one argument"),
-        ("normalize in.npy out.npy --axis x", "argument --axis: expected an int, ints with commas"),
-        ("normalize in.npy out.npy --axis 0,", "argument --axis: expected an int, ints with"),
-        ("normalize in.npy out.npy --axis 0 1", "ints with commas, or all, got '0 1' (try: "),
-        ("normalize --axis -2 -1 in.npy out.npy", "ints with commas, or all, got '-2 -1' (try: "),
-        ("normalize in.npy out.npy --axes 0", "--axes 0 (try: l2multi normalize --help)"),
-        ("normalize in.npy out.npy more", "arguments: more (try: l2multi normalize --help)"),
-        ("versions more", "arguments: more (try: l2multi versions --help)"),
-        ("normalize - out.npy", "argument IN: expected the path of a file, which is memory"),
-        ("normalize in.npy -", "argument OUT: expected the path of a file, which is memory"),
+        ("", "Missing command"),
+        ("enlarge", "No such command 'enlarge'"),
+        ("normalize", "Missing argument 'IN... OUT'"),
+        ("normalize in.npy", "Invalid value for IN... OUT: expected IN and OUT"),
+        ("normalize in.npy out.npy --axis", "Option '--axis' requires an argument"),
+        ("normalize in.npy out.npy --axis x", "'--axis': expected an int, ints with commas"),
+        ("normalize in.npy out.npy --axis 0,", "'--axis': expected an int, ints with"),
+        ("normalize --axis -2 -1 in.npy out.npy", "No such option: -1"),
+        ("normalize in.npy out.npy --axes 0", "No such option: --axes"),
+        ("normalize in.npy out.npy --axes 0", "(try: l2multi normalize --help)"),
+        ("check in.npy more", "(more) (try: l2multi check --help)"),
+        ("versions more", "(more) (try: l2multi versions --help)"),
+        ("normalize - out.npy", "'IN... OUT': expected the path of a file: standard input"),
         ("normalize in.npy -", "a file called - is ./- (try: l2multi normalize --help)"),
-        ("normalize in.npy out.npy --zero no", "argument --zero: invalid choice: 'no'"),
-        ("normalize in.npy out.npy --backend no", "argument --backend: invalid choice: 'no'"),
-        ("normalize in.npy out.npy --nonfinite no", "argument --nonfinite: invalid choice: 'no'"),
-        ("normalize in.npy out.npy --eps no", "argument --eps: invalid float value: 'no'"),
-        ("normalize in.npy out.npy --dtype-in f4", "argument --dtype-in: invalid choice: 'f4'"),
-        ("normalize in.npy out.npy --verbose", "unrecognized arguments: --verbose"),
+        ("check -", "'IN': expected the path of a file: standard input"),
+        ("normalize in.npy out.npy --zero no", "'--zero': expected one of keep, nan, raise, "),
+        ("normalize in.npy out.npy --backend no", "'--backend': expected one of numba, numpy"),
+        ("normalize in.npy out.npy --nonfinite no", "'--nonfinite': expected one of propagate"),
+        ("normalize in.npy out.npy --eps no", "Invalid value for '--eps': "),
+        ("normalize in.npy out.npy --dims no", "Invalid value for '--dims': "),
+        ("normalize in.npy out.npy --dtype-in f4", "'--dtype-in': expected one of bfloat16, "),
+        ("normalize in.npy out.npy --verbose", "No such option: --verbose"),
     ],
 )
 def test_usage(capsys, arguments, message):
@@ -205,8 +208,8 @@ def test_usage(capsys, arguments, message):
     ("arguments", "message"),
     [
         ("none.npy out.npy", "IN: No such file or directory: 'none.npy'"),
-        (". out.npy", "IN: expected a .npy file, got '.', which is not a file"),
-        (". out.npy", "a pipe has to be saved to one first"),
+        ("/dev/null out.npy", "IN: expected a .npy file, got '/dev/null', which is not a file"),
+        ("/dev/null out.npy", "a pipe has to be saved to one first"),
         ("text.npy out.npy", "IN: expected a .npy file, got 'text.npy'"),
         ("short.npy out.npy", "IN: expected a complete .npy file of numbers"),
         ("archive.npz out.npy", "which is an archive (.npz)"),
@@ -253,13 +256,13 @@ def test_backend_of_the_environment(capsys, monkeypatch):
 
 def test_progress_bar_on_a_terminal_only(capsys, monkeypatch):
     np.save("in.npy", np.ones((3, 4)))
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for more, bar in (((), True), (("--quiet",), False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stderr, "isatty", lambda: True)
+            assert main(["normalize", "in.npy", "out.npy", *more]) == 0
+        assert ("100%" in capsys.readouterr().err) == bar
     assert main(["normalize", "in.npy", "out.npy"]) == 0
-    err = capsys.readouterr().err
-    assert err.startswith("\r[" + " " * 40 + "]   0%\r[")
-    assert err.endswith("\r[" + "#" * 40 + "] 100%\r\x1b[K")
-    assert main(["normalize", "in.npy", "out.npy", "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr().err == ""
 
 
 def test_in_a_thread(capsys):
@@ -324,7 +327,7 @@ def interrupted(module: str, *command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["numpy", "argparse"])
+@pytest.mark.parametrize("module", ["numpy", "typer"])
 @pytest.mark.parametrize("way", ["module", "script"])
 def test_interrupted_import(module, way):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -428,3 +431,202 @@ def test_warm(tmp_path, monkeypatch, capsys):
     for wrong in ("longdouble", "str", "nothing"):
         assert main(["warm", "--dtype", wrong]) == 1
         assert f"--dtype: {wrong} is not supported; accepted are" in capsys.readouterr().err
+
+
+def test_zero_vectors_are_found(capsys):
+    """Which they are, not only how many; and left out, where that is asked for."""
+    x = np.ones((30, 4), np.float32)
+    x[::2] = 0
+    x[1, 0] = np.nan
+    np.save("in.npy", x)
+    assert main(["normalize", "in.npy", "out.npy", "--zero", "drop"]) == 0
+    lines = report(capsys)
+    assert lines["zero vectors"] == "15, at 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, ..."
+    assert lines["not finite"] == "1, at 1"
+    assert lines["left out"] == "15"
+    np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x[1::2]))
+    assert "--zero: null is for columns" in refused(
+        capsys, "normalize", "in.npy", "y.npy", "--zero", "null"
+    )
+    np.save("cube.npy", np.ones((2, 3, 4)))
+    message = refused(capsys, "normalize", "cube.npy", "y.npy", "--zero", "drop")
+    assert message.startswith("--zero: drop is for vectors in the rows of a file, got axis (2,)")
+    assert main(["normalize", "cube.npy", "y.npy", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["vectors"], told["dtype"], told["shape"]) == (6, "float64", [2, 3, 4])
+
+
+def test_norms_and_dry_run(capsys):
+    x = np.random.default_rng(0).standard_normal((5, 6, 7)).astype("f4")
+    for order, axis, of in (("C", "-1", -1), ("F", "0,2", (0, 2)), ("C", "all", None)):
+        np.save("in.npy", np.asarray(x, order=order))
+        command = ["normalize", "in.npy", "out.npy", "--axis", axis, "--return-norms", "n.npy"]
+        assert main([*command, "--dry-run"]) == 0
+        assert report(capsys)["vectors"] == str(l2.norm(x, of).size)
+        assert sorted(os.listdir()) == ["in.npy"]
+        assert main([*command, "--quiet"]) == 0
+        np.testing.assert_array_equal(np.load("n.npy"), l2.norm(x, of))
+        np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x, of))
+        os.remove("out.npy")
+        os.remove("n.npy")
+    for name in ("in.npy", "out.npy", "norms.txt"):
+        message = refused(capsys, *f"normalize in.npy out.npy --return-norms {name}".split())
+        assert message.startswith("--return-norms: expected ")
+        assert sorted(os.listdir()) == ["in.npy"]
+
+
+def test_dims(capsys):
+    """Cut first, then normalized: what is cut off does not count."""
+    x = np.random.default_rng(0).standard_normal((50, 8)).astype("f4")
+    x[3, :5] = 0
+    np.save("in.npy", x)
+    np.save("f.npy", np.asfortranarray(x))
+    for name in ("in.npy", "f.npy"):
+        assert main(["normalize", name, "out.npy", "--dims", "5"]) == 0
+        assert report(capsys)["zero vectors"] == "1, at 3"
+        np.testing.assert_array_equal(np.load("out.npy"), l2.normalize(x[:, :5]))
+    for dims in ("0", "9"):
+        message = refused(capsys, *f"normalize in.npy out.npy --dims {dims}".split())
+        assert message == f"--dims: expected from 1 to 8, the length of the vectors, got {dims}"
+    message = refused(capsys, "normalize", "in.npy", "out.npy", "--dims", "5", "--axis", "0")
+    assert message.startswith("--dims: expected none where axis is not the last")
+
+
+def test_check(capsys):
+    """Its exit code answers."""
+    x = l2.normalize(np.random.default_rng(0).standard_normal((100, 8)).astype("f4"))
+    np.save("unit.npy", x)
+    assert main(["check", "unit.npy"]) == 0
+    assert report(capsys)["unit length"] == "100"
+    x[5] *= 1.5
+    x[7] = 0
+    x[9, 2] = np.inf
+    np.save("in.npy", x)
+    assert main(["check", "in.npy", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["unit"], told["zero"], told["nonfinite"], told["off"]) == (97, 1, 1, 1)
+    assert (told["off_at"], told["zero_at"], told["nonfinite_at"]) == ([[5]], [[7]], [[9]])
+    assert told["worst"] == pytest.approx(0.5)
+    assert sum(told["counts"].values()) == 99
+    assert main(["check", "in.npy", "--tol", "0.6", "--quiet"]) == 1
+    assert capsys.readouterr() == ("", "")
+    assert "No such file" in refused(capsys, "check", "none.npy", code=2)
+    assert "--tol: " in refused(capsys, "check", "in.npy", "--tol", "-1", code=2)
+    for dtype in ("bfloat16", "float8_e4m3fn"):
+        np.save("in.npy", l2.normalize(np.eye(4), dtype=dtype))
+        assert main(["check", "in.npy", "--dtype-in", dtype, "--quiet"]) == 0
+    np.save("in.npy", np.eye(3, dtype=np.clongdouble))
+    assert main(["check", "in.npy", "--quiet"]) == 0
+
+
+def test_info(capsys):
+    np.save("in.npy", np.ones((3, 4), "u1"))
+    assert main(["info", "in.npy"]) == 0
+    lines = report(capsys)
+    assert (lines["shape"], lines["vectors"], lines["unit dtype"]) == ("(3, 4)", "3", "float64")
+    assert main(["info", "in.npy", "--json", "--axis", "all"]) == 0
+    assert json.loads(capsys.readouterr().out)["vectors"] == 1
+
+
+def test_bench(capsys, monkeypatch):
+    monkeypatch.setattr(_bench, "QUICK", ((3, 4),))
+    monkeypatch.setattr(_bench, "REST", 0)
+    monkeypatch.setattr(_bench, "contenders", lambda x: {"a": np.copy, "b": np.copy})
+    assert main(["bench", "--quick", "--json"]) == 0
+    cells = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["contender"], one["dtype"]) for one in cells] == [
+        (name, dtype) for dtype in ("float32", "float64") for name in "ab"
+    ]
+    assert all(0.1 < one["against_formula"] < 10 for one in cells)
+    assert main(["bench", "--quick"]) == 0
+    assert "formula / this" in capsys.readouterr().out
+
+
+def test_contenders_of_a_bench():
+    found = _bench.contenders(np.ones((2, 3), np.float32))
+    assert list(found)[:3] == ["x / numpy.linalg.norm(x)", "l2multi, numba", "l2multi, numpy"]
+
+
+def test_plots(tmp_path, monkeypatch, capsys):
+    """Where matplotlib is; elsewhere, what to install."""
+    np.save("in.npy", np.geomspace(1e-3, 1e3, 100)[:, None] * np.ones((100, 4)))
+    if importlib.util.find_spec("matplotlib"):
+        assert main(["check", "in.npy", "--plot", "norms.png"]) == 1
+        assert Path("norms.png").read_bytes().startswith(b"\x89PNG")
+        assert "norm from" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["check", "in.npy", "--quiet", "--plot", "norms.png"]) == 2
+    assert "try: pip install matplotlib" in capsys.readouterr().err
+
+
+def test_bins_count_all():
+    for sizes in ([1.0], [0.0], [0.0, 1e-300, 1e300], list(np.linspace(1, 2, 999))):
+        histogram = _stream.Histogram()
+        histogram.add(np.array(sizes))
+        found = _terminal.bins(histogram.counts())
+        assert sum(found.counts) == len(sizes)
+        assert len(found.edges) == len(found.counts) + 1
+        assert found.edges == sorted(found.edges)
+
+
+def test_a_folder(capsys):
+    """Parts of one length to the same names; what was done is not done again; a part of another
+    width is named. Reports of autofaiss#141 and txtai#584."""
+    os.mkdir("parts")
+    rng = np.random.default_rng(0)
+    arrays = {f"emb_{i}.npy": rng.standard_normal((10 * i, 16)).astype("f2") for i in range(4)}
+    for name, x in arrays.items():
+        np.save(f"parts/{name}", x)
+    Path("parts/README").write_text("not a part")
+    assert main(["normalize", "parts", "unit"]) == 0
+    out = capsys.readouterr().out
+    assert "unit/emb_3.npy: 30 vectors\n" in out
+    assert "files          4 written, 0 done before\n" in out
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(np.load(f"unit/{name}"), l2.normalize(x))
+    arrays["emb_2.npy"][0] = 1  # of the same length and, perhaps, the same date
+    before = os.stat("parts/emb_2.npy")
+    np.save("parts/emb_2.npy", arrays["emb_2.npy"])
+    os.utime("parts/emb_2.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime("parts/emb_1.npy")
+    os.remove("unit/emb_3.npy")
+    assert main(["normalize", "parts/emb_*.npy", "unit"]) == 0
+    out = capsys.readouterr().out
+    assert "files          2 written, 2 done before\n" in out
+    assert "unit/emb_1.npy: was done before\n" in out
+    np.testing.assert_array_equal(np.load("unit/emb_2.npy")[0], l2.normalize(np.ones(16, "f2")))
+    Path("unit/emb_1.npy").write_bytes(b"damaged")
+    assert main(["normalize", "parts", "unit", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one.get("done before") for one in told] == [True, None, True, True]
+    assert main(["normalize", "parts", "unit", "--dtype", "float32", "--quiet"]) == 0
+    assert np.load("unit/emb_1.npy").dtype == np.float32
+    np.save("parts/emb_9.npy", np.ones((2, 15), "f2"))
+    message = refused(capsys, "normalize", "parts", "unit")
+    assert message.startswith("IN: expected vectors of one length, got 'parts/emb_9.npy', whose")
+    os.remove("parts/emb_9.npy")
+    assert main(["normalize", *(f"parts/{n}" for n in arrays), "more", "--return-norms", "n"]) == 0
+    capsys.readouterr()
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(np.load(f"n/{name}.npy"), l2.norm(x))
+    assert refused(capsys, "normalize", "parts", "parts").startswith("OUT: expected another folder")
+    assert refused(capsys, "normalize", "none/*.npy", "x").startswith(
+        "IN: expected files that bear"
+    )
+    os.mkdir("empty")
+    assert "where there are none" in refused(capsys, "normalize", "empty", "x")
+    os.mkdir("other")
+    np.save("other/emb_1.npy", arrays["emb_1.npy"])
+    message = refused(capsys, "normalize", "other/emb_1.npy", "parts/emb_1.npy", "x")
+    assert message.startswith("IN: expected files of different names")
+    assert not os.path.exists("x")
+
+
+def test_without_typer():
+    """The command says what to install; the library does without."""
+    code = "import sys; sys.modules['typer'] = None; from l2multi.__main__ import main as run\n"
+    code += "sys.exit(run())"
+    done = run("versions", code=code)
+    assert done.returncode == 1
+    assert done.stderr.startswith("l2multi: error: the command needs typer and rich")
+    assert "pip install '.[cli]'" in done.stderr

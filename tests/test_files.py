@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -16,7 +17,7 @@ import pytest
 from numpy.exceptions import AxisError
 
 import l2multi as l2
-from l2multi import _backends, _contract, _formats, _mapped, _testing, files
+from l2multi import _backends, _contract, _formats, _mapped, _replacing, _testing, files
 from l2multi.files import normalize_file
 from l2multi.formats.npy import NAMELESS
 from tests import modes
@@ -708,3 +709,74 @@ def test_zeros_where_subnormal_numbers_equal_zero(tmp_path, name):
         report = normalize_file(source, target, backend=name)
     assert report.zero == 1
     np.testing.assert_array_equal(np.load(target), l2.normalize(np.load(source)))
+
+
+def test_what_a_killed_run_left_is_removed(source, target):
+    """And not what another run is writing."""
+    source.write_bytes(WHOLE)
+    folder = target.parent
+    left = folder / f".l2multi-{'0' * 16}.tmp"
+    left.write_bytes(b"half")
+    (folder / f".l2multi-{'1' * 16}.tmp").mkdir()
+    (folder / ".l2multi-mine.tmp").write_bytes(b"another name")
+    with _replacing.replacing(str(folder / "other"), "other") as held:
+        Path(held).write_bytes(b"in the midst")
+        normalize_file(source, target)
+        assert Path(held).read_bytes() == b"in the midst"
+    assert sorted(os.listdir(folder)) == [".l2multi-mine.tmp", "in.npy", "other", "out.npy"]
+
+
+KILLED = """
+import sys
+import time
+from l2multi import _formats
+from l2multi.files import normalize_file
+
+_formats.WINDOW = 4096
+print("ready", flush=True)
+while True:
+    normalize_file(*sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9")
+def test_kill_at_any_moment(source, target):
+    """The target is the old one or the new one, whole."""
+    x = draw((3000, 100))
+    np.save(source, x)
+    new = saved(l2.normalize(x))
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        target.write_bytes(BEFORE)
+        command = [sys.executable, "-c", KILLED, str(source), str(target)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.05))
+            process.kill()
+        assert target.read_bytes() in (BEFORE, new)
+    normalize_file(source, target)
+    assert sorted(os.listdir(target.parent)) == ["in.npy", "out.npy"]
+    assert target.read_bytes() == new
+
+
+def test_urls(tmp_path):
+    """A file of another file system, from there and to there, whole or untouched."""
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    x = draw((40, 33))
+    memory.pipe("/bucket/in.npy", saved(x))
+    memory.pipe("/bucket/out.npy", BEFORE)
+    report = normalize_file("memory://bucket/in.npy", "memory://bucket/out.npy")
+    assert (report.source, report.vectors) == ("memory://bucket/in.npy", 40)
+    assert memory.cat("/bucket/out.npy") == saved(l2.normalize(x))
+    with pytest.raises(l2.ZeroVectorError, match="source: zero norm"):
+        normalize_file("memory://bucket/in.npy", "memory://bucket/new.npy", zero="raise")
+    assert sorted(memory.ls("/bucket", detail=False)) == ["/bucket/in.npy", "/bucket/out.npy"]
+    normalize_file("memory://bucket/in.npy", tmp_path / "here.npy")
+    assert (tmp_path / "here.npy").read_bytes() == saved(l2.normalize(x))
+    normalize_file(tmp_path / "here.npy", "memory://top.npy")
+    assert memory.exists("/top.npy")
+    assert files.check_file("memory://top.npy").unit == 37
+    with pytest.raises(FileNotFoundError, match=r"source: .*memory://none.npy"):
+        normalize_file("memory://none.npy", tmp_path / "x.npy")
+    with pytest.raises((ValueError, OSError), match=r"source: .*nosuch"):
+        normalize_file("nosuch://x.npy", tmp_path / "x.npy")
