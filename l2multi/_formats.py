@@ -200,6 +200,16 @@ def is_known(path: str) -> bool:
     return any(own in row.suffixes for row in ROWS)
 
 
+def table() -> str:
+    """The README's table of files."""
+    rows = ["| files | hold | options |", "| --- | --- | --- |"]
+    for row in ROWS:
+        names = ", ".join(f"`{name}`" for name in row.suffixes)
+        options = ", ".join("`--" + name.replace("_", "-") + "`" for name in row.takes)
+        rows.append(f"| {names} | {row.rules} | {options} |")
+    return "\n".join(rows)
+
+
 def known() -> str:
     """All suffixes, for messages."""
     return ", ".join(kind for row in ROWS for kind in row.suffixes)

@@ -1,6 +1,5 @@
 """Formats but .npy: the same bits as in memory by independent readers, refusals, damage, memory."""
 
-import inspect
 import os
 import random
 import subprocess
@@ -283,9 +282,8 @@ def test_memory_is_bounded(suffix):
 
 
 def test_every_suffix_is_documented(capsys):
-    with pytest.raises(SystemExit):
-        main(["normalize", "--help"])
+    assert main(["normalize", "--help"]) == 0
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for text in (capsys.readouterr().out, readme, inspect.getdoc(normalize_file)):
+    for text in (capsys.readouterr().out, readme):
         for suffix in _formats.known().split(", "):
             assert suffix in text

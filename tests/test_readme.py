@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import l2multi as l2
-from l2multi import _containers
+from l2multi import _containers, _formats
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -30,7 +30,7 @@ def test_python_runs():
 
 def test_commands_name_what_is_there():
     """The main job's input exists, and the test command is one line that runs pytest."""
-    job, test, _ = fenced("sh")
+    job, test, *_ = fenced("sh")
     assert "examples/digits.npy" in shlex.split(job)
     assert np.load(Path(__file__).parents[1] / "examples/digits.npy").shape == (1797, 64)
     assert test.count("\n") == 1
@@ -56,3 +56,8 @@ def test_table_of_peers():
 def test_table_of_containers():
     """It is the one that the table of containers makes: ``_containers.table()``."""
     assert _containers.table() in README
+
+
+def test_the_table_of_files_is_the_code():
+    """``_formats.table()``."""
+    assert _formats.table() in README
