@@ -300,12 +300,26 @@ class Opened:
         return Moved(self, library)
 
 
-def _as(owner: Opened, inner: Opened, *names: str) -> None:
-    """Have methods of an opened value be those of one that it stands for."""
-    for name in names:
-        setattr(owner, name, getattr(inner, name))
+def _handed_to(attribute: str, *names: str) -> Callable[[type[T]], type[T]]:
+    """Have these methods of a class be those of the opened value in an attribute."""
+
+    def method(name: str) -> Callable[..., Any]:
+        return lambda self, *args, **keywords: getattr(getattr(self, attribute), name)(
+            *args, **keywords
+        )
+
+    def handed(kind: type[T]) -> type[T]:
+        for name in names:
+            setattr(kind, name, method(name))
+        return kind
+
+    return handed
 
 
+@_handed_to(
+    "inner", "axes", "judged", "make_null", "asked", "default_float", "values",
+    "target", "target_norms", "check_result", "writable", "back", "close_target",
+)  # fmt: skip
 class Inside(Opened):
     """A value that holds another, which is opened in its place: what comes back is wrapped."""
 
@@ -314,19 +328,15 @@ class Inside(Opened):
     def __init__(self, inner: Opened) -> None:
         super().__init__(inner.array, inner.library)
         self.inner, self.has_nulls = inner, inner.has_nulls
-        _as(
-            self, inner, "axes", "judged", "make_null", "asked", "default_float", "values",
-            "target", "target_norms", "check_result", "writable", "back", "close_target",
-        )  # fmt: skip
 
     def wrap(self, result: Any) -> Any:
         """Unit vectors or norms of the inner value, as the owner holds them."""
         raise NotImplementedError
 
     def moved(self, name: str, library: str) -> Opened:
-        self.inner.moved(name, library)  # which may refuse, or open another way
+        self.inner = self.inner.moved(name, library)
         self.library = self.inner.library
-        return super().moved(name, library)
+        return self
 
     def close(self, y: Any) -> Any:
         return self.wrap(self.inner.close(y))
@@ -335,6 +345,10 @@ class Inside(Opened):
         return self.wrap(self.inner.close_norms(norms, axes, keepdims))
 
 
+@_handed_to(
+    "owner", "axes", "judged", "make_null", "asked", "target", "target_norms", "check_result",
+    "close_target",
+)  # fmt: skip
 class Moved(Opened):
     """A value that backends of another library serve, and by them back to its own."""
 
@@ -343,10 +357,6 @@ class Moved(Opened):
     def __init__(self, owner: Opened, library: str) -> None:
         super().__init__(owner.array, library)
         self.owner, self.has_nulls = owner, owner.has_nulls
-        _as(
-            self, owner, "axes", "judged", "make_null", "asked", "target", "target_norms",
-            "check_result", "close_target",
-        )  # fmt: skip
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
         x = on_host(self.owner.values(axes, look), self.owner.library, copy=False)

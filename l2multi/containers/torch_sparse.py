@@ -27,11 +27,15 @@ class SparseTensor(Inside):
     def __init__(self, inner: Opened, layout: torch.layout) -> None:
         super().__init__(inner)
         self.layout = layout
-        self.asked = asked  # type: ignore[method-assign]
-        self.target = self.target_norms = self._no_target  # type: ignore[method-assign]
 
-    def _no_target(self, out: Any) -> Any:
+    def asked(self, dtype: Any) -> Any:
+        return asked(dtype)
+
+    def target(self, out: Any) -> Any:
         raise TypeError("out: torch writes to no sparse tensor; leave it out")
+
+    def target_norms(self, out: Any) -> Any:
+        return self.target(out)
 
     def moved(self, name: str, library: str) -> Opened:
         raise TypeError(

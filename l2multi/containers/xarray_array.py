@@ -12,9 +12,8 @@ class DataArray(Inside):
     def __init__(self, inner: Opened, x: Any) -> None:
         super().__init__(inner)
         self.x = x
-        self.axes = self._axes  # type: ignore[method-assign]
 
-    def _axes(self, request: _contract.Request) -> tuple[int, ...]:
+    def axes(self, request: _contract.Request) -> tuple[int, ...]:
         """By number, or by name: in `dim`, or in place of a number."""
         asked = request.axis if request.dim is None else request.dim
         if request.dim is not None and request.axis != -1:
