@@ -77,7 +77,9 @@ def check_zero(opened: Opened, axes: tuple[int, ...], zero: Any, path: str) -> N
     _contract.check_choice("zero", zero, ZERO)
     kind = _formats.find(path).suffix
     if zero == "null" and not opened.has_nulls:
-        raise ValueError(f"zero: null is for columns, which can hold nulls; a {kind} file cannot")
+        raise ValueError(
+            f"zero: null is for columns, which can hold nulls; this {kind} file has none such"
+        )
     if zero == "drop" and not opened.can_drop(axes):
         raise ValueError(
             f"zero: drop is for vectors in the rows of a file, got axis {axes} of shape "

@@ -121,6 +121,8 @@ class Pass:
         """Count what was met in a block, whose unit vectors may be known. Return its norms as a
         NumPy array, NaN where a vector is null, and which vectors stay, or None for all."""
         self.elements += self.opened.elements(block)
+        if self.policies["zero"] == "null":  # which has made null what is to be counted
+            norms = self.norms(block)
         plain, valid = self.opened.plain(norms)
         zero, finite = _contract.are_zero(plain), np.isfinite(plain)
         if valid is not None:
