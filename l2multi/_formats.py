@@ -170,22 +170,6 @@ ROWS = (
         "float32; .u8bin holds uint8, .i8bin int8",
         reads=(".u8bin", ".i8bin"),
     ),
-    Row(
-        ".parquet",
-        "l2multi.formats.parquet",
-        "a column of lists of numbers; row groups (of up to 64 MB), codecs and all else as they "
-        "were",
-        ("column",),
-        (".pq",),
-    ),
-    Row(
-        ".arrow",
-        "l2multi.formats.arrow_ipc",
-        "a column of lists of numbers, in the file or the stream format; batches (of up to 64 MB), "
-        "codec and all else as they were",
-        ("column",),
-        (".feather", ".ipc"),
-    ),
 )
 
 
