@@ -43,9 +43,13 @@ def replacing(
     """
     around = os.path.dirname(path) or os.curdir
     _sweep(around)
-    with told("target: its directory takes no new file", target):
-        temporary, held = _create(around, folder)
+    temporary, held = "", -1
     try:
+        while held < 0:
+            # Known before it is made, for an interrupt may come between.
+            temporary = os.path.join(around, f".l2multi-{secrets.token_hex(8)}.tmp")
+            with told("target: its directory takes no new file", target):
+                held = _create(temporary, folder)
         yield temporary
         with told("target", target):
             replaced = os.path.exists(path)
@@ -68,19 +72,16 @@ def replacing(
         raise
 
 
-def _create(around: str, folder: bool) -> tuple[str, int]:
-    """A new temporary file or folder, and the descriptor that holds its lock."""
-    while True:
-        path = os.path.join(around, f".l2multi-{secrets.token_hex(8)}.tmp")
-        if folder:
-            os.mkdir(path)
-            held = os.open(path, os.O_RDONLY)
-        else:
-            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        # A sweep may have come between the two, and takes what is not locked for left.
-        if _lock(held) and os.path.exists(path):
-            return path, held
-        os.close(held)
+def _create(path: str, folder: bool) -> int:
+    """A new temporary file or folder: the descriptor that holds its lock; -1 if it is lost again
+    to a sweep, which takes what is not locked yet for left."""
+    if folder:
+        os.mkdir(path)
+    held = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    if _lock(held) and os.path.exists(path):
+        return held
+    os.close(held)
+    return -1
 
 
 def _lock(held: int) -> bool:

@@ -59,10 +59,11 @@ class Pass:
 
     def __init__(
         self, opened: Opened, path: str, axes: tuple[int, ...], dtype: np.dtype[Any],
-        policies: dict[str, Any], backend: str | None,
+        policies: dict[str, Any], backend: str | None, norm_dtype: np.dtype[Any] | None = None,
     ) -> None:  # fmt: skip
         self.opened, self.path, self.axes, self.dtype = opened, path, axes, dtype
-        self.norm_dtype = _contract.rule(dtype).norm
+        # That of the norms that `normalize` returns, unless wider ones are asked for.
+        self.norm_dtype = norm_dtype or _contract.rule(opened.dtype).norm
         self.axis = opened.check_axes(axes)
         self.policies = policies
         batch = [n for d, n in enumerate(opened.shape) if d not in axes]

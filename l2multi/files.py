@@ -381,7 +381,7 @@ def check_file(
         own = _contract.rule(opened.dtype).result
         double = np.dtype(np.complex128 if _contract.is_complex(own) else np.float64)
         wide = max(own, double, key=lambda dtype: dtype.itemsize)
-        one = _stream.Pass(opened, source, axes, wide, policies, backend)
+        one = _stream.Pass(opened, source, axes, wide, policies, backend, _contract.rule(wide).norm)
         off, worst = _stream.Met(), 0.0
         histogram = _stream.Histogram()
 
