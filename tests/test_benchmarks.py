@@ -20,7 +20,7 @@ import pytest
 
 import benchmarks
 import l2multi as l2
-from benchmarks import common, contenders, fields, formulas, gate, held, peers, race
+from benchmarks import common, contenders, evidence, fields, formulas, gate, held, peers, race
 from l2multi import _containers
 
 BACKEND = "L2MULTI_BACKEND"
@@ -398,3 +398,11 @@ def test_what_a_container_costs(name: str) -> None:
         pytest.skip(str(error))
     assert {"us", "NumPy"} <= set(found)
     assert all(0 < one < math.inf for one in found.values())
+
+
+def test_page_of_evidence():
+    """What can be told at once; each part is a table or a sentence."""
+    assert re.search(r"^[\d,]+ elements of .*: 0 differ\.$", evidence.compared())
+    for part in (evidence.raced(), evidence.versions(), evidence.ran()):
+        assert len({line.count("|") for line in part.splitlines()}) == 1
+    assert len(evidence.versions().splitlines()) == len(evidence.SHOWN) + 2
