@@ -4,6 +4,8 @@ from importlib.util import find_spec
 
 _NEEDS = {
     "array_api_compat": ("l2multi/backends/array_api.py",),
+    "dask": ("l2multi/containers/dask_*",),
+    "distributed": ("l2multi/dask.py",),
     "jax": ("l2multi/jax.py", "l2multi/backends/jax/*", "l2multi/containers/jax_*"),
     "polars": ("l2multi/polars.py", "l2multi/containers/polars_*"),
     "pyarrow": ("l2multi/polars.py", "l2multi/containers/polars_*", "l2multi/containers/arrow*"),

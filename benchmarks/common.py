@@ -173,6 +173,8 @@ def waited(call: Call, result: Any) -> Call:
     if getattr(one, "is_cuda", False):  # a tensor of torch
         synchronize = importlib.import_module("torch").cuda.synchronize
         return lambda: (call(), synchronize())[0]
+    if hasattr(one, "__dask_graph__"):
+        return lambda: call().compute(scheduler="sync")
     if not hasattr(one, "block_until_ready"):
         return call
     if one is not result:

@@ -80,6 +80,7 @@ HELD: dict[str, Callable[[Array], Any]] = {
     "JAX array": lambda x: _library("jax").numpy.asarray(x),
     "sparse JAX matrix": _sparse_jax,
     "SciPy sparse": lambda x: _library("scipy.sparse").csr_array(x),
+    "Dask array": lambda x: _library("dask.array").from_array(x),
     "array API": lambda x: _library("array_api_strict").asarray(x),
 }
 # The same for what is of a row, but another kind.
@@ -99,6 +100,10 @@ def _strict_linalg() -> Any:
     return _library("array_api_strict").linalg
 
 
+def _dask_own(x: Any) -> Any:
+    return x / _library("dask.array").linalg.norm(x, axis=-1, keepdims=True)
+
+
 def _polars_own(x: Any) -> Any:
     pl = _library("polars")
     squares = (pl.col("e") * pl.col("e")).arr.sum()
@@ -113,6 +118,7 @@ OWN: dict[str, Callable[[Any], Any]] = {
     "pandas, arrays": lambda x: x / x.map(np.linalg.norm),
     "SciPy sparse": lambda x: _library("sklearn.preprocessing").normalize(x),
     "JAX array": lambda x: x / _library("jax").numpy.linalg.norm(x, axis=-1, keepdims=True),
+    "Dask array": _dask_own,
     "array API": lambda x: x / _strict_linalg().vector_norm(x, axis=-1, keepdims=True),
 }
 

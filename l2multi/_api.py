@@ -20,7 +20,7 @@ R = TypeVar("R")
 # Whose versions `show_versions` tells.
 _DISTRIBUTIONS = (
     "numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes", "torch", "array-api-compat",
-    "scipy", "scikit-learn", "pyarrow", "polars", "pandas", "xarray", "pint", "astropy",
+    "scipy", "scikit-learn", "pyarrow", "polars", "pandas", "xarray", "dask", "pint", "astropy",
 )  # fmt: skip
 
 
@@ -74,7 +74,11 @@ def normalize(
         has the bits of the dense vector of its stored entries, in the order of their indices; the
         zeros with which BSR fills its blocks and DIA its diagonals do not count as entries. Arrays
         of any other library that follows the array API standard (CuPy, ndonnx, array-api-strict)
-        stay in that library, on their device, and lazy if they are lazy.
+        stay in that library, on their device, and lazy if they are lazy. So does an array of Dask:
+        nothing is computed, each task uses one thread, and policies that raise do so when the
+        array is computed, by when other blocks may have been stored. Where each of its vectors
+        lies in one block they have the bits of the block's array; where not, the accuracy below,
+        however they are cut.
     axis : int, tuple of ints or None, default -1
         The axis or axes over which a vector extends; None means all.
     eps : float, default 0.0
@@ -83,8 +87,8 @@ def normalize(
         What becomes of a zero vector: it stays as it is, becomes NaN, or raises; of Arrow,
         Polars and what has nulls in pandas, "null" makes it null. An empty vector is not a zero
         vector, and `eps` does not matter here. "raise" needs values, which there are none of under
-        JAX tracing (jit, grad, vmap) and in lazy arrays: a TypeError says so. Likewise for
-        `nonfinite`.
+        JAX tracing (jit, grad, vmap) and in lazy arrays but Dask's: a TypeError says so. Likewise
+        for `nonfinite`.
     nonfinite : {"propagate", "raise"}, default "propagate"
         What becomes of a vector with an inf or a NaN. Under "propagate" a NaN makes its whole
         vector NaN; in a vector with an inf and no NaN, infs become NaN and the rest 0 with its
@@ -126,7 +130,7 @@ def normalize(
         `axis` is out of range, or `x` has no axes.
     TypeError
         A type or dtype that is not supported, by anyone or by the backend named; an `out` of the
-        wrong dtype; a policy of "raise" under JAX tracing or on a lazy array.
+        wrong dtype; a policy of "raise" under JAX tracing or on a lazy array other than Dask's.
     ValueError
         A negative `eps`, an unknown choice, an `out` of the wrong shape, read-only or such that
         two of its elements overlap.

@@ -77,7 +77,7 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
             opened = opened.moved(name, row.library)
     values = opened.values(axes, look)
     wanted = norm if of_norm else result
-    selection = _backends.select(values, opened.library, axes, wanted, name, own, look)
+    selection = opened.select(values, axes, wanted, name, own, look)
     if not (of_norm and request.dtype is not None):
         opened.keep_fast_path(selection.backend, request.dtype, result)
     widest = rule.wide if opened.library in _backends.OF_NUMPY else norm
@@ -101,7 +101,7 @@ def _refuse(call: Call, zero: str) -> None:
     """Raise where a policy says so, before anything is written; or find which vectors are to be
     null."""
     nonfinite = call.request.nonfinite
-    if zero in ("keep", "nan") and nonfinite != "raise":
+    if (zero in ("keep", "nan") and nonfinite != "raise") or call.opened.judges_later:
         return
     if call.backend.traced(call.x):
         _contract.need_values(zero, nonfinite)

@@ -191,6 +191,16 @@ ROWS = (
         ("__arrow_c_array__", "__arrow_c_stream__"),
     ),
     Row(
+        "Dask array",
+        ("dask.array.Array",),
+        "l2multi.containers.dask_array",
+        "dask.array.Array",
+        "lazy array, in the same chunks",
+        "nothing is computed early; chunks of NumPy, masked, sparse or CuPy arrays, of unknown "
+        "sizes too; vectors may lie in many chunks, and are then measured along a tree; policies "
+        "that raise do so when the array is computed, and name the block; no `out=`",
+    ),
+    Row(
         "array API",
         ("cupy.ndarray",),  # which has no such method before CuPy 14
         "l2multi.containers.array_api",
@@ -215,6 +225,7 @@ class Opened:
 
     has_fast_path = True  # whether a call is none but on `array`
     has_nulls = False  # whether it can hold a null in place of a vector
+    judges_later = False  # whether policies are heeded by who computes, for there are no values yet
 
     def __init__(self, array: Any, library: str) -> None:
         self.array, self.library = array, library
@@ -252,6 +263,13 @@ class Opened:
         """What a backend computes on, for vectors over these axes; for who will only `look`, an
         array like it."""
         return self.array
+
+    def select(
+        self, values: Any, axes: tuple[int, ...], result: np.dtype[Any], name: str | None,
+        own: np.dtype[Any], look: bool,
+    ) -> _backends.Selection:  # fmt: skip
+        """The backend that serves these values."""
+        return _backends.select(values, self.library, axes, result, name, own, look)
 
     def target(self, out: Any) -> Any:
         """An `out` as an array to write to."""
@@ -300,7 +318,7 @@ class Opened:
         return Moved(self, library)
 
 
-def _handed_to(attribute: str, *names: str) -> Callable[[type[T]], type[T]]:
+def handed_to(attribute: str, *names: str) -> Callable[[type[T]], type[T]]:
     """Have these methods of a class be those of the opened value in an attribute."""
 
     def method(name: str) -> Callable[..., Any]:
@@ -316,8 +334,8 @@ def _handed_to(attribute: str, *names: str) -> Callable[[type[T]], type[T]]:
     return handed
 
 
-@_handed_to(
-    "inner", "axes", "judged", "make_null", "asked", "default_float", "values",
+@handed_to(
+    "inner", "axes", "judged", "make_null", "asked", "default_float", "values", "select",
     "target", "target_norms", "check_result", "writable", "back", "close_target",
 )  # fmt: skip
 class Inside(Opened):
@@ -327,7 +345,7 @@ class Inside(Opened):
 
     def __init__(self, inner: Opened) -> None:
         super().__init__(inner.array, inner.library)
-        self.inner, self.has_nulls = inner, inner.has_nulls
+        self.inner, self.has_nulls, self.judges_later = inner, inner.has_nulls, inner.judges_later
 
     def wrap(self, result: Any) -> Any:
         """Unit vectors or norms of the inner value, as the owner holds them."""
@@ -345,7 +363,7 @@ class Inside(Opened):
         return self.wrap(self.inner.close_norms(norms, axes, keepdims))
 
 
-@_handed_to(
+@handed_to(
     "owner", "axes", "judged", "make_null", "asked", "target", "target_norms", "check_result",
     "close_target",
 )  # fmt: skip

@@ -3,8 +3,10 @@
 For the tables and for backends, which know no table. Imports nothing but the standard library.
 """
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 # Whether the call at work only asks: it starts nothing, no compilation and no thread.
@@ -30,6 +32,19 @@ def passes(error: BaseException) -> bool:
         or any(os.strerror(number) in str(error) for number in _PASSING)
         or (error.__cause__ is not None and passes(error.__cause__))
     )
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Have calls within this block use no threads of our own, where a scheduler has given a core to
+    each task."""
+    try:
+        from l2multi.backends.numba import threads
+    except ImportError:  # of what the kernels need, which NumPy does without
+        yield
+    else:
+        with threads.force("serial"):
+            yield
 
 
 def told(error: object) -> str:

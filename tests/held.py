@@ -3,6 +3,7 @@
 They have backends of which the bits are known from their own subjects, and go through fewer dtypes.
 """
 
+import contextlib
 import functools
 import importlib
 import tempfile
@@ -12,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 import l2multi as l2
-from l2multi import _backends, _containers
+from l2multi import _backends, _containers, _contract
 from tests import cases
 from tests.conftest import VARIANTS, ArrayApiSubject, JaxSubject, Subject, TensorSubject
 
@@ -504,6 +505,60 @@ class ScipySubject(Held):
         return (y, *map(np.asarray, norms)) if norms else np.asarray(y)
 
 
+class DaskSubject(Held):
+    """Dask arrays of NumPy's, of a few blocks, in which vectors lie whole; in one variant they are
+    split over blocks as well."""
+
+    container = "Dask array"
+    refuses = False  # but when it is computed, and by block
+    dask = functools.cached_property(lambda self: importlib.import_module("dask"))
+
+    @property
+    def few(self):
+        """Whole vectors are those of the blocks' own kind."""
+        return Held.few[:3] if self.split else Held.few[:1]
+
+    @property
+    def split(self):
+        """Whether vectors are."""
+        return self.variant.endswith("split")
+
+    @property
+    def same_bits(self):
+        """Of vectors in one block."""
+        return not self.split
+
+    def why_not(self, dtype):
+        return super().why_not(dtype) or (
+            "its blocks are other vectors" if self.split and dtype in cases.LONGS else None
+        )
+
+    def array(self, a):
+        """In blocks along all axes."""
+        return importlib.import_module("dask.array").from_array(a, [n // 2 + 1 for n in a.shape])
+
+    def call(self, function, x, axis=-1, **keywords):
+        if not self.split:
+            with contextlib.suppress(TypeError, ValueError):  # for axes that are none
+                axes = _contract.normalize_axes(axis, x.ndim)
+                x = x.rechunk(dict.fromkeys(axes, -1))
+        results = super().call(function, x, axis, **keywords)
+        if function is l2.normalize:
+            assert (results[0] if isinstance(results, tuple) else results).chunks == x.chunks
+        return results
+
+    def run(self, function, a, axis=-1, **keywords):
+        results = self.call(function, self.array(a), axis, **keywords)
+        lazy = results if isinstance(results, tuple) else (results,)
+        assert all(isinstance(y, importlib.import_module("dask.array").Array) for y in lazy)
+        found = self.dask.compute(*lazy, scheduler="sync")
+        for y, z in zip(found, lazy, strict=True):
+            assert (y.dtype, y.shape) == (z.dtype, z.shape)
+            assert type(z._meta) is np.ndarray
+        found = tuple(map(np.asarray, found))
+        return found if isinstance(results, tuple) else found[0]
+
+
 # By the row of `_containers.ROWS`; the backend that serves stands before the colon.
 HELD = {
     "masked array": (MaskedSubject, {"numpy:masked array": None, "numba:masked entries": None}),
@@ -518,6 +573,7 @@ HELD = {
     "pandas, nullable": (NullableSubject, {"numpy:nullable DataFrame": None}),
     "pandas, DataFrame": (DataFrameSubject, {"numba:DataFrame": None}),
     "SciPy sparse": (ScipySubject, {"numba:csr_array": None}),
+    "Dask array": (DaskSubject, {"numba:Dask": None, "numpy:Dask split": None}),
     "list or number": (ListSubject, {"numba:list": None}),
     "JAX array": (JaxOnHostSubject, {"numpy:JAX array": None, "numba:JAX array": None}),
     "PyTorch tensor": (TensorSubject, {"torch:numba": None}),

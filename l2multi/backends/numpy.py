@@ -66,6 +66,38 @@ def norm(
     return norms[()] if out is None else norms
 
 
+def divide(
+    x: Array,
+    axes: tuple[int, ...],
+    roots: tuple[Array, Array, Array],
+    *,
+    eps: float,
+    zero_nan: bool,
+    dtype: np.dtype[Any],
+) -> Array:
+    """Parts of unit vectors, of vectors of which these are parts and these, axes kept, the roots of
+    the sums of squares of ``x * up * down``, and these."""
+    y = np.empty_like(x, dtype=dtype, subok=False)
+    root, up, down = roots
+    if dtype.kind not in "fc" or dtype.itemsize < 4 or (up != 1).any() or (down != 1).any():
+        _run(x, axes, root.dtype, y, None, eps, zero_nan, roots)
+        return y
+    # The same without scratch memory: 0.16 of the time in float64, 0.4 in float32.
+    source, target = real_parts(x), real_parts(y)
+    zero = root == 0
+    root = np.where(zero, np.nan if zero_nan else 1, np.where(root <= eps, eps, root))
+    root = root[..., None] if source.ndim > x.ndim else root
+    how: dict[str, Any] = {"out": target, "dtype": root.dtype, "casting": "unsafe"}
+    with exact_modes(), np.errstate(all="ignore"):
+        if _are_narrow(x, y):
+            np.multiply(source, 1 / root, **how)
+        else:
+            np.divide(source, root, **how)
+        if not np.isfinite(root).all():
+            target[np.isnan(target)] = np.nan
+    return y
+
+
 def finite(x: Array, axes: tuple[int, ...]) -> Any:
     """Whether each vector is free of inf and NaN."""
     return np.isfinite(x).all(axis=axes)
@@ -150,6 +182,7 @@ def _run(
     norms: Array | None,
     eps: float,
     zero_nan: bool,
+    roots: tuple[Array, Array, Array] | None = None,
 ) -> None:
     """Fill `y` and `norms`, some vectors at a time, or a long vector in parts."""
     kept = tuple(d for d in range(x.ndim) if d not in axes)
@@ -164,7 +197,7 @@ def _run(
     if source.size == 0:
         return
     risky = _contract.rule(x.dtype).norm != np.float32 and x.dtype.kind in "fc"
-    narrow = y is not None and all(_contract.rule(a.dtype).norm == np.float32 for a in (x, y))
+    narrow = y is not None and _are_narrow(x, y)
     step = PART
     if n > PART and source.ndim == len(kept) + 1:
         # Several long vectors at a time: where they are columns, each cache line is read once.
@@ -175,7 +208,10 @@ def _run(
             read = functools.partial(_read, source[chunk], n, source.ndim - len(kept), wide)
             if len(slices) == 1:
                 read = functools.partial(_only, read(slices[0]))
-            root, up, down = _root(read, slices, wide, risky)
+            if roots is None:
+                root, up, down = _root(read, slices, wide, risky)
+            else:
+                root, up, down = (np.array(a.squeeze(axes)[chunk]).reshape(-1, 1) for a in roots)
             length = root / up / down
             length[np.isnan(length)] = np.nan
             if norms is not None:
@@ -203,6 +239,11 @@ def _run(
                     width = piece.size // len(values)
                     piece[...] = values[:, done : done + width].reshape(piece.shape)
                     done += width
+
+
+def _are_narrow(x: Array, y: Array) -> bool:
+    """Whether both are narrower than float64."""
+    return all(_contract.rule(a.dtype).norm == np.float32 for a in (x, y))
 
 
 def _chunks(batch: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
