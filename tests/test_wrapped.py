@@ -9,9 +9,11 @@ X = np.array([[3.0, 4.0], [0.0, 0.0], [5e200, 12e200]])
 UNIT, NORMS = l2.normalize(X, return_norm=True)
 
 
-@pytest.fixture(params=[np.asarray, np.ma.masked_invalid, "jax"])
+@pytest.fixture(params=[np.asarray, np.ma.masked_invalid, "jax", "dask"])
 def array(request):
     """What xarray holds."""
+    if request.param == "dask":
+        return pytest.importorskip("dask.array").from_array(X, (2, 2))
     if request.param != "jax":
         return request.param(X)
     return pytest.importorskip("jax.numpy").asarray(X.clip(max=1e30), np.float32)
@@ -104,6 +106,36 @@ def test_both():
     x = data_array(X * pint.UnitRegistry().metre)
     assert l2.norm(x).data.units == x.data.units
     assert (l2.normalize(x).data == UNIT).all()
+
+
+def test_lazy_ones():
+    """Nothing of a Dask array is computed by whoever says what its numbers mean."""
+    dask = pytest.importorskip("dask")
+    lazy = pytest.importorskip("dask.array").from_array(X, (2, 1))
+    pint, _ = pytest.importorskip("pint"), pytest.importorskip("xarray")
+    metres = pint.UnitRegistry().Quantity(lazy, "metre")
+
+    def early(*_, **__):
+        pytest.fail("it was computed")
+
+    with dask.config.set(scheduler=early):
+        x = data_array(lazy)
+        for named in ({"axis": "space"}, {"dim": "time"}, {"axis": None}):
+            for backend in (None, "numpy"):
+                unit, norms = l2.normalize(x, return_norm=True, backend=backend, **named)
+                for y in (unit.data, norms.data, l2.norm(x, keepdims=True, **named).data):
+                    assert type(y) is type(lazy)
+        assert unit.data.chunks == lazy.chunks
+        marks = l2.is_normalized(l2.normalize(x), "space")
+        unit, norms = l2.normalize(metres, return_norm=True)
+        assert type(unit) is type(norms.magnitude) is type(lazy)
+        raises = l2.normalize(x, dim="space", zero="raise")
+        with pytest.raises(TypeError, match="out: Dask arrays are lazy"):
+            l2.normalize(x, out=x)
+    assert marks.compute(scheduler="sync").values.tolist() == [True, False, True]
+    np.testing.assert_allclose(unit.compute(scheduler="sync"), UNIT, rtol=1e-15)
+    with pytest.raises(l2.ZeroVectorError):
+        raises.compute(scheduler="sync")
 
 
 @pytest.mark.parametrize("unit", ["degC", "dB", "dBm"])
