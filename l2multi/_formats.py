@@ -163,6 +163,13 @@ ROWS = (
         "named tensors, which say their dtypes, BF16 and F8 too",
         ("tensor",),
     ),
+    Row(
+        ".zarr",
+        "l2multi.formats.zarr",
+        "an array in chunks, or many in groups",
+        ("tensor", "dtype_in"),
+        folder=True,
+    ),
     Row(".fvecs", "l2multi.formats.vecs", "float32; .bvecs holds uint8", reads=(".bvecs",)),
     Row(
         ".fbin",

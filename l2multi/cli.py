@@ -247,6 +247,13 @@ def normalize(
         bool, typer.Option("--dry-run", help="Read, check and report, and write nothing.")
     ] = False,
     backend: Backend = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of a .zarr: have this cluster of Dask compute; local starts one on this machine.",
+        ),
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int | None:
@@ -266,8 +273,17 @@ def normalize(
     }  # fmt: skip
     start = time.perf_counter()
     many = len(sources) > 1 or is_many(sources[0])
+    if dask is not None and (many or column or return_norms or dry_run):
+        raise typer.BadParameter("it is for one .zarr, to be written", param_hint="--dask")
     with _terminal.progress(not quiet) as progress:
-        if many:
+        if dask is not None:
+            from l2multi.dask import normalize_zarr  # which needs more to be installed
+
+            del keywords["column"], keywords["norms"], keywords["dry_run"]
+            report = normalize_zarr(
+                sources[0], target, _axes_of(axis), client=dask, progress=progress, **keywords
+            )
+        elif many:
             told = _print_json if json_ else _print_part
             parts = normalize_folder(
                 sources if len(sources) > 1 else sources[0], target, _axes_of(axis),

@@ -1,0 +1,213 @@
+"""Zarr stores on a cluster: window by window, each by one worker of Dask.
+
+Arrays of Dask need nothing from here: `l2multi.normalize` takes them. Needs distributed and zarr:
+from a clone, ``pip install '.[dask,zarr]'``.
+"""
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from l2multi import _contract, _file_arguments, _formats, _stream, _usable, files
+from l2multi._contract import Axis, NonFinite, Zero
+from l2multi._formats import Block
+from l2multi._replacing import replacing, told
+from l2multi.formats import zarr
+
+try:
+    import distributed
+except ImportError as error:
+    raise ImportError(
+        f"l2multi.dask needs distributed ({error}); try: pip install distributed or, in a clone of "
+        "l2multi, pip install '.[dask]'"
+    ) from error
+
+__all__ = ["normalize_zarr"]
+
+# How long workers that write are waited for when all is given up, in seconds.
+_PATIENCE = 60
+
+
+class _Job(NamedTuple):
+    """What is the same for all windows."""
+
+    source: str
+    request: _formats.Request
+    dims: int | None
+    written: str
+    target: str
+    axes: tuple[int, ...]
+    dtype: Any
+    policies: dict[str, Any]
+    backend: str | None
+
+    def opened(self) -> Any:
+        """The source."""
+        opened = _file_arguments.open_file(self.source, self.request)
+        if self.dims is not None:
+            _file_arguments.cut(opened, self.axes, self.dims)
+        return opened
+
+    def one(self, opened: Any) -> _stream.Pass:
+        """What is met."""
+        return _stream.Pass(opened, self.source, self.axes, self.dtype, self.policies, self.backend)
+
+
+def normalize_zarr(
+    source: files.Path,
+    target: files.Path,
+    axis: Axis = -1,
+    *,
+    tensor: str | None = None,
+    dims: int | None = None,
+    dtype: Any = None,
+    dtype_in: Any = None,
+    eps: float = 0.0,
+    zero: Zero = "keep",
+    nonfinite: NonFinite = "propagate",
+    backend: str | None = None,
+    client: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> files.Report:
+    """Scale the vectors of a ``.zarr`` store to unit Euclidean length, on the workers of a cluster.
+
+    As `l2multi.files.normalize_file` does on one machine, and with the same bytes: the store is
+    written beside its final place and renamed when it is complete. A worker reads some chunks,
+    whole vectors of them, and writes those of the result, with one thread; so it holds a chunk
+    along each axis but those of the vectors, or 16 MiB, whichever is more. What a worker that dies
+    had not reported is done again by another.
+
+    Parameters
+    ----------
+    source, target : path
+        Folders that all workers see by these paths. There must be nothing at `target` yet.
+    axis, tensor, dims, dtype, dtype_in, eps, zero, nonfinite, backend, progress
+        As for `l2multi.files.normalize_file`; `zero` is "keep", "nan" or "raise".
+    client : distributed.Client or str, optional
+        Of the cluster; or the address of its scheduler; or "local", for a cluster of processes on
+        this machine and for this call; by default the client that this process made last.
+
+    Returns
+    -------
+    l2multi.files.Report
+        Paths, shape, counts, smallest and largest norm, backend, time.
+
+    Raises
+    ------
+    OSError, ValueError, TypeError, ImportError
+        As for `l2multi.files.normalize_file`; OSError too where workers keep dying. Nothing is left
+        at `target` then.
+
+    Examples
+    --------
+    >>> from l2multi.dask import normalize_zarr
+    >>> normalize_zarr("a.zarr", "b.zarr", client="tcp://10.0.0.1:8786")  # doctest: +SKIP
+    """
+    start = time.perf_counter()
+    given, wanted = os.fsdecode(source), os.fsdecode(target)
+    source, target = os.path.abspath(given), os.path.abspath(wanted)
+    row = _formats.find(source)
+    if row.module != zarr.__name__:
+        raise ValueError(f"source: expected a .zarr folder, got {given!r}")
+    request = _file_arguments.request(tensor, None, dtype_in)
+    opened: Any = _file_arguments.open_file(source, request)
+    with told("target", target):
+        path = _file_arguments.check_target(source, target)
+    axes = _contract.normalize_axes(axis, len(opened.shape))
+    if dims is not None:
+        _file_arguments.cut(opened, axes, dims)
+    result = _file_arguments.result_dtype(opened, source, dtype)
+    _contract.check_choice("zero", zero, _contract.ZERO)
+    policies = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
+    with ExitStack() as stack:
+        found = stack.enter_context(_client(client))
+        temporary = stack.enter_context(replacing(path, target, folder=True))
+        with told("target", target):
+            opened.begin(temporary, result)
+        written = os.path.join(temporary, opened.name)
+        job = _Job(source, request, dims, written, target, axes, result, policies, backend)
+        total = job.one(opened)
+        done = 0
+        if progress:
+            progress(0, total.vectors)
+        for vectors, part in _parts(found, job, opened._windows(axes)):
+            _add(total, part)
+            done += vectors
+            if progress:
+                progress(done, total.vectors)
+        total.refuse()
+        zarr.tidy(source, temporary, opened.name)
+    return files._report(total, given, wanted, result, start)
+
+
+@contextlib.contextmanager
+def _client(client: Any) -> Iterator[Any]:
+    """The client that is meant, closed if it was made here."""
+    if client is None:
+        yield distributed.default_client()
+    elif isinstance(client, str):
+        made = distributed.Client() if client == "local" else distributed.Client(client)
+        with made:
+            yield made
+    else:
+        yield client
+
+
+def _parts(client: Any, job: _Job, windows: Iterator[Any]) -> Iterator[Any]:
+    """What workers met in the windows, as they are done; few are asked for at once, so that there
+    are few to wait for when all is given up: who writes to a folder that is removed makes it."""
+    most = 2 * max(1, sum(client.nthreads().values()))
+    running = set()
+    completed = distributed.as_completed()
+
+    def submit(count: int) -> None:
+        for window in itertools.islice(windows, count):
+            future = client.submit(_normalize, job, window, pure=False)
+            running.add(future)
+            completed.add(future)
+
+    try:
+        submit(most)
+        for future in completed:
+            yield future.result()
+            running.discard(future)
+            submit(1)
+    except BaseException as error:
+        with contextlib.suppress(TimeoutError, distributed.TimeoutError):
+            distributed.wait(list(running), timeout=_PATIENCE)
+        if isinstance(error, distributed.KilledWorker):
+            raise OSError(f"client: workers died, maybe for want of memory ({error})") from None
+        raise
+
+
+def _normalize(job: _Job, window: tuple[slice, ...]) -> tuple[int, dict[str, Any]]:
+    """On a worker: the unit vectors of a window are written; how many, and what was met."""
+    with _usable.one_thread():
+        opened = job.opened()
+        one = job.one(opened)
+        starts = tuple(part.start for d, part in enumerate(window) if d not in job.axes)
+        with told("source", job.source):
+            block = Block(opened.array[window], starts, window)
+        unit, norms = one.unit(block)
+        plain, _ = one.count(block, norms, unit)
+        with told("target", job.target):
+            zarr.Target(job.written)[window] = unit
+        names = ("zeros", "unbound", "infinite", "elements", "smallest", "largest", "used")
+        return plain.size, {name: getattr(one, name) for name in names}
+
+
+def _add(total: _stream.Pass, part: dict[str, Any]) -> None:
+    """Count what was met in one window in the whole."""
+    for name in ("zeros", "unbound", "infinite"):
+        met, more = getattr(total, name), part[name]
+        met.count += more.count
+        met.first = sorted([*met.first, *more.first])[: _stream.SHOWN]
+    total.elements += part["elements"]
+    total.used |= part["used"]
+    for name, of in (("smallest", min), ("largest", max)):
+        known = [n for n in (getattr(total, name), part[name]) if n is not None]
+        setattr(total, name, of(known, default=None))
