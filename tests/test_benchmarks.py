@@ -20,7 +20,19 @@ import pytest
 
 import benchmarks
 import l2multi as l2
-from benchmarks import common, contenders, evidence, fields, formulas, gate, held, peers, race
+from benchmarks import (
+    common,
+    contenders,
+    engines,
+    evidence,
+    fields,
+    formulas,
+    gate,
+    hard,
+    held,
+    peers,
+    race,
+)
 from l2multi import _containers
 
 BACKEND = "L2MULTI_BACKEND"
@@ -181,6 +193,8 @@ def test_race_writes_a_record_and_prints_tables(tmp_path: Path) -> None:
         ("race DIR --draw DIR/race.md", "race.md: "),
         ("peers --write DIR/none.md", "none.md"),
         ("peers --write DIR/race.md", "race.md has no lines <!-- peers:begin -->"),
+        ("hard --write DIR/race.md", "race.md has no lines <!-- peers:begin -->"),
+        ("engines --write DIR/none.md", "none.md"),
     ],
 )
 def test_unknown_selections_are_refused_and_nothing_is_written(
@@ -298,6 +312,70 @@ def test_hard_input_table_goes_between_the_markers(tmp_path: Path) -> None:
     assert "old" not in text
     ours = next(line for line in text.splitlines() if "l2multi.normalize" in line)
     assert ours.split("|")[2:-1] == [" 0.6, 0.8 "] * 5 + [" 0, 0 "]
+
+
+DOCS = ROOT / "docs"
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """The cells of a page's tables, by what the first one of a line has in code."""
+    lines = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")]
+    found: dict[str, list[str]] = {}
+    for title, *cells in lines:
+        found.setdefault(title.strip(), []).extend(cell.strip() for cell in cells)
+    return found
+
+
+def test_table_of_other_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, and one that has not changed for long, do here what the page says."""
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{peers.BEGIN}\nold\n{peers.END}\nafter\n")
+    some = (*hard.TOOLS[:2], hard.TOOLS[-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", dict(os.environ))
+        patch.setattr(hard, "TOOLS", some)
+        hard.main(["--write", str(page)])
+    made, shown = rows(page.read_text()), rows((DOCS / "hard-inputs.md").read_text())
+    assert "old" not in page.read_text()
+    right = ["✓"] * len(hard.FINITE)
+    assert made["**`l2multi.normalize`**"] == [*right, "0", "0", "nan", "nan, 0", "0.6, 0.8"]
+    for title in (some[0].title, some[-1].title):
+        assert made[title] == shown[title]
+    assert {tool.title for tool in hard.TOOLS} <= set(shown)
+
+
+def test_a_tool_that_raises_or_gives_nothing() -> None:
+    def refuses(x: Any) -> Any:
+        raise KeyError(x)
+
+    cells = [
+        hard.cell(hard.Tool("", "", normalize), np.array([3.0, 4.0]), (0.6, 0.8))
+        for normalize in (refuses, lambda x: None, lambda x: x, lambda x: x * 0, lambda x: x / 5)
+    ]
+    assert cells == ["KeyError", "null", "3, 4", "0", "✓"]
+
+
+def test_table_of_engines() -> None:
+    """An exact engine is right where there is a right answer, and a plain one is not."""
+
+    def exact(rows: Any, query: Any) -> Any:
+        likeness = l2.normalize(rows.astype(float)) @ l2.normalize(query.astype(float))
+        order = sorted(range(len(rows)), key=lambda at: -np.nan_to_num(likeness[at], nan=-2))
+        return [(at, None if np.isnan(likeness[at]) else likeness[at]) for at in order]
+
+    def plain(rows: Any, query: Any) -> Any:
+        with np.errstate(all="ignore"):
+            likeness = rows @ query / np.sqrt((rows * rows).sum(1) * (query @ query))
+        return [(int(at), likeness[at]) for at in np.argsort(-likeness)]
+
+    found = engines.cells(engines.Engine("exact", "", exact))
+    assert found == ["✓", "✓", "0, place 3", "null, place 4", "✓", "✓", "0", "null"]
+    found = engines.cells(engines.Engine("plain", "", plain))
+    assert found[:4] == ["inf, place 1", "0, place 4", "nan, place 4", "nan, place 4"]
+    with pytest.raises(AssertionError, match="ordinary"):
+        engines.cells(engines.Engine("wrong", "", lambda rows, query: [(0, 1.0), (1, 0.5)]))
+    text = (DOCS / "vector-databases.md").read_text()
+    assert {engine.title for engine in engines.ENGINES} <= set(rows(text))
 
 
 GATE = ("benchmarks.gate", "--base", str(ROOT), "--only", "serial numpy norm float32 rows 1x128")
