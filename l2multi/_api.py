@@ -103,7 +103,7 @@ def normalize(
         input or output, whichever is wider, and rounded once.
     return_norm : bool, default False
         Whether to return ``norm(x, axis)`` too, the same bits.
-    backend : {"numpy", "numba", "jax", "torch", "array_api"}, optional
+    backend : {None, "numpy", "numba", "jax", "torch", "array_api"}, optional
         The backend to use; by default the context manager `l2multi.backend`, then the environment
         variable ``L2MULTI_BACKEND``, then the best for the input.
     axis_name : None
@@ -208,7 +208,7 @@ def norm(
         array API.
     dtype : dtype, optional
         The real floating dtype of the result.
-    backend : {"numpy", "numba", "jax", "torch", "array_api"}, optional
+    backend : {None, "numpy", "numba", "jax", "torch", "array_api"}, optional
         As for `normalize`.
     axis_name : None
         Anything else is refused: `l2multi.jax.norm` takes it.
@@ -283,7 +283,7 @@ def is_normalized(
     tol : float, optional
         How far the norm may be from 1; by default 4 ulp of 1 in the dtype of `x`, and 1 ulp of 1
         for dtypes narrower than float32, whose norms are computed without rounding to them.
-    backend : {"numpy", "numba", "jax", "torch", "array_api"}, optional
+    backend : {None, "numpy", "numba", "jax", "torch", "array_api"}, optional
         As for `normalize`.
 
     Returns

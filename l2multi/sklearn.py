@@ -123,7 +123,7 @@ class L2Normalizer(_Base):
     copy : bool, default True
         False overwrites X where it is a writable array or sparse array of floating numbers; frames
         are never written to.
-    backend : {"numpy", "numba"}, optional
+    backend : {None, "numpy", "numba"}, optional
         As for `l2multi.normalize`.
 
     Examples
