@@ -1,8 +1,8 @@
 """The table of containers: what people hold, and how it is opened and closed again.
 
 A row says how a value is recognised, without importing its library, and which module opens it: its
-``open(x, request)`` returns an `Opened`. The public functions, the text of the TypeError, the
-README's table and the conformance suite's variants are made from these rows.
+``open(x, request)`` returns an `Opened`. The public functions, the text of the TypeError,
+the docs' table and the conformance suite's variants are made from these rows.
 """
 
 import importlib
@@ -466,7 +466,7 @@ def _traced(value: Any) -> bool:
 
 
 def table() -> str:
-    """The README's table of what people hold."""
+    """The docs' table of what people hold."""
     rows = ["| held | out | rules |", "| --- | --- | --- |"]
     rows += [f"| {row.accepted} | {row.result} | {row.rules} |" for row in ROWS]
     return "\n".join(rows)

@@ -208,7 +208,7 @@ def is_known(path: str) -> bool:
 
 
 def table() -> str:
-    """The README's table of files."""
+    """The docs' table of files."""
     rows = ["| files | hold | options |", "| --- | --- | --- |"]
     for row in ROWS:
         names = ", ".join(f"`{name}`" for name in row.suffixes)

@@ -287,7 +287,7 @@ def test_memory_is_bounded(suffix):
 
 def test_every_suffix_is_documented(capsys):
     assert main(["normalize", "--help"]) == 0
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for text in (capsys.readouterr().out, readme):
+    details = (ROOT / "docs" / "details.md").read_text(encoding="utf-8")
+    for text in (capsys.readouterr().out, details):
         for suffix in _formats.known().split(", "):
             assert suffix in text
