@@ -187,7 +187,7 @@ def histogram(counts: dict[float, int]) -> None:
 
     found = bins(counts)
     most = max(found.counts)
-    table = Table.grid("norm from", "vectors", "", padding=(0, 2))
+    table = Table("norm from", "vectors", "", box=None)
     for edge, count in zip(found.edges, found.counts, strict=False):
         table.add_row(f"{edge:.4g}", f"{count}", Bar(most, 0, count, width=40))
     Console().print(table)

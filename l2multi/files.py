@@ -96,8 +96,8 @@ def normalize_file(
 ) -> Report:
     """Scale the vectors of a file to unit Euclidean length, into another file of the same format.
 
-    The suffix says the format; the table of them is in docs/details.md, and what has another suffix is
-    taken for ``.npy``. The target is `source` with ``normalize(x, axis)`` in place of its vectors
+    The suffix says the format; docs/details.md has the table of them, and what has another suffix
+    is taken for ``.npy``. The target is `source` with ``normalize(x, axis)`` in place of its vectors
     x, and everything else as it was (a ``.npy`` has the bytes of ``numpy.save``, in Fortran order
     for Fortran order). It is never less: it is written beside its final place and renamed when it
     is complete (and, if it replaces another, on the disk). On any exception, an interrupt included,
