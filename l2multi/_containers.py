@@ -227,7 +227,7 @@ class Opened:
     has_nulls = False  # whether it can hold a null in place of a vector
     judges_later = False  # whether policies are heeded by who computes, for there are no values yet
 
-    def __init__(self, array: Any, library: str) -> None:
+    def __init__(self, array: Any, library: str = "numpy") -> None:
         self.array, self.library = array, library
 
     def axes(self, request: _contract.Request) -> tuple[int, ...]:

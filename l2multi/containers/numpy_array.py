@@ -13,9 +13,6 @@ Array = np.ndarray[Any, Any]
 class NumpyArray(Opened):
     """A base array."""
 
-    def __init__(self, array: Array) -> None:
-        super().__init__(array, "numpy")
-
     def target(self, out: Any) -> Any:
         is_subclass = isinstance(out, np.ndarray) and type(out) is not np.ndarray
         return base("out", out) if is_subclass else out
