@@ -610,7 +610,7 @@ def test_unpickled_arrays_change_nothing() -> None:
     from l2multi import _backends
     l2.normalize(x, backend="numba")
     call = _backends.fast_paths[np.dtype("f2")].own[0]
-    assert call(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False)
+    assert call(np.ones(3, np.float16), np.empty(3, np.float16), None, 0.0, -1, True, False, 1)
     """
     run(after(script))
 
@@ -634,16 +634,16 @@ def test_the_fast_path(dtype: str, shape: tuple[int, ...]) -> None:
     call = ready(x.dtype)
     y, norms = np.ones(shape, own(x.dtype).y), np.ones(shape[:-1], own(x.dtype).norm)
     if x.ndim == 0 or x.size == 0:
-        assert call(x, y, norms, 0.0, -1, True, False) is False
+        assert call(x, y, norms, 0.0, -1, True, False, threads.limit()) is False
         assert (y == 1).all()
         return
     for eps in (0.0, 2.5):
-        assert call(x, y, norms, eps, -1, True, False)
+        assert call(x, y, norms, eps, -1, True, False, threads.limit())
         want, lengths = l2.normalize(x, eps=eps, return_norm=True, backend="numpy")
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
-    assert call(x, None, norms, 0.0, -1, True, False)
-    assert call(x, y, None, 0.0, -1, True, False)
+    assert call(x, None, norms, 0.0, -1, True, False, threads.limit())
+    assert call(x, y, None, 0.0, -1, True, False, threads.limit())
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "i1"])
@@ -673,16 +673,18 @@ def test_the_fast_path_plans_as_the_general_one(dtype: str) -> None:
             one.descriptor[way] = address if descriptor.WORKERS[way] == name else 0
         try:
             plain = np.empty(x.shape, one.y)
-            assert call(x, plain, norms, 0.0, axis, True, False) is (
+            assert call(x, plain, norms, 0.0, axis, True, False, threads.limit()) is (
                 True if y.flags.c_contiguous else None
             )
-            assert call(x, y, norms, 0.0, axis, False, False)
+            assert call(x, y, norms, 0.0, axis, False, False, threads.limit())
         finally:
             one.descriptor[: len(descriptor.WORKERS)] = addresses
         assert y.tobytes() == want.tobytes()
         assert norms.tobytes() == np.asarray(lengths).tobytes()
         y[...] = 7
-        assert call(x, y, None, 0.0, axis[::-1] if axis is axes else axis, False, False)
+        assert call(
+            x, y, None, 0.0, axis[::-1] if axis is axes else axis, False, False, threads.limit()
+        )
         assert y.tobytes() == want.tobytes()
 
 
@@ -777,25 +779,45 @@ def test_the_fast_path_grows(dtype: str, shape: tuple[int, ...]) -> None:
         x[:2] *= 1e200
     y, norms = np.ones_like(x), np.ones(shape[:-1], x.real.dtype)
     one = Pair(x.dtype, x.dtype)
+    how = 0.0, -1, True, False, threads.limit()
     assert all(map(loader.address, (("fast_call",), ("parallel_for",), ("helper",))))
-    assert not one.fast_call(x, y, norms, 0.0, -1, True, False)
+    assert not one.fast_call(x, y, norms, *how)
     one.worker("rows")
     parts = shape[1] * one.source.parts
     served = parts > LANES and (
         parts < 2 * plan.SPLIT or min(threads.cores(), threads.limit()) == 1
     )
-    assert one.fast_call(x, y, norms, 0.0, -1, True, False) == served
+    assert one.fast_call(x, y, norms, *how) == served
     assert served or (y == 1).all()
     with threads.force("parallel"):
         run_kernels(one, x, np.ones_like(x), None, (1,), 0.0, 1.0)
-    assert one.fast_call(x, y, norms, 0.0, -1, True, False)
+    assert one.fast_call(x, y, norms, *how)
     want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
     assert y.tobytes() == want.tobytes()
     assert norms.tobytes() == np.asarray(lengths).tobytes()
     if parts >= 2 * plan.SPLIT:
         long = np.ones((1, plan.SPLIT * (plan.PARTS_MOST + 1)), x.dtype)
         alone = min(threads.cores(), threads.limit()) == 1
-        assert one.fast_call(long, None, np.ones(1, x.real.dtype), 0.0, -1, True, False) == alone
+        assert one.fast_call(long, None, np.ones(1, x.real.dtype), *how) == alone
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_the_fast_call_asks_for_threads(cores: int) -> None:
+    """Where a call pays for them it returns before anything is written, to be told how many."""
+    one = Pair(np.dtype("f4"), np.dtype("f4"))
+    one.worker("rows")
+    threads.pretend(cores)
+    try:
+        for size in (threads.PARALLEL - 128, threads.PARALLEL):
+            x = np.ones((size // 128, 128), "f4")
+            y = np.zeros_like(x)
+            asks = cores > 1 and size == threads.PARALLEL
+            assert one.fast_call(x, y, None, 0.0, -1, True, False, 0) is (int if asks else True)
+            assert (y == (0 if asks else l2.normalize(x, backend="numpy"))).all()
+            assert one.fast_call(x, y, None, 0.0, -1, True, False, 1) is True
+            assert (y == l2.normalize(x, backend="numpy")).all()
+    finally:
+        threads.pretend(0)
 
 
 @pytest.mark.skipif(not modes.FLUSH, reason="it is not known how modes are set here")
@@ -866,14 +888,16 @@ def test_the_fast_path_declines() -> None:
         (room[:24].reshape(4, 6), room[4:28].reshape(4, 6)),
     ):
         before = target.copy()
-        assert call(source, target, None, 0.0, -1, False, False) is False
+        assert call(source, target, None, 0.0, -1, False, False, threads.limit()) is False
         assert (target == before)[~np.isnan(before)].all()
     y = np.zeros_like(x)
-    assert call(x, y, np.ones(3, np.float32), 0.0, -1, False, False) is False  # norms do not fit
+    assert (
+        call(x, y, np.ones(3, np.float32), 0.0, -1, False, False, threads.limit()) is False
+    )  # norms do not fit
     for axis in (2, -3, 2**70, -(2**70), True, np.int64(1), 1.0, [1], (0, 0), (0, -2), (2,), "1"):
-        assert call(x, y, None, 0.0, axis, False, False) is False
+        assert call(x, y, None, 0.0, axis, False, False, threads.limit()) is False
     for eps in (1, -1.0, np.nan, np.float64(1), "0.0"):
-        assert call(x, y, None, eps, -1, False, False) is False
+        assert call(x, y, None, eps, -1, False, False, threads.limit()) is False
     assert not y.any()
     deep = np.ones((3,) + (1,) * (63 if np.__version__ >= "2" else 31), np.float32)
     assert np.allclose(l2.normalize(deep, None, backend="numba"), 1 / np.sqrt(3))
@@ -890,5 +914,5 @@ def test_the_fast_path_declines() -> None:
         (x[:, ::2], np.empty((4, 3), np.float32)),
         (room[:24].reshape(4, 6), room[24:].reshape(4, 6)),
     ):
-        assert call(source, target, None, 0.0, -1, False, False)
+        assert call(source, target, None, 0.0, -1, False, False, threads.limit())
         assert np.allclose(target, 1 / np.sqrt(target.shape[1]))

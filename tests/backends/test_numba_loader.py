@@ -638,8 +638,8 @@ def test_the_fast_path_counts_its_arguments() -> None:
     pair: Any = own(x.dtype)
     pair.worker("rows")
     call = pair.fast_call
-    assert call(x, x.copy(), None, 0.0, -1, True, False) is True
-    assert call(x, x.copy(), None, 0.0, -1, True, False, None) is False
+    assert call(x, x.copy(), None, 0.0, -1, True, False, 1) is True
+    assert call(x, x.copy(), None, 0.0, -1, True, False, 1, None) is False
 
 
 @pytest.mark.stress

@@ -100,9 +100,6 @@ def incref(builder: Any, address: Value) -> Value:
     return address
 
 
-decref = external("Py_DecRef", ir.VoidType(), I64)
-
-
 release_gil = external("PyEval_SaveThread", I64)
 
 

@@ -105,7 +105,6 @@ WORKERS = (*LAYOUTS, "part_sum", "part_scale")
     PAIR_TABLE_X,
     PAIR_TABLE_Y,
     PAIR_RESCALING,
-    PAIR_THREADS,  # a Python function: how many threads, but for the cores of this one
     PAIR_POOL,
     NONE,
     TRUE,
@@ -114,4 +113,4 @@ WORKERS = (*LAYOUTS, "part_sum", "part_scale")
     TUPLE,
     FLOAT,
     PAIR_SIZE,  # the number of these slots
-) = range(28)
+) = range(27)

@@ -22,7 +22,7 @@ from l2multi.backends.numba.threads import IN_PLACE
 # Elements from which the GIL is released, which takes 50 ns, so that other threads can work.
 RELEASE_GIL = 2**12
 
-ARGUMENTS = 7
+ARGUMENTS = 8
 
 # self, arguments, their number; as METH_FASTCALL of CPython has it
 METHOD = types.intp(types.intp, types.intp, types.intp)
@@ -30,7 +30,6 @@ METHOD = types.intp(types.intp, types.intp, types.intp)
 # NumPy's flags.
 _CONTIGUOUS, _FORTRAN, _WRITEABLE = 0x1, 0x2, 0x400
 
-_call_object = cabi.external("PyObject_CallNoArgs", I64, I64)
 _as_int = cabi.external("PyNumber_AsSsize_t", I64, I64, I64)
 _tuple_size = cabi.external("PyTuple_Size", I64, I64)
 _tuple_item = cabi.external("PyTuple_GetItem", I64, I64, I64)
@@ -169,18 +168,17 @@ def doing() -> Any:
     scratch, cores = memory.stack(plan.PARTS_MOST + 1), thread_pool.cores()
 
     @device
-    def run(pair, call, layout, n, count, total, in_place):
+    def run(pair, call, layout, n, count, total, in_place, most):
         pool, worker = get_int(pair, descriptor.PAIR_POOL), get_int(pair, layout)
         alone = layout == descriptor.COLUMNS and in_place and total <= IN_PLACE
         threads = 1 if alone else thread_pool.paid(total)
         if threads > 1:
             threads = lesser(threads, cores(pool))
         if threads > 1:
-            told = _call_object(get_int(pair, descriptor.PAIR_THREADS))
-            if told == 0:  # an interrupt, most likely; nothing has been written
-                return 0
-            threads = lesser(threads, _as_int(told, 0))
-            cabi.decref(told)
+            allowed = _as_int(most, 0)
+            if allowed == 0:
+                return cabi.incref(get_int(pair, descriptor.INT))
+            threads = lesser(threads, allowed)
         set_int(call, descriptor.THREADS, threads)
         n *= get_int(pair, descriptor.PAIR_PARTS)
         long = layout == descriptor.ROWS and n >= 2 * plan.SPLIT and count < 2 * threads
@@ -211,14 +209,16 @@ def doing() -> Any:
 
 def fast_call() -> Any:
     """The fast call, a function in C for Python to call: ``(x, y, norms, eps, axis, ordered,
-    nan)``.
+    nan, most)``.
 
     The arguments are trusted to be arrays (`y` and `norms` may be None; `norms` is contiguous,
-    writable, and shares no memory with the others), two of whatever the caller was given, and two
-    bools. `nan`: zero vectors become NaN. True says that the vectors have been done. Else nothing
-    has been written. None: `y` is not in the order of `x`, as `ordered` asks. False: this call
-    needs the general path, for `eps`, `axis` or a dtype need a closer look, the kernel is not
-    linked, a vector is very long, or the arrays do not fit each other or overlap.
+    writable, and shares no memory with the others), two of whatever the caller was given, two
+    bools and an int. `nan`: zero vectors become NaN. `most`: how many threads may work, or 0 if
+    nobody has asked. True says that the vectors have been done. Else nothing has been written.
+    None: `y` is not in the order of `x`, as `ordered` asks. `int`: this call pays for threads, so
+    `most` is asked for. False: it needs the general path, for `eps`, `axis` or a dtype need a
+    closer look, the kernel is not linked, a vector is very long, or the arrays do not fit each
+    other or overlap.
     """
     # What a device reserves is gone when it returns: all that the call descriptor refers to is
     # reserved here.
@@ -277,6 +277,6 @@ def fast_call() -> Any:
             )
         if get_int(pair, layout) == 0 or (norms != 0 and held * n != total):
             return cabi.incref(no)
-        return do(pair, call, layout, n, several, total, y == x)
+        return do(pair, call, layout, n, several, total, y == x, get_int(arguments, 7))
 
     return method

@@ -9,6 +9,7 @@ import numpy as np
 
 from l2multi import _contract
 from l2multi.backends.numba.fast_call import FastCall
+from l2multi.backends.numba.threads import limit
 
 Array = np.ndarray[Any, Any]
 # A fast call, and the dtype of its result.
@@ -47,15 +48,17 @@ class FastPath:
             norms = np.empty(shape, self.norm_dtype)
         if out is None:
             y = np.empty(x.shape, result)
-            done = call(x, y, norms, eps, axis, True, nan)
+            done = call(x, y, norms, eps, axis, True, nan, 0)
             if done is None:
                 y = np.empty_like(x, result)
-                done = call(x, y, norms, eps, axis, False, nan)
+                done = call(x, y, norms, eps, axis, False, nan, 0)
         elif type(out) is np.ndarray:
             y = out
-            done = call(x, y, norms, eps, axis, False, nan)
+            done = call(x, y, norms, eps, axis, False, nan, 0)
         else:
             return None
+        if done is int:
+            done = call(x, y, norms, eps, axis, False, nan, limit())
         if not done:
             return None
         return y if norms is None else (y, norms[()])
@@ -80,7 +83,10 @@ class FastPath:
             and not np.may_share_memory(out, x)
         ):
             return None
-        if not way[0](x, None, norms, 0.0, axis, False, False):
+        done = way[0](x, None, norms, 0.0, axis, False, False, 0)
+        if done is int:
+            done = way[0](x, None, norms, 0.0, axis, False, False, limit())
+        if not done:
             return None
         return norms[()] if out is None else out
 

@@ -77,7 +77,6 @@ class Pair:
             (descriptor.PAIR_TABLE_X, self.source.decode.ctypes.data),
             (descriptor.PAIR_TABLE_Y, self.target.encode.ctypes.data),
             (descriptor.PAIR_RESCALING, self.source.kind == "float64"),
-            (descriptor.PAIR_THREADS, id(threads.limit)),
             (descriptor.PAIR_POOL, threads.POOL),
         ):
             self.descriptor[slot] = value
@@ -111,9 +110,7 @@ class Pair:
         have left closed in the child.
         """
         if self._fast_call is None:
-            self._fast_call = fast_call.function(
-                loader.address(FAST_CALL), self.descriptor, (self, threads.limit)
-            )
+            self._fast_call = fast_call.function(loader.address(FAST_CALL), self.descriptor, self)
         return self._fast_call
 
 

@@ -10,7 +10,7 @@ outermost axis first: `inner` has a row (size, stride of x, stride of y) for eac
 Strides are in bytes.
 """
 
-import array
+import ctypes
 import functools
 import operator
 from typing import Any, NamedTuple
@@ -201,8 +201,9 @@ def planned(
     where = len(shape), shape, strides_x, strides_y, by_axis
     layout, n, count = _in_python(call, inner, batch, mask, *where, *sizes, swap)
     inner = inner[: INNER * call[descriptor.INNER_AXES]]
-    tables = array.array("q", inner + batch[: BATCH * call[descriptor.BATCH_AXES]])
-    call[descriptor.INNER] = tables.buffer_info()[0]
-    call[descriptor.BATCH] = call[descriptor.INNER] + tables.itemsize * len(inner)
+    rows = inner + batch[: BATCH * call[descriptor.BATCH_AXES]]
+    tables = (ctypes.c_int64 * len(rows))(*rows)
+    call[descriptor.INNER] = ctypes.addressof(tables)
+    call[descriptor.BATCH] = call[descriptor.INNER] + 8 * len(inner)
     call[descriptor.PARTS], call[descriptor.SWAP] = sizes[2], swap
     return Plan(descriptor.LAYOUTS[layout], n, count, call, tables)

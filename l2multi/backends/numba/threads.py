@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from l2multi import _usable
-from l2multi.backends.numba import descriptor, loader, quota
+from l2multi.backends.numba import descriptor, loader
 
 # Elements from which more than one thread works. With a helper awake, two threads need 0.6 of the
 # time of one there (3 us).
@@ -88,6 +88,8 @@ def paid(size: int) -> int:
 @functools.cache
 def _allowed() -> int:
     """How many threads the machine, the cgroup and the environment allow."""
+    from l2multi.backends.numba import quota  # 0.1 ms that the first small call need not take
+
     limits = [os.cpu_count() or 1, quota.cpus()]
     with contextlib.suppress(ValueError):
         limits.append(int(os.environ.get("NUMBA_NUM_THREADS", "")))
@@ -116,9 +118,9 @@ def by_mask() -> int:
 def limit() -> int:
     """As `by_mask`, by all that forbids threads too. Whoever only asks has those that are there.
 
-    The fast path calls this, where a call is large enough for two threads. Nothing compiled could
-    take its place: Numba starts to keep a mask, one for each thread, without telling anybody, and
-    what `force` and `asking` say are context variables.
+    Nothing compiled could take its place: Numba starts to keep a mask, one for each thread, without
+    telling anybody, and what `force` and `asking` say are context variables. So a fast call that
+    pays for threads returns, to be called again with this.
     """
     if _forked or _forced.get() == "serial":
         return 1
