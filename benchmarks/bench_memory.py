@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from benchmarks import common
-from benchmarks.common import BACKENDS, Work
+from benchmarks.common import WAYS, Work
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 OPERATIONS = ("new", "norm")
-DTYPES = ("float16", "float32", "int8")
+DTYPES = ("float16", "float32")
 SHAPE = "50000x768"
 
 
@@ -20,7 +20,7 @@ def resident(line: str) -> float:
 class Memory:
     """The process at its largest, and the part of it that is neither input nor output."""
 
-    params = (BACKENDS, OPERATIONS, DTYPES)
+    params = (WAYS, OPERATIONS, DTYPES)
     param_names = ("backend", "operation", "dtype")
     unit = "MiB"
 

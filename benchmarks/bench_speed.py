@@ -4,9 +4,9 @@ in memory, or if I ask for something else?"""
 from benchmarks import common
 from benchmarks.common import LAYOUTS, OPERATIONS, WAYS, Work
 
-# A process for each combination: a few hundred of them are a matter of minutes.
+# A process for each combination: 250 of them, in all files, are a matter of minutes.
 DTYPES = ("float16", "float32", "float64", "int8", "complex64")
-SHAPES = ("1x8", "1x128", "100x768", "1000x768", "10000x768", "1000000x2")
+SHAPES = ("1x128", "1000x768", "10000x768", "1000000x2")
 
 
 class _Speed:
@@ -30,16 +30,18 @@ class Normalize(_Speed):
 class Norm(_Speed):
     """The norms alone."""
 
-    params = (WAYS, ("norm",), ("1x128", "100x768", "1000x768", "10000x768"), DTYPES, ("rows",))
+    params = (WAYS, ("norm",), ("1x128", "10000x768"), DTYPES, ("rows",))
 
 
 class Layout(_Speed):
     """Vectors along another axis, with gaps or with strides."""
 
-    params = (WAYS, ("new",), ("1000x768",), ("float32",), tuple(LAYOUTS))
+    others = tuple(name for name in LAYOUTS if name != "rows")
+    params = (WAYS, ("new",), ("1000x768",), ("float32",), others)
 
 
 class Operation(_Speed):
     """A warm output, in place, with the norms, to another dtype."""
 
-    params = (WAYS, OPERATIONS, ("1x768", "1000x768"), ("float32",), ("rows",))
+    others = tuple(name for name in OPERATIONS if name not in ("new", "norm"))
+    params = (WAYS, others, ("1x128", "1000x768"), ("float32",), ("rows",))

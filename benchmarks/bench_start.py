@@ -43,7 +43,7 @@ class Import:
 class FirstCall:
     """The first call of a process, without a cache: what ships with the package needs none."""
 
-    params = (WAYS, ("1x768", "100000x768"))
+    params = (("numba", *WAYS), ("1x768", "100000x768"))
     param_names = ("backend", "shape")
     unit = "s"
 
