@@ -249,11 +249,12 @@ def test_damaged_package(how: str, tmp_path: Path) -> None:
         (folder / level).mkdir()
     elif how != "missing":
         (folder / level).write_bytes(spoil(content, how))
+    several = 2 if how in ("truncated", "some bits") else 1  # else nothing of the file is left
     script = f"""
     from l2multi.backends.numba import shipped
     shipped.FOLDER = {str(folder)!r}
-    for axis in (0, 1):
-        for a in (x, x.astype("f2")):
+    for axis in (0, 1)[:{several}]:
+        for a in (x, x.astype("f2"))[:{several}]:
             y = l2.normalize(a, axis, backend="numba")
             assert y.tobytes() == l2.normalize(a, axis, backend="numpy").tobytes()
     l2.show_versions()
