@@ -3,6 +3,7 @@
 A subject is a backend or a container in one variant; those of containers are in `tests.held`.
 """
 
+import collections
 import contextlib
 import functools
 import importlib
@@ -490,19 +491,35 @@ def pytest_report_header(config):
     return lines + [f"NOT tested: {name}: {why}" for name, why in config.stash[MISSING].items()]
 
 
-# Tests of one backend alone; and those that run the examples and the benchmarks.
-SLOW = ("tests/backends/", "tests/test_examples.py", "tests/test_benchmarks.py")
+# Tests of one backend alone; those that run the examples and the benchmarks; and those that compile
+# kernels, fill memory or wait.
+SLOW = (
+    "tests/backends/",
+    "tests/test_examples.py",
+    "tests/test_benchmarks.py",
+    "tests/test_cli.py::test_warm",
+    "tests/test_files.py::test_memory_is_bounded",
+    "tests/test_formats.py::test_memory_is_bounded",
+    "tests/test_formats.py::test_pages_of_a_window",
+    "tests/conformance/test_interrupts.py",
+)
 
 
 def _mark_quick(items):
-    """Mark what `-m quick` selects: of each test outside SLOW the first case on each subject."""
-    seen = set()
+    """Mark what `-m quick` selects: of each test outside SLOW the first case on each backend, and
+    of every third the first case on each other kind of array."""
+    seen, others = set(), collections.Counter()
     for item in items:
+        test = item.nodeid.partition("[")[0]
         subject = getattr(item, "callspec", None) and item.callspec.params.get("backend")
-        case = item.nodeid.partition("[")[0], getattr(subject, "variant", None)
-        if not item.nodeid.startswith(SLOW) and case not in seen:
+        variant, group = getattr(subject, "variant", None), getattr(subject, "group", None)
+        if item.nodeid.startswith(SLOW) or (test, variant) in seen:
+            continue
+        if (test, group) in seen:
+            others[variant] += 1
+        if (test, group) not in seen or others[variant] % 3 == 1:
             item.add_marker("quick")
-            seen.add(case)
+        seen |= {(test, variant), (test, group)}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by mark
