@@ -497,6 +497,8 @@ SLOW = (
     "tests/backends/",
     "tests/test_examples.py",
     "tests/test_benchmarks.py",
+    "tests/test_api.py::test_jax_functions_take_sparse_arrays",
+    "tests/test_api.py::test_names_of_dtypes_of_ml_dtypes",
     "tests/test_cli.py::test_warm",
     "tests/test_files.py::test_memory_is_bounded",
     "tests/test_formats.py::test_memory_is_bounded",
