@@ -97,12 +97,12 @@ def normalize_file(
     """Scale the vectors of a file to unit Euclidean length, into another file of the same format.
 
     The suffix says the format; docs/details.md has the table of them, and what has another suffix
-    is taken for ``.npy``. The target is `source` with ``normalize(x, axis)`` in place of its vectors
-    x, and everything else as it was (a ``.npy`` has the bytes of ``numpy.save``, in Fortran order
-    for Fortran order). It is never less: it is written beside its final place and renamed when it
-    is complete (and, if it replaces another, on the disk). On any exception, an interrupt included,
-    the target holds what it held before; so it does if the process is killed, and the next run in
-    this folder removes what that one left.
+    is taken for ``.npy``. The target is `source` with ``normalize(x, axis)`` in place of its
+    vectors x, and everything else as it was (a ``.npy`` has the bytes of ``numpy.save``, in Fortran
+    order for Fortran order). It is never less: it is written beside its final place and renamed
+    when it is complete (and, if it replaces another, on the disk). On any exception, an interrupt
+    included, the target holds what it held before; so it does if the process is killed, and the
+    next run in this folder removes what that one left.
 
     Parameters
     ----------
