@@ -177,6 +177,13 @@ ROWS = (
         "float32; .u8bin holds uint8, .i8bin int8",
         reads=(".u8bin", ".i8bin"),
     ),
+    Row(
+        ".vec",
+        "l2multi.formats.word_vectors",
+        "words and float32 in decimal: text of word2vec, or of GloVe, without a header",
+        also=(".w2v", ".glove", ".txt"),
+    ),
+    Row(".bin", "l2multi.formats.word_vectors", "words and float32: binary of word2vec"),
 )
 
 
