@@ -158,6 +158,12 @@ class Row(NamedTuple):
 ROWS = (
     Row(".npy", "l2multi.formats.npy", "one array", ("dtype_in",)),
     Row(
+        ".npz",
+        "l2multi.formats.npz",
+        "named arrays, stored plain or compressed",
+        ("tensor", "dtype_in"),
+    ),
+    Row(
         ".safetensors",
         "l2multi.formats.safetensors",
         "named tensors, which say their dtypes, BF16 and F8 too",
@@ -227,6 +233,16 @@ def table() -> str:
 def known() -> str:
     """All suffixes, for messages."""
     return ", ".join(kind for row in ROWS for kind in row.suffixes)
+
+
+def chosen(names: list[str], tensor: str | None, path: str) -> str:
+    """The name that is asked for, or the only one."""
+    if tensor is None and len(names) == 1:
+        return names[0]
+    if tensor in names:
+        return tensor
+    shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+    raise ValueError(f"tensor: expected one of those in {path!r} ({shown}), got {tensor!r}")
 
 
 def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:

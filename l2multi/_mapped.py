@@ -101,11 +101,7 @@ class MappedWriter(Writer):
             file.write(head)
             file.flush()
             if nbytes:
-                try:
-                    reserve(file, len(head), nbytes)
-                except OSError as error:
-                    told = f"no room for its {nbytes} bytes ({error.strerror}); nothing has changed"
-                    raise OSError(error.errno, told) from None
+                reserve(file, len(head), nbytes)
                 space = np.asarray(np.memmap(file, np.uint8, "r+", len(head), (nbytes,)))
         self.array: Any = opened.lay(space, dtype)
         self.dropped, self.at = dropped, 0
@@ -134,6 +130,14 @@ Mapped.writer = MappedWriter
 
 def reserve(file: BinaryIO, offset: int, nbytes: int) -> None:
     """Take the space of a file now."""
+    try:
+        _reserve(file, offset, nbytes)
+    except OSError as error:
+        told = f"no room for its {nbytes} bytes ({error.strerror}); nothing has changed"
+        raise OSError(error.errno, told) from None
+
+
+def _reserve(file: BinaryIO, offset: int, nbytes: int) -> None:
     try:
         os.posix_fallocate(file.fileno(), offset, nbytes)
     except AttributeError:  # macOS, Windows

@@ -33,14 +33,19 @@ class Npy(Mapped):
         return name not in NAMELESS
 
     def head(self, dtype: np.dtype[Any]) -> bytes:
-        file = io.BytesIO()
-        descr = np.lib.format.dtype_to_descr(dtype)
-        header = {"descr": descr, "fortran_order": self.fortran, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        return file.getvalue()
+        return header(self.shape, dtype, self.fortran)
 
     def lay(self, space: Array, dtype: np.dtype[Any]) -> Array:
         return space.view(dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def header(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes:
+    """What stands before the numbers of an array."""
+    file = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(dtype)
+    fields = {"descr": descr, "fortran_order": fortran, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
 
 
 def open(path: str, request: Request) -> Mapped:
@@ -63,8 +68,7 @@ def _read(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Mapped:
     magic = file.read(6)
     if magic.startswith(b"PK"):
         raise ValueError(
-            f"source: expected a .npy file, got {path!r}, which is an archive (.npz); save one "
-            "of its arrays with numpy.save"
+            f"source: expected a .npy file, got {path!r}, which is an archive; call it .npz"
         )
     if magic != np.lib.format.MAGIC_PREFIX:
         raise ValueError(
@@ -72,8 +76,8 @@ def _read(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Mapped:
             f"another suffix than {known()} is taken for one)"
         )
     try:
-        descr, fortran, shape = _read_header(file)
-        dtype = _dtype_of(descr, dtype_in)
+        descr, fortran, shape = read_header(file)
+        dtype = dtype_of(descr, dtype_in)
         claimed = math.prod(shape) * dtype.itemsize
         found = os.fstat(file.fileno()).st_size - file.tell()
         if claimed != found:
@@ -92,7 +96,7 @@ def _read(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Mapped:
         ) from None
 
 
-def _read_header(file: BinaryIO) -> tuple[Any, bool, tuple[int, ...]]:
+def read_header(file: BinaryIO) -> tuple[Any, bool, tuple[int, ...]]:
     """The fields of a ``.npy`` header: the dtype's description, Fortran order, and the shape.
 
     As numpy.lib.format describes it. NumPy's own readers refuse ``<f1``, which numpy.save writes
@@ -121,7 +125,7 @@ def _read_header(file: BinaryIO) -> tuple[Any, bool, tuple[int, ...]]:
     return descr, fortran, shape
 
 
-def _dtype_of(descr: Any, dtype_in: np.dtype[Any] | None) -> np.dtype[Any]:
+def dtype_of(descr: Any, dtype_in: np.dtype[Any] | None) -> np.dtype[Any]:
     """The dtype that a header describes, or `dtype_in` if it may be meant."""
     plain = re.fullmatch(r"([<>|=]?)([a-zA-Z])(\d+)", descr) if isinstance(descr, str) else None
     order, kind, size = plain.groups() if plain else ("", "", "")

@@ -108,11 +108,7 @@ def _read(file: BinaryIO, path: str, name: str | None) -> Mapped:
             f"source: expected a complete .safetensors file, got {path!r} ({error})"
         ) from None
     names = _in_order(header)
-    if name is None and len(names) == 1:
-        (name,) = names
-    if name not in names:
-        shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
-        raise ValueError(f"tensor: expected one of those in {path!r} ({shown}), got {name!r}")
+    name = _formats.chosen(names, name, path)
     entry = header[name]
     known = DTYPES.get(entry["dtype"])
     if known is None:
