@@ -176,6 +176,13 @@ ROWS = (
         ("tensor", "dtype_in"),
         folder=True,
     ),
+    Row(
+        ".h5",
+        "l2multi.formats.hdf5",
+        "HDF5: named datasets, also within groups",
+        ("tensor", "dtype_in"),
+        also=(".hdf5", ".h5ad"),
+    ),
     Row(".fvecs", "l2multi.formats.vecs", "float32; .bvecs holds uint8", reads=(".bvecs",)),
     Row(
         ".fbin",
