@@ -5,6 +5,7 @@ the copy can change. Else it is made anew with the same attributes, filters and 
 does not give its former space back (``h5repack`` does).
 """
 
+import builtins
 import contextlib
 import importlib
 import math
@@ -18,6 +19,7 @@ import numpy as np
 
 from l2multi import _contract, _formats
 from l2multi._formats import Array, Block, Request
+from l2multi._mapped import reserve
 from l2multi._sliced import Sliced
 
 # Filters after which a number is another one than was written, by the numbers that they are
@@ -108,6 +110,8 @@ class Hdf5(Sliced):
             with _asked(f"source: expected a complete HDF5 file, got {self.path!r}"):
                 self._check_replaced()
         shutil.copyfile(self.path, path)
+        if not same or old.chunks is not None:
+            self._reserve(path, dtype)
         try:
             with _asked("target"):
                 # The lock on the file is that of whoever may put it in its place.
@@ -117,6 +121,18 @@ class Hdf5(Sliced):
         except BaseException:
             self.finish(False)
             raise
+
+    def _reserve(self, path: str, dtype: np.dtype[Any]) -> None:
+        """Take room for what is written now, as if it were not compressed: HDF5 1.14 may end the
+        process where a disk is found full while it writes. What is left it gives back."""
+        chunks = self.dataset.chunks or self.shape
+        counts = (-(-n // size) if size else 0 for n, size in zip(self.shape, chunks, strict=True))
+        number = math.prod(counts)
+        # Deflate adds less than a thousandth to what it cannot compress.
+        each = math.prod(chunks) * dtype.itemsize * 1001 // 1000 + 256
+        with builtins.open(path, "r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            reserve(file, end, number * each + 2**20)
 
     def _check_replaced(self) -> None:
         """Refuse to make a dataset anew that something in the file points to."""
