@@ -306,7 +306,9 @@ def _begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     head = file.read(30)
     if len(head) < 30 or head[:4] != b"PK\3\4":
         raise ValueError(f"member {info.filename!r} is not where the directory claims it to be")
-    return info.header_offset + 30 + sum(int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+    return (
+        info.header_offset + 30 + sum(int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+    )
 
 
 def _read(

@@ -23,7 +23,7 @@ from l2multi._formats import Array, Block, Opened, Request, Writer, suffix
 LINE = 2**26
 WORD = 2**16
 
-_HEADER = re.compile(rb"(\d{1,18})([ \t]+)(\d{1,18})([ \t\r]*\n)")
+_HEADER = re.compile(rb"(\d{1,18})([ \t]+)(\d{1,18})([ \t\r]*\n?)")
 
 # What the models of fastText begin with, which .bin is the suffix of too.
 _FASTTEXT = (793712314).to_bytes(4, "little")
@@ -147,9 +147,10 @@ class Text(WordVectors):
                 f"line {first + at} has no word and {length} numbers: "
                 f"{_shown(text[begins[at] : newlines[at]])}"
             )
+        # A word may have spaces in it. A number among them tells that the length is not right.
         for at in np.flatnonzero(found > length + 1):
-            token = last[at] - length - 1
-            if _are_numbers([text[starts[token] : ends[token]]]):
+            spaced = range(last[at] - found[at] + 1, last[at] - length)
+            if any(_are_numbers([text[starts[k] : ends[k]]]) for k in spaced):
                 raise self.wrong(
                     f"line {first + at} has more than {length} numbers: "
                     f"{_shown(text[begins[at] : newlines[at]])}"
@@ -261,14 +262,12 @@ def _plainly_written(unit: Array) -> list[bytes]:
 
 def _digits(number: bytes) -> bytes:
     """NumPy's decimal of a number as pyarrow writes it: 1 for 1.0, 0.00001 for 1e-05."""
-    if b"e" not in number and not number.endswith(b".0"):
+    if b"e" not in number and not number.endswith(b".0") and number.find(b".") <= 10:
         return number
-    sign, digits, _ = Decimal(number.decode()).normalize().as_tuple()
-    text = "".join(map(str, digits))
-    point = Decimal(number.decode()).adjusted() + 1
-    if text == "0":
-        text = "0"
-    elif not -6 < point <= 15:
+    exact = Decimal(number.decode()).normalize()
+    sign, digits, _ = exact.as_tuple()
+    text, point = "".join(map(str, digits)), exact.adjusted() + 1
+    if not -6 < point <= 10:
         rest = "." + text[1:] if len(text) > 1 else ""
         text = f"{text[0]}{rest}e{point - 1:+d}"
     elif point <= 0:
