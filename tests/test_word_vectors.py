@@ -10,10 +10,10 @@ import pytest
 import l2multi as l2
 from l2multi.files import check_file, normalize_file
 from l2multi.formats import word_vectors
-from tests.streamed import draw, refused, small_windows
+from tests.streamed import draw, numpy_backend, refused, small_windows
 
-pytestmark = pytest.mark.usefixtures("small_windows")
-__all__ = ["small_windows"]  # a fixture
+pytestmark = pytest.mark.usefixtures("small_windows", "numpy_backend")
+__all__ = ["numpy_backend", "small_windows"]  # fixtures
 
 WORDS = [b"the", b",", b". . .", b"", b"\xff\xfe", b"7", b"caf\xc3\xa9", b"a\xc2\xa0b", b"</s>"]
 
@@ -33,7 +33,8 @@ def words(count: int) -> list[bytes]:
 def text(names, x, header=True, end=b"\n") -> bytes:
     """As gensim and the authors of GloVe write it."""
     lines = [b"%d %d" % x.shape] * header
-    lines += [b" ".join([w, *(repr(n).encode() for n in v.tolist())]) for w, v in zip(names, x, strict=True)]  # fmt: skip
+    for word, row in zip(names, x.tolist(), strict=True):
+        lines.append(b" ".join([word, *(repr(number).encode() for number in row)]))
     return b"".join(line + end for line in lines)
 
 
@@ -151,7 +152,7 @@ def test_what_is_not_a_number_stays_as_it_stands():
 
 
 def test_with_and_without_pyarrow_the_same():
-    """The nearest float32 is read, from the middle between two as well; the fewest digits written."""
+    """The nearest float32 is read, near the middle of two as well; the fewest digits written."""
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, 30_000, np.uint32).view("f4")
     for dtype in (np.float32, np.float64):
@@ -241,24 +242,12 @@ def test_policies(suffix):
     x = draw((40, 7), np.float32)
     x[0], x[30], x[35, 3] = 1, 0, np.inf
     Path("in" + suffix).write_bytes((text if suffix == ".vec" else binary)([b"w"] * 40, x))
-    target = "out" + suffix
-    refused(
-        l2.ZeroVectorError,
-        r"source: zero norm .* at position 30",
-        "in" + suffix,
-        target,
-        zero="raise",
-    )
-    refused(
-        l2.NonFiniteError,
-        r"source: inf or NaN .* at position 35",
-        "in" + suffix,
-        target,
-        nonfinite="raise",
-    )
-    refused(ValueError, "axis: expected -1", "in" + suffix, target, axis=0)
-    refused(ValueError, "zero: null is for columns", "in" + suffix, target, zero="null")
-    refused(ValueError, "tensor: expected none", "in" + suffix, target, tensor="w")
+    files = ("in" + suffix, "out" + suffix)
+    refused(l2.ZeroVectorError, "source: zero norm .* at position 30", *files, zero="raise")
+    refused(l2.NonFiniteError, "source: inf .* at position 35", *files, nonfinite="raise")
+    refused(ValueError, "axis: expected -1", *files, axis=0)
+    refused(ValueError, "zero: null is for columns", *files, zero="null")
+    refused(ValueError, "tensor: expected none", *files, tensor="w")
     refused(ValueError, "target: expected a name that ends in", "in" + suffix, "out.npy")
 
 

@@ -147,7 +147,7 @@ class Hdf5(Sliced):
             ]
             if isinstance(found, h5py.Dataset) and h5py.check_ref_dtype(found.dtype):
                 values.append(found[()])
-            for ref in np.concatenate([np.ravel(value) for value in values] or [[]]):
+            for ref in (ref for value in values for ref in np.ravel(value)):
                 if ref and self.file[ref] == old:
                     pointing.append(name or "/")
 
@@ -242,7 +242,7 @@ def _read(file: Any, path: str, request: Request) -> Hdf5:
         if isinstance(found, h5py.Dataset) and found.shape:
             (names if found.dtype.kind in "fc" else others).append(name)
 
-    wanted = request.tensor and request.tensor.strip("/")
+    wanted = (request.tensor or "").strip("/")
     with _asked(whole):
         dataset = file.get(wanted) if wanted else None
         if not isinstance(dataset, h5py.Dataset):

@@ -104,7 +104,8 @@ class Packed(Member, Opened):
 
     def _windows(self, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         order = self.order
-        for window in windows(self.whole, self.dtype.itemsize, axes, order):
+        # Of a quarter the size, for several copies of each are in memory on its way.
+        for window in windows(self.whole, 4 * self.dtype.itemsize, axes, order):
             yield tuple(slice(*window[d].indices(self.whole[d])) for d in range(len(order)))
 
     def sample(self, axes: tuple[int, ...]) -> Array:
@@ -203,7 +204,7 @@ class PlainWriter(MappedWriter):
             file.write(head)
             file.flush()
             reserve(file, at + len(head), nbytes)
-            self.member = np.asarray(np.memmap(file, np.uint8, "r+", at, (info.file_size,)))
+            self.member: Any = np.asarray(np.memmap(file, np.uint8, "r+", at, (info.file_size,)))
             file.seek(at + info.file_size)
         except BaseException:
             archive.close()
@@ -250,7 +251,7 @@ class PackedWriter(Writer):
             self.archive.close()
 
 
-def _crc(member: Array) -> int:
+def _crc(member: Any) -> int:
     """The CRC-32 of a member that is mapped."""
     crc = 0
     for lo in range(0, len(member), _formats.WINDOW):

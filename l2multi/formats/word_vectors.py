@@ -148,7 +148,7 @@ class Text(WordVectors):
                 f"{_shown(text[begins[at] : newlines[at]])}"
             )
         # A word may have spaces in it. A number among them tells that the length is not right.
-        for at in np.flatnonzero(found > length + 1):
+        for at in np.flatnonzero(found > length + 1).tolist():
             spaced = range(last[at] - found[at] + 1, last[at] - length)
             if any(_are_numbers([text[starts[k] : ends[k]]]) for k in spaced):
                 raise self.wrong(
