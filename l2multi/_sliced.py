@@ -9,6 +9,9 @@ from l2multi._contract import Axis
 from l2multi._formats import Array, Block, Opened, Writer
 from l2multi._mapped import windows
 
+# Blocks are as much smaller, for several copies of each are in memory on its way.
+COPIES = 4
+
 
 class Sliced(Opened):
     """A file whose vectors are an array of another library.
@@ -49,7 +52,8 @@ class Sliced(Opened):
 
     def _windows(self, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         order = range(len(self.shape))
-        for window in windows(self.shape, self.dtype.itemsize, axes, order, self.chunks):
+        itemsize = COPIES * self.dtype.itemsize
+        for window in windows(self.shape, itemsize, axes, order, self.chunks):
             # Without the Ellipsis, which some libraries lack, and within our shape.
             yield tuple(slice(*window[d].indices(self.shape[d])) for d in order)
 

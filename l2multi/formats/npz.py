@@ -19,6 +19,7 @@ from l2multi import _formats
 from l2multi._contract import Axis
 from l2multi._formats import Array, Block, Opened, Request, Writer
 from l2multi._mapped import Mapped, MappedWriter, reserve, unload, windows
+from l2multi._sliced import COPIES
 from l2multi.formats import npy
 
 # Deflate makes 1032 bytes of one at most.
@@ -104,8 +105,7 @@ class Packed(Member, Opened):
 
     def _windows(self, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         order = self.order
-        # Of a quarter the size, for several copies of each are in memory on its way.
-        for window in windows(self.whole, 4 * self.dtype.itemsize, axes, order):
+        for window in windows(self.whole, COPIES * self.dtype.itemsize, axes, order):
             yield tuple(slice(*window[d].indices(self.whole[d])) for d in range(len(order)))
 
     def sample(self, axes: tuple[int, ...]) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 
 from l2multi import _formats
 from l2multi._formats import Array, Block, Opened, Request, Writer, suffix
+from l2multi._sliced import COPIES
 
 # The longest line of a text, and the longest word of a binary: so much is read to find its end.
 LINE = 2**26
@@ -49,7 +50,7 @@ class WordVectors(Opened):
 
     def sample(self, axes: tuple[int, ...]) -> Array:
         vectors, length = self.shape
-        return np.empty((min(vectors, 1 + _formats.WINDOW // (4 * length)), length), F32)
+        return np.empty((min(vectors, 1 + _formats.WINDOW // (COPIES * 4 * length)), length), F32)
 
     def create(self, path: str, dtype: np.dtype[Any], vectors: int | None = None) -> Writer:
         return WordWriter(self, path, self.shape[0] if vectors is None else vectors)
@@ -114,7 +115,7 @@ class Text(WordVectors):
 
     def read(self, file: BinaryIO) -> Iterator[tuple[Array, Any]]:
         first = 1 + (self.head != b"")
-        while text := file.read(_formats.WINDOW // 4):
+        while text := file.read(_formats.WINDOW // COPIES):
             if not text.endswith(b"\n"):
                 text += file.readline(LINE)
             starts, ends, lines = self._numbers(text, first)
@@ -289,7 +290,7 @@ class Binary(WordVectors):
         vectors, length = self.whole
         nbytes, done, data, at = 4 * length, 0, b"", 0
         while done < vectors:
-            more = file.read(max(_formats.WINDOW // 4, WORD + nbytes))
+            more = file.read(max(_formats.WINDOW // COPIES, WORD + nbytes))
             data, at, words, rows = data[at:] + more, 0, [], []
             while done < vectors:
                 space = data.find(b" ", at, at + WORD)
