@@ -179,7 +179,7 @@ ROWS = (
     Row(
         ".h5",
         "l2multi.formats.hdf5",
-        "HDF5: named datasets, also within groups",
+        "HDF5, by h5py: named datasets, also within groups",
         ("tensor", "dtype_in"),
         also=(".hdf5", ".h5ad"),
     ),
@@ -193,10 +193,10 @@ ROWS = (
     Row(
         ".vec",
         "l2multi.formats.word_vectors",
-        "words and float32 in decimal: text of word2vec, or of GloVe, without a header",
+        "words and float32 in decimal: text of word2vec, or that of GloVe, which has no header",
         also=(".w2v", ".glove", ".txt"),
     ),
-    Row(".bin", "l2multi.formats.word_vectors", "words and float32: binary of word2vec"),
+    Row(".bin", "l2multi.formats.word_vectors", "words and float32: the binary of word2vec"),
 )
 
 

@@ -60,7 +60,28 @@ def _fbin() -> Iterator[bytes]:
     yield b"\3\0\0\0\3\0\0\0" + NUMBERS.tobytes()
 
 
-_SEEDS = {".npy": _npy, ".safetensors": _safetensors, ".fvecs": _vecs, ".fbin": _fbin}
+def _npz() -> Iterator[bytes]:
+    for save in (np.savez, np.savez_compressed):
+        with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+            save(file, e=NUMBERS, i=np.arange(3))
+            file.seek(0)
+            yield file.read()
+
+
+def _text() -> Iterator[bytes]:
+    yield b"3 3\nthe 3 4 0\n, 0 0 0\n. . . 1e0 2.0 2 \r\n"
+    yield b"the 3 4 0\n, 0 0 0\n. . . 1e0 2.0 2"
+
+
+def _binary() -> Iterator[bytes]:
+    for end in (b"", b"\n"):
+        yield b"3 3\n" + b"".join(b"word " + row.tobytes() + end for row in NUMBERS)
+
+
+_SEEDS = {
+    ".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".fvecs": _vecs, ".fbin": _fbin,
+    ".vec": _text, ".bin": _binary,
+}  # fmt: skip
 SUFFIXES = tuple(_SEEDS)
 
 
@@ -69,7 +90,7 @@ def tried(data: bytes, suffix: str, folder: str) -> bool:
     source, target = os.path.join(folder, f"x{suffix}"), os.path.join(folder, f"y{suffix}")
     with open(source, "wb") as file:
         file.write(data)
-    keywords = {"tensor": "e"} if suffix == ".safetensors" else {}
+    keywords = {"tensor": "e"} if suffix in (".npz", ".safetensors") else {}
     with contextlib.suppress(FileNotFoundError):
         os.unlink(target)
     with warnings.catch_warnings():

@@ -212,7 +212,8 @@ def test_usage(capsys, arguments, message):
         ("/dev/null out.npy", "a pipe has to be saved to one first"),
         ("text.npy out.npy", "IN: expected a .npy file, got 'text.npy'"),
         ("short.npy out.npy", "IN: expected a complete .npy file of numbers"),
-        ("archive.npz out.npy", "which is an archive (.npz)"),
+        ("archive.npz out.npy", "OUT: expected a name that ends in .npz, which is what"),
+        ("archive.npy out.npy", "which is an archive; call it .npz"),
         ("void.npy out.npy", "IN: dtype '|V2' has no meaning"),
         ("void.npy out.npy", "such as --dtype-in bfloat16"),
         ("void.npy out.npy --dtype-in float8_e5m2", "--dtype-in: expected one that fits the file"),
@@ -234,6 +235,7 @@ def test_usage(capsys, arguments, message):
 def test_refusal(capsys, arguments, message):
     np.save("in.npy", [[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
     np.savez("archive.npz", np.ones(3))
+    Path("archive.npy").write_bytes(Path("archive.npz").read_bytes())
     np.save("void.npy", np.zeros(3, "V2"))
     Path("text.npy").write_text("1 2 3\n")
     Path("short.npy").write_bytes(Path("in.npy").read_bytes()[:-1])

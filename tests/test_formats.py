@@ -1,5 +1,6 @@
 """Formats but .npy: the same bits as in memory by independent readers, refusals, damage, memory."""
 
+import io
 import os
 import random
 import subprocess
@@ -158,19 +159,44 @@ def test_suffixes_in_capitals():
 # All of them.
 
 
-# Those that are read by hand; what a library reads has a file of tests of its own.
-FILES = [row for row in _formats.ROWS if row.suffix in (".safetensors", ".fvecs", ".fbin")]
+def archive(x) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, emb=x, ids=np.arange(3, dtype="u1"))
+    return file.getvalue()
+
+
+def tensors(x) -> bytes:
+    return safetensors.numpy.save({"emb": x, "ids": np.arange(3, dtype="u1")}, {"a": "b"})
+
+
+def text(x) -> bytes:
+    rows = (" ".join(map(str, ["word", *row])) for row in x.tolist())
+    return "\n".join([f"{len(x)} {x.shape[1]}", *rows, ""]).encode()
+
+
+def words(x) -> bytes:
+    return b"%d %d\n" % x.shape + b"".join(b"word " + row.tobytes() for row in x)
+
+
+# A small file of each format that is read here, and not by another library.
+EXAMPLES = {
+    ".npz": archive, ".safetensors": tensors, ".fvecs": vecs, ".fbin": bins, ".vec": text,
+    ".bin": words,
+}  # fmt: skip
+READ_HERE = [row for row in _formats.ROWS if row.suffix in EXAMPLES]
 
 
 def example(suffix: str) -> bytes:
     """A small file."""
-    x = np.random.default_rng(0).standard_normal((6, 5)).astype("f4")
-    if suffix == ".safetensors":
-        return safetensors.numpy.save({"emb": x, "ids": np.arange(3, dtype="u1")}, {"a": "b"})
-    return {".fvecs": vecs, ".fbin": bins}[suffix](x)
+    return EXAMPLES[suffix](np.random.default_rng(0).standard_normal((6, 5)).astype("f4"))
 
 
-@pytest.mark.parametrize("row", FILES, ids=lambda row: row.suffix)
+def named(row) -> str | None:
+    """What the vectors are called in an example."""
+    return "emb" if "tensor" in row.takes else None
+
+
+@pytest.mark.parametrize("row", READ_HERE, ids=lambda row: row.suffix)
 def test_damage_is_refused_or_read_as_it_stands(row):
     """Any byte of any value: a refusal in one line, or a file of the same size."""
     rng = random.Random(0)
@@ -184,8 +210,7 @@ def test_damage_is_refused_or_read_as_it_stands(row):
         Path(source).write_bytes(damaged)
         Path(target).write_bytes(BEFORE)
         try:
-            normalize_file(source, target, tensor="emb" if row.takes else None, backend="numpy",
-                           dtype="float32")  # fmt: skip
+            normalize_file(source, target, tensor=named(row), backend="numpy", dtype="float32")
         except (ValueError, TypeError) as error:
             messages.append(str(error))
             unchanged.append(Path(target).read_bytes() == BEFORE)
@@ -195,7 +220,7 @@ def test_damage_is_refused_or_read_as_it_stands(row):
     assert sorted(os.listdir()) == sorted([source, target])
 
 
-@pytest.mark.parametrize("row", FILES, ids=lambda row: row.suffix)
+@pytest.mark.parametrize("row", READ_HERE, ids=lambda row: row.suffix)
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
 def test_failure_midway(row, failure):
     source, target = "in" + row.suffix, "out" + row.suffix
@@ -209,7 +234,7 @@ def test_failure_midway(row, failure):
             raise failure
 
     with pytest.raises(failure):
-        normalize_file(source, target, tensor="emb" if row.takes else None, progress=fail)
+        normalize_file(source, target, tensor=named(row), progress=fail)
     assert Path(target).read_bytes() == BEFORE
     assert sorted(os.listdir()) == [source, target]
 
