@@ -121,7 +121,8 @@ def _write_hdf5(path, x):
     import h5py
 
     with h5py.File(path, "w") as file:
-        file.create_dataset("emb", data=x, chunks=(3, max(1, x.shape[1] // 2)))
+        chunks = (3, max(1, x.shape[1] // 2))
+        file.create_dataset("emb", data=x, chunks=chunks, maxshape=(None, x.shape[1]))
         file["other"] = np.arange(3)
 
 
