@@ -21,7 +21,7 @@ from l2multi._formats import Array, Block, Opened, Request, Writer, suffix
 from l2multi._sliced import COPIES
 
 # The longest line of a text, and the longest word of a binary: so much is read to find its end.
-LINE = 2**26
+LINE = 2**22
 WORD = 2**16
 
 _HEADER = re.compile(rb"(\d{1,18})([ \t]+)(\d{1,18})([ \t\r]*\n?)")
@@ -115,7 +115,8 @@ class Text(WordVectors):
 
     def read(self, file: BinaryIO) -> Iterator[tuple[Array, Any]]:
         first = 1 + (self.head != b"")
-        while text := file.read(_formats.WINDOW // COPIES):
+        # Where each of the numbers begins and ends takes several times what it does itself.
+        while text := file.read(_formats.WINDOW // (4 * COPIES)):
             if not text.endswith(b"\n"):
                 text += file.readline(LINE)
             starts, ends, lines = self._numbers(text, first)
