@@ -182,6 +182,7 @@ def _replaced(old: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     h5py = _h5py()
     name, parent = old.name.rpartition("/")[2], old.parent
     plist = old.id.get_create_plist()
+    plist.set_obj_track_times(False)  # so that the same file comes from the same; h5py does so too
     largest = old.maxshape
     if shape != old.shape:
         largest = (*largest[:-1], None if largest[-1] is None else shape[-1])
