@@ -144,7 +144,9 @@ def test_what_is_not_a_number_stays_as_it_stands():
     assert Path("out.vec").read_bytes() == b"02  3 \r\n  the\t 0.6 0 0.8 \t\r\n\t1 0 0"
     normalize_file("in.vec", "out.vec", dims=2)
     assert Path("out.vec").read_bytes() == b"02  2 \r\n  the\t 1 0 \t\r\n\t1 0"
+    Path("in.glove").write_bytes(b"7 3 4\n")
     # The word of GloVe's first line is a number, or has spaces in it.
+    refused(ValueError, "dims: expected 2 at least", "in.glove", "out.glove", dims=1)
     for line in (b"7 3 4\n", b". . . 3 4\n", b" 3 4\n"):
         Path("in.vec").write_bytes(line + b"x y 0 2\n")
         normalize_file("in.vec", "out.vec")
@@ -176,8 +178,8 @@ def test_with_and_without_pyarrow_the_same():
 
 
 BAD = {
-    "empty": (b"", "no line has a word and numbers: ''"),
-    "a word": (b"the\n", "no line has a word and numbers: 'the"),
+    "empty": (b"", "no line has a word and two numbers at least: ''"),
+    "a word": (b"the\n", "no line has a word and two numbers at least: 'the"),
     "header alone": (b"2 3\n", "it claims 2 words, and 0 lines follow"),
     "too few": (b"2 3\nthe 3 0 4\n", "it claims 2 words, and 1 lines follow"),
     "too many": (b"1 3\nthe 3 0 4\na 1 2 3\n", "it claims 1 words, and 2 lines follow"),
@@ -191,8 +193,9 @@ BAD = {
     "two in a line": (b"the 3 0 4\na 1 2 3 b 1 2 3\n", "line 2 has more than 3 numbers"),
     "comma": (b"the 3 0 4\na 1 2,5 3\n", "line 2 has '2,5' for a number"),
     "underscore": (b"the 3 0 4\na 1 2_5 3\n", "line 2 has '2_5' for a number"),
-    "byte order mark": (b"\xef\xbb\xbf2 3\nthe 3 0 4\na 1 2 3\n", "line 2 has more than 1 num"),
-    "zeros": (bytes(300), "no line has a word and numbers"),
+    "byte order mark": (b"\xef\xbb\xbf2 3\nthe 3 0 4\na 1 2 3\n", "no line has a word and two"),
+    "like a header": (b"0 .2\n1 .3\n", "no line has a word and two numbers at least: '0 .2"),
+    "zeros": (bytes(300), "no line has a word and two numbers at least"),
 }
 
 

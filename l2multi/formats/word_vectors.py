@@ -46,6 +46,8 @@ class WordVectors(Opened):
         self.whole = shape  # of the file, whatever is cut
 
     def cut(self, dims: int) -> None:
+        if dims == 1 and not self.head:
+            raise ValueError("dims: expected 2 at least for a text without a header, got 1")
         self.shape = (self.shape[0], dims)
 
     def sample(self, axes: tuple[int, ...]) -> Array:
@@ -345,8 +347,10 @@ def open(path: str, request: Request) -> Opened:
                 vectors, length = lines, _length(line)
             elif lines != vectors:
                 raise opened.wrong(f"it claims {vectors} words, and {lines} lines follow")
-    if length < 1:
-        raise opened.wrong(f"no line has a word and numbers: {_shown(line)}")
+    # Without a header, a word that is a number and the one number after it would look like one.
+    if length < (1 if header else 2):
+        told = "a word and numbers" if header else "a word and two numbers at least"
+        raise opened.wrong(f"no line has {told}: {_shown(line)}")
     # A space and a digit for each number, or a space and its bytes.
     least = vectors * (2 * length if kind is Text else 1 + 4 * length)
     if found < least:
