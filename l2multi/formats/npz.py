@@ -41,7 +41,7 @@ class Member:
         The directory's entry.
     path : str
         The archive.
-    head : int
+    head_size : int
         How long the header of the ``.npy`` is.
     fortran : bool
         Whether the array is in Fortran order.
