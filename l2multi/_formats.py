@@ -221,10 +221,14 @@ def check_target(source: str, target: str) -> None:
         )
 
 
+# Of much that has no vectors, so that in a folder they are taken only where they are asked for.
+COMMON = (".txt", ".bin")
+
+
 def is_known(path: str) -> bool:
-    """Whether a name bears a suffix of the table."""
+    """Whether a name bears a suffix of the table, and one that says vectors."""
     own = suffix(path)
-    return any(own in row.suffixes for row in ROWS)
+    return own not in COMMON and any(own in row.suffixes for row in ROWS)
 
 
 def table() -> str:

@@ -57,8 +57,9 @@ def normalize_folder(
     Parameters
     ----------
     source : path or iterable of paths
-        A folder, of which the files that bear a known suffix are taken, a pattern such as
-        ``parts/*.npy``, or the files themselves.
+        A folder, of which the files that bear a known suffix are taken (but not ``.txt`` and
+        ``.bin``, as much else is called), a pattern such as ``parts/*.npy``, or the files
+        themselves.
     target : path
         The folder to write to, which is made if it is not there.
     axis, tensor, column, dims, dtype, dtype_in, eps, zero, nonfinite, backend

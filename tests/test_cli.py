@@ -579,7 +579,8 @@ def test_a_folder(capsys):
     arrays = {f"emb_{i}.npy": rng.standard_normal((10 * i, 16)).astype("f2") for i in range(4)}
     for name, x in arrays.items():
         np.save(f"parts/{name}", x)
-    Path("parts/README").write_text("not a part")
+    for name in ("README", "vocab.txt", "model.bin"):
+        Path("parts", name).write_text("not a part")
     assert main(["normalize", "parts", "unit"]) == 0
     out = capsys.readouterr().out
     assert "unit/emb_3.npy: 30 vectors\n" in out
