@@ -197,6 +197,20 @@ ROWS = (
         also=(".w2v", ".glove", ".txt"),
     ),
     Row(".bin", "l2multi.formats.word_vectors", "words and float32: the binary of word2vec"),
+    Row(
+        ".parquet",
+        "l2multi.formats.parquet",
+        "a column of lists or tensors, nulls too",
+        ("column",),
+        also=(".pq",),
+    ),
+    Row(
+        ".arrow",
+        "l2multi.formats.arrow_ipc",
+        "as .parquet; the file format, which is Feather version 2, or the stream format",
+        ("column",),
+        also=(".feather", ".ipc"),
+    ),
 )
 
 

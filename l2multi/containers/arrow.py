@@ -77,14 +77,6 @@ class Column(Opened):
         ends = np.cumsum([0, *self.chunks]).tolist()
         return pa.chunked_array(map(build, map(slice, ends[:-1], ends[1:])), kind)
 
-    def nested(self, kind: Any, at: slice, buffers: list[Array], values: Array) -> Any:
-        """An array of lists, of rows at a slice."""
-        missing = self.missing[at]
-        valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-        child = pa.Array.from_buffers(kind.value_type, values.size, [None, pa.py_buffer(values)])
-        found = [valid, *map(pa.py_buffer, buffers)]
-        return pa.Array.from_buffers(kind, len(missing), found, children=[child])
-
 
 class Vectors(Column):
     """Fixed-size lists and tensors: rows of one shape."""
@@ -114,7 +106,7 @@ class Vectors(Column):
         rows = np.ascontiguousarray(_storage_order(kind, y).reshape(len(y), storage.list_size))
 
         def build(at: slice) -> Any:
-            found = self.nested(storage, at, [], rows[at])
+            found = nested(storage, self.missing[at], None, rows[at])
             return found if storage is kind else pa.ExtensionArray.from_storage(kind, found)
 
         return self.built(kind, build)
@@ -164,13 +156,10 @@ class Lists(Column):
 
     def close(self, y: Any) -> Any:
         kind = _with_values(self.kind, y.dtype)
-        _, index, is_view = _LISTS[type(kind)]
 
         def build(at: slice) -> Any:
             bounds = self.bounds[at.start : at.stop + 1]
-            offsets = (bounds - bounds[0]).astype(index)
-            buffers = [offsets[:-1], np.diff(offsets)] if is_view else [offsets]
-            return self.nested(kind, at, buffers, y[bounds[0] : bounds[-1]])
+            return nested(kind, self.missing[at], bounds - bounds[0], y[bounds[0] : bounds[-1]])
 
         return self.built(kind, build)
 
@@ -201,6 +190,20 @@ _LISTS: dict[Any, tuple[Any, Any, bool]] = {
     ListViewType: (pa.list_view, np.int32, True),
     LargeListViewType: (pa.large_list_view, np.int64, True),
 }
+
+
+def nested(kind: Any, missing: Array, bounds: Array | None, values: Array) -> Any:
+    """An array of lists, of which these are null, of the numbers between bounds; None where all
+    lists are of one size."""
+    buffers: list[Array] = []
+    if bounds is not None:
+        _, index, is_view = _LISTS[type(kind)]
+        offsets = bounds.astype(index)
+        buffers = [offsets[:-1], np.diff(offsets)] if is_view else [offsets]
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    child = pa.Array.from_buffers(kind.value_type, values.size, [None, pa.py_buffer(values)])
+    found = [valid, *map(pa.py_buffer, buffers)]
+    return pa.Array.from_buffers(kind, len(missing), found, children=[child])
 
 
 def _parts(x: Any, storage: Any) -> list[Any]:

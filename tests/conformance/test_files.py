@@ -90,7 +90,7 @@ def _columns(x):
 
 def _matrix(table):
     column = table["emb"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
 def _write_parquet(path, x):
