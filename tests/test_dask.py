@@ -224,9 +224,10 @@ def test_one_thread_for_each_task(monkeypatch, chunks):
     seen.clear()
     threads.pretend(4)
     try:
-        assert threads.threads(2**24, False) == 4
+        before = threads.threads(2**24, False)  # fewer, if Numba is loaded, which knows two cores
+        assert before > 1
         computed(lazy)
-        assert threads.threads(2**24, False) == 4
+        assert threads.threads(2**24, False) == before
     finally:
         threads.pretend(0)
     assert set(seen) == {1}
@@ -271,7 +272,6 @@ def test_refusals(idle):
         ({"axis": 2}, np.exceptions.AxisError, "axis 2 is out of bounds"),
         ({"dtype": "i4"}, TypeError, "a real floating dtype"),
         ({"dim": "row"}, TypeError, "no dimensions with names"),
-        ({"backend": "torch"}, (TypeError, ImportError), "torch"),
     ):
         with pytest.raises(error, match=told):
             l2.normalize(x, **wrong)
