@@ -28,28 +28,35 @@ def open_file(path: str, request: _formats.Request) -> Opened:
         mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for data
         if not (stat.S_ISDIR(mode) if row.folder else stat.S_ISREG(mode)):
             what = "folder" if row.folder else "file"
+            cure = "what comes through a pipe has to be saved to one first"
+            if stat.S_ISDIR(mode):
+                cure = "a folder of files is for normalize alone, in Python for normalize_folder"
             raise ValueError(
                 f"source: expected a {row.suffix} {what}, got {path!r}, which is not a {what} "
-                "(what comes through a pipe has to be saved to one first)"
+                f"({cure})"
             )
         return row.open(path, request)
 
 
-def check_target(source: str, target: str) -> str:
-    """Where `target` leads; refused if it cannot be replaced, or says another format."""
+def check_target(source: str, target: str, *, made: bool = False) -> str:
+    """Where `target` leads; refused if it cannot be replaced, or says another format. Its directory
+    has to be there, or to be `made`."""
     _formats.check_target(source, target)
     path = os.path.realpath(target)
+    folder = _formats.find(source).folder
+    if folder and is_within(path, source):
+        raise ValueError(f"target: expected another folder than {source!r}, got {target!r}")
     try:
         status = os.stat(target)
     except FileNotFoundError:
-        if not os.path.basename(target):
+        if not os.path.basename(target.rstrip(os.sep) if folder else target):
             raise ValueError(f"target: expected the path of a file, got {target!r}") from None
-        if not os.path.isdir(os.path.dirname(path)):
+        if not (made or os.path.isdir(os.path.dirname(path))):
             raise FileNotFoundError(errno.ENOENT, "its directory does not exist", target) from None
         return path
     if os.path.samestat(status, os.stat(source)):
         raise ValueError(f"target: expected another file than the one to read, got {target!r}")
-    if _formats.find(source).folder:
+    if folder:
         raise FileExistsError(errno.EEXIST, "a folder cannot be replaced as a whole", target)
     # What /dev/stdout leads to may be a pipe, or have no name any more.
     if not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
@@ -57,6 +64,12 @@ def check_target(source: str, target: str) -> str:
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", target)
     return path
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path is that of a folder or file, or below it."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def cut(opened: Opened, axes: tuple[int, ...], dims: Any) -> None:

@@ -158,11 +158,13 @@ def windows(
     axes: tuple[int, ...],
     order: Sequence[int],
     chunks: Sequence[int] | None = None,
+    neighbours: int = 1,
 ) -> Iterator[tuple[Any, ...]]:
     """Indices that cut an array between its vectors, in the order of the file.
 
     `order` has the axes from the one whose neighbours lie furthest apart; `chunks` is the shape of
-    what is read and written as one, where that is so: no window ends within one.
+    what is read and written as one, where that is so: no window ends within one. Of vectors that
+    lie across one another, as many `neighbours` are taken together however long they are.
     """
     kept = [d for d in order if d not in axes]
     vector = itemsize * math.prod(shape[d] for d in axes)
@@ -171,7 +173,7 @@ def windows(
     # The vectors that lie between the elements of one another, not one after the other.
     outer = min((order.index(d) for d in axes), default=len(shape))
     woven = math.prod(shape[d] for d in order[outer:] if d not in axes)
-    most = max(1, _formats.WINDOW // vector, min(woven, NEIGHBOURS))
+    most = max(1, _formats.WINDOW // vector, min(woven, neighbours))
     steps = {}
     for d in reversed(kept):
         steps[d] = min(shape[d], most)
@@ -187,7 +189,7 @@ def windows(
 def windows_of(x: Array, axes: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
     """The `windows` of an array in memory."""
     order = sorted(range(x.ndim), key=lambda d: -x.strides[d])
-    return windows(x.shape, x.itemsize, axes, order)
+    return windows(x.shape, x.itemsize, axes, order, neighbours=NEIGHBOURS)
 
 
 def whole_of(array: Array) -> Array:
@@ -210,6 +212,6 @@ def populate(array: Array, advice: int, most: int) -> None:
 
 def unload(array: Array) -> None:
     """Take a map's pages out of the process. The kernel still has them, as a cache."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        base: Any = whole_of(array).base
+    base: Any = whole_of(array).base
+    if hasattr(mmap, "MADV_DONTNEED") and isinstance(base, mmap.mmap):  # not of what is empty
         base.madvise(mmap.MADV_DONTNEED)

@@ -1,6 +1,7 @@
 """Files that are not on this machine: fetched to a temporary one, or sent from there, by fsspec."""
 
 import contextlib
+import errno
 import os
 import secrets
 import tempfile
@@ -15,6 +16,14 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def check_apart(source: str, target: str) -> None:
+    """Refuse a target that is the source, by whatever names."""
+    if is_url(source) or is_url(target):
+        (one, inner), (other, place) = _system("source", source), _system("target", target)
+        if type(one) is type(other) and inner.rstrip("/") == place.rstrip("/"):
+            raise ValueError(f"target: expected another file than the one to read, got {target!r}")
+
+
 @contextlib.contextmanager
 def fetched(argument: str, path: str) -> Iterator[str]:
     """The path of a file here: of a copy, if the file is elsewhere."""
@@ -26,7 +35,7 @@ def fetched(argument: str, path: str) -> Iterator[str]:
         here = os.path.join(folder, os.path.basename(inner.rstrip("/")))
         with _errors(argument, path):
             if not system.exists(inner):
-                raise FileNotFoundError(2, "No such file or directory")
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory")
             system.get(inner, here, recursive=system.isdir(inner))
         yield here
 
@@ -39,6 +48,9 @@ def sent(argument: str, path: str) -> Iterator[str]:
         yield path
         return
     system, inner = _system(argument, path)
+    with _errors(argument, path):
+        if system.isdir(inner):
+            raise FileExistsError(errno.EEXIST, "a folder cannot be replaced as a whole")
     with tempfile.TemporaryDirectory(prefix="l2multi-") as folder:
         here = os.path.join(folder, os.path.basename(inner.rstrip("/")))
         yield here
@@ -78,4 +90,4 @@ def _errors(argument: str, path: str) -> Iterator[None]:
     except (OSError, ImportError):
         raise
     except Exception as error:
-        raise OSError(5, f"{argument}: {type(error).__name__}: {error}", path) from error
+        raise OSError(errno.EIO, f"{argument}: {type(error).__name__}: {error}", path) from error

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,12 +35,12 @@ def told(what: str, path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(
-    path: str, target: str, *, folder: bool = False, durable: bool = True
+    path: str, target: str, *, argument: str = "target", folder: bool = False, durable: bool = True
 ) -> Iterator[str]:
     """The path of a new file or folder beside `path`, which takes its place if all goes well.
 
-    Messages name `target`, which is what the caller calls `path`. What replaces another is on the
-    disk before, unless it need not be `durable`.
+    Messages name `target`, which is what the caller calls `path`, and the `argument`. What replaces
+    another is on the disk before, unless it need not be `durable`.
     """
     around = os.path.dirname(path) or os.curdir
     _sweep(around)
@@ -48,10 +49,10 @@ def replacing(
         while held < 0:
             # Known before it is made, for an interrupt may come between.
             temporary = os.path.join(around, f".l2multi-{secrets.token_hex(8)}.tmp")
-            with told("target: its directory takes no new file", target):
-                held = _create(temporary, folder)
+            with told(f"{argument}: its directory takes no new file", target):
+                held = _create(temporary, folder, private=os.path.exists(path))
         yield temporary
-        with told("target", target):
+        with told(argument, target):
             replaced = os.path.exists(path)
             if replaced:
                 shutil.copymode(path, temporary)
@@ -60,11 +61,14 @@ def replacing(
                 # takes ten times as long as the arithmetic.
                 if durable:
                     os.fsync(held)
-            os.close(held)
-            held = -1
+            if fcntl is None:  # on Windows, what is open cannot be renamed
+                os.close(held)
+                held = -1
             os.replace(temporary, path)
             if replaced and durable:
                 _sync(around)
+        if held >= 0:  # not before, for the lock keeps a sweep away
+            os.close(held)
     except BaseException:
         if held >= 0:
             os.close(held)
@@ -72,12 +76,18 @@ def replacing(
         raise
 
 
-def _create(path: str, folder: bool) -> int:
+def _create(path: str, folder: bool, private: bool) -> int:
     """A new temporary file or folder: the descriptor that holds its lock; -1 if it is lost again
-    to a sweep, which takes what is not locked yet for left."""
+    to a sweep, which takes what is not locked yet for left. Nobody else may read it while it is
+    `private`: the file that it will replace may be so."""
     if folder:
         os.mkdir(path)
-    held = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            held = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return -1
+    else:
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
     if _lock(held) and os.path.exists(path):
         return held
     os.close(held)
@@ -105,7 +115,9 @@ def _sweep(around: str) -> None:
         for name in filter(_NAME.fullmatch, os.listdir(around)):
             path = os.path.join(around, name)
             with contextlib.suppress(OSError):
-                held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                if stat.S_IFMT(os.lstat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                    continue
+                held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     _remove(path)

@@ -190,7 +190,8 @@ class Histogram:
 
     def add(self, norms: Array) -> None:
         """Count these."""
-        bits = np.ascontiguousarray(norms, np.float64).view(np.int64) >> self._KEPT
+        with np.errstate(over="ignore"):  # a longdouble
+            bits = np.ascontiguousarray(norms, np.float64).view(np.int64) >> self._KEPT
         for key, count in zip(
             *(a.tolist() for a in np.unique(bits, return_counts=True)), strict=True
         ):

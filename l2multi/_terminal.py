@@ -21,11 +21,11 @@ def lines(pairs: dict[str, Any]) -> str:
     return "\n".join(f"{name:<13}  {value!s}" for name, value in pairs.items())
 
 
-def report(one: Report) -> str:
-    """What was done to a file."""
+def report(one: Report, dry_run: bool = False) -> str:
+    """What was done to a file, or would be."""
     before, after = one.source_dtype, one.dtype
     shown: dict[str, Any] = {
-        "files": f"{one.source} -> {one.target}",
+        "files": f"{one.source} -> {one.target}" + ", not written" * dry_run,
         "shape": shape(one.shape),
         "vectors": one.vectors,
         "length": "of each its own" if one.length is None else one.length,
@@ -59,13 +59,14 @@ def part(one: Part) -> str:
     return f"{one.target}: {told.vectors} vectors" + "".join(f", {what}" for what in more)
 
 
-def parts(all_: Sequence[Part], seconds: float) -> str:
-    """What was done to a folder."""
+def parts(all_: Sequence[Part], seconds: float, dry_run: bool = False) -> str:
+    """What was done to a folder, or would be."""
     reports = [one.report for one in all_ if one.report is not None]
     nbytes = sum(one.nbytes for one in reports)
+    done = f"{len(reports)} written, {len(all_) - len(reports)} done before"
     return lines(
         {
-            "files": f"{len(reports)} written, {len(all_) - len(reports)} done before",
+            "files": f"{len(reports)} read, none written" if dry_run else done,
             "vectors": sum(one.vectors for one in reports),
             "zero vectors": sum(one.zero for one in reports),
             "not finite": sum(one.nonfinite for one in reports),

@@ -17,7 +17,16 @@ import numpy as np
 import typer
 
 import l2multi
-from l2multi import _backends, _bench, _contract, _file_arguments, _formats, _terminal
+from l2multi import (
+    _backends,
+    _bench,
+    _contract,
+    _file_arguments,
+    _formats,
+    _options,
+    _remote,
+    _terminal,
+)
 from l2multi.__main__ import interrupted
 from l2multi.files import check_file, normalize_file
 from l2multi.folders import Part, is_many, normalize_folder
@@ -126,113 +135,29 @@ def _before(
     pass
 
 
-def _path(text: str) -> str:
-    """The path of a file."""
-    if text == "-":
-        raise typer.BadParameter(
-            "expected the path of a file: standard input and output cannot be read and written in "
-            "parts; a file called - is ./-"
-        )
-    return text
-
-
-def _axis(text: str) -> Any:
-    """The value of ``--axis``."""
-    if text in ("all", "none"):
-        return ()
-    try:
-        axes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected an int, ints with commas, or all, got {text!r}"
-        ) from None
-    return axes
-
-
-def _axes_of(axis: Any) -> Any:
-    """What ``--axis`` means: the parser cannot give None."""
-    return None if axis == () else axis[0] if len(axis) == 1 else axis
-
-
-def _choice(choices: Sequence[str], help: str, *names: str, metavar: str | None = None) -> Any:
-    """An option that is one of these words, which a shell can complete."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise typer.BadParameter(f"expected one of {', '.join(choices)}, got {text!r}")
-        return text
-
-    return typer.Option(
-        *names, help=help, parser=parse, metavar=metavar or "|".join(choices),
-        autocompletion=lambda incomplete: [word for word in choices if word.startswith(incomplete)],
-    )  # fmt: skip
-
-
-Source = Annotated[str, typer.Argument(metavar="IN", parser=_path, show_default=False)]
-Axis = Annotated[
-    Any,
-    typer.Option(
-        parser=_axis,
-        metavar="AXIS",
-        help="The axis or axes over which a vector extends: -1, 0, 0,1 or all.",
-    ),
-]
-Tensor = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Which tensor, array or dataset of a file with several; the others are carried "
-        "through.",
-    ),
-]
-Column = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Which column of a table with several.")
-]
-Dims = Annotated[
-    int | None,
-    typer.Option(metavar="K", help="Take the first K elements of each vector, and no others."),
-]
-DtypeIn = Annotated[
-    str | None,
-    _choice(
-        tuple(NAMELESS),
-        "What the bytes of a .npy are, such as bfloat16, float8_e5m2 or int4 (one in each byte): "
-        "numpy.save calls them V2, V1 or f1.",
-        metavar="DTYPE",
-    ),
-]
-Backend = Annotated[
-    str | None,
-    _choice(_backends.NAMES, "Who computes; by default $L2MULTI_BACKEND, or the best."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object on a line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Save a plot as PNG, PDF or SVG.")]
-
-
 @_command
 def normalize(
-    paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", parser=_path)],
-    axis: Axis = "-1",
-    tensor: Tensor = None,
-    column: Column = None,
-    dims: Dims = None,
+    paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", parser=_options.path)],
+    axis: _options.Axis = "-1",
+    tensor: _options.Tensor = None,
+    column: _options.Column = None,
+    dims: _options.Dims = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="Of the result, such as float32; by default that of IN if floating."),
     ] = None,
-    dtype_in: DtypeIn = None,
+    dtype_in: _options.DtypeIn = None,
     eps: Annotated[float, typer.Option(help="The least number that vectors are divided by.")] = 0.0,
     zero: Annotated[
         str,
-        _choice(
+        _options.choice(
             _file_arguments.ZERO,
             "Zero vectors stay, become NaN, stop the command, are left out, or become null.",
         ),
     ] = "keep",
     nonfinite: Annotated[
         str,
-        _choice(
+        _options.choice(
             _contract.NONFINITE,
             "Vectors with inf or NaN have NaN in the result, or stop the command.",
         ),
@@ -246,7 +171,7 @@ def normalize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read, check and report, and write nothing.")
     ] = False,
-    backend: Backend = None,
+    backend: _options.Backend = None,
     dask: Annotated[
         str | None,
         typer.Option(
@@ -254,8 +179,8 @@ def normalize(
             help="Of a .zarr: have this cluster of Dask compute; local starts one on this machine.",
         ),
     ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    json_: _options.Json = False,
+    quiet: _options.Quiet = False,
 ) -> int | None:
     """Scale the vectors of files to unit Euclidean length, in bounded memory.
 
@@ -281,24 +206,25 @@ def normalize(
 
             del keywords["column"], keywords["norms"], keywords["dry_run"]
             report = normalize_zarr(
-                sources[0], target, _axes_of(axis), client=dask, progress=progress, **keywords
-            )
+                sources[0], target, _options.axes_of(axis), client=dask, progress=progress,
+                **keywords,
+            )  # fmt: skip
         elif many:
             told = _print_json if json_ else _print_part
             parts = normalize_folder(
-                sources if len(sources) > 1 else sources[0], target, _axes_of(axis),
+                sources if len(sources) > 1 else sources[0], target, _options.axes_of(axis),
                 progress=progress, done=None if quiet else told, **keywords,
             )  # fmt: skip
         else:
             report = normalize_file(
-                sources[0], target, _axes_of(axis), progress=progress, **keywords
+                sources[0], target, _options.axes_of(axis), progress=progress, **keywords
             )
     if quiet or (many and json_):
         return None
     if many:
-        text = _terminal.parts(parts, time.perf_counter() - start)
+        text = _terminal.parts(parts, time.perf_counter() - start, dry_run)
     else:
-        text = _terminal.as_json(report) if json_ else _terminal.report(report)
+        text = _terminal.as_json(report) if json_ else _terminal.report(report, dry_run)
     try:
         print(text, flush=True)
     except OSError as error:
@@ -320,20 +246,20 @@ def _print_json(part: Part) -> None:
 
 @_command
 def check(
-    source: Source,
-    axis: Axis = "-1",
-    tensor: Tensor = None,
-    column: Column = None,
-    dims: Dims = None,
-    dtype_in: DtypeIn = None,
+    source: _options.Source,
+    axis: _options.Axis = "-1",
+    tensor: _options.Tensor = None,
+    column: _options.Column = None,
+    dims: _options.Dims = None,
+    dtype_in: _options.DtypeIn = None,
     tol: Annotated[
         float | None,
         typer.Option(help="How far a norm may be from 1; by default 4 ulp of the dtype."),
     ] = None,
-    backend: Backend = None,
-    plot: Plot = None,
-    json_: Json = False,
-    quiet: Quiet = False,
+    backend: _options.Backend = None,
+    plot: _options.Plot = None,
+    json_: _options.Json = False,
+    quiet: _options.Quiet = False,
 ) -> int:
     """Tell whether vectors have unit length: 0 if all have, 1 if not, 2 if that cannot be told.
 
@@ -342,8 +268,8 @@ def check(
     try:
         with _terminal.progress(not quiet) as progress:
             found = check_file(
-                source, _axes_of(axis), tensor=tensor, column=column, dims=dims, dtype_in=dtype_in,
-                tol=tol, backend=backend, progress=progress,
+                source, _options.axes_of(axis), tensor=tensor, column=column, dims=dims,
+                dtype_in=dtype_in, tol=tol, backend=backend, progress=progress,
             )  # fmt: skip
         if json_:
             print(_terminal.as_json(found, source=source))
@@ -360,18 +286,20 @@ def check(
 
 @_command
 def info(
-    source: Source,
-    axis: Axis = "-1",
-    tensor: Tensor = None,
-    column: Column = None,
-    dtype_in: DtypeIn = None,
-    json_: Json = False,
+    source: _options.Source,
+    axis: _options.Axis = "-1",
+    tensor: _options.Tensor = None,
+    column: _options.Column = None,
+    dtype_in: _options.DtypeIn = None,
+    json_: _options.Json = False,
 ) -> None:
     """Tell what a file of vectors holds, by its head, and who would normalize it."""
     known = _file_arguments.request(tensor, column, dtype_in)
-    opened = _file_arguments.open_file(source, known)
-    try:
-        axes = _contract.normalize_axes(_axes_of(axis), len(opened.shape))
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(_remote.fetched("source", source))
+        opened = _file_arguments.open_file(here, known)
+        stack.callback(opened.close)
+        axes = _contract.normalize_axes(_options.axes_of(axis), len(opened.shape))
         told = l2multi.explain(opened.sample(axes), opened.check_axes(axes))
         vectors = 1
         for d, n in enumerate(opened.shape):
@@ -386,16 +314,17 @@ def info(
             "backend": told.backend,
             "why this one": told.why,
         }
-        print(json.dumps(shown) if json_ else _terminal.lines(shown))
-    finally:
-        opened.close()
+        if json_:
+            print(json.dumps(shown | {"shape": opened.shape}))
+        else:
+            print(_terminal.lines(shown))
 
 
 @_command
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A few seconds.")] = False,
-    plot: Plot = None,
-    json_: Json = False,
+    plot: _options.Plot = None,
+    json_: _options.Json = False,
 ) -> None:
     """Measure this machine: the backends side by side with the obvious formula."""
     cells = []

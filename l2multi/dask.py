@@ -154,7 +154,8 @@ def _client(client: Any) -> Iterator[Any]:
         with made:
             yield made
     else:
-        yield client
+        with client.as_current():  # it may be nobody's default
+            yield client
 
 
 def _parts(client: Any, job: _Job, windows: Iterator[Any]) -> Iterator[Any]:

@@ -4,6 +4,7 @@
 answer, so that the blocks leave no trace in the result.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -193,6 +194,7 @@ def normalize_file(
     start = time.perf_counter()
     given, wanted = os.fsdecode(source), os.fsdecode(target)
     with ExitStack() as stack:
+        _remote.check_apart(given, wanted)
         source = stack.enter_context(_remote.fetched("source", given))
         target = stack.enter_context(_remote.sent("target", wanted))
         opened = _file_arguments.open_file(
@@ -200,7 +202,7 @@ def normalize_file(
         )
         stack.callback(opened.close)
         with told("target", target):
-            path = _file_arguments.check_target(source, target)
+            path = _file_arguments.check_target(source, target, made=dry_run)
         axes = _contract.normalize_axes(axis, len(opened.shape))
         if dims is not None:
             _file_arguments.cut(opened, axes, dims)
@@ -257,13 +259,14 @@ def _norms_writer(
     stack: ExitStack, path: str, source: str, target: str, one: _stream.Pass
 ) -> Callable[[Block, Array], None]:
     """What keeps the norms of blocks in a ``.npy`` of its own, which is complete with the stack."""
-    with told("norms", path):
-        place = os.path.realpath(path)
-        if _formats.suffix(path) != ".npy":
-            raise ValueError(f"norms: expected a name that ends in .npy, got {path!r}")
-        if place in (target, os.path.realpath(source)):
-            raise ValueError(f"norms: expected another file than source and target, got {path!r}")
-    temporary = stack.enter_context(replacing(place, path))
+    place = os.path.realpath(path)
+    if _formats.suffix(path) != ".npy" or os.path.isdir(path) or _remote.is_url(path):
+        raise ValueError(f"norms: expected the path of a .npy file, got {path!r}")
+    if any(_file_arguments.is_within(place, one) for one in (target, source)):
+        raise ValueError(f"norms: expected another file than source and target, got {path!r}")
+    if os.path.exists(place) and not os.access(place, os.W_OK):
+        raise PermissionError(errno.EACCES, "norms: it is write-protected", path)
+    temporary = stack.enter_context(replacing(place, path, argument="norms"))
     dtype = one.norm_dtype if npy.NAMELESS.get(one.norm_dtype.name) is None else np.dtype("f4")
     shape = tuple(n for d, n in enumerate(one.opened.shape) if d not in one.axes)
     with told("norms", path):
@@ -397,6 +400,8 @@ def check_file(
 
         one.run(keep_norms=look, progress=progress)
     zero, bad, null = one.zeros, one.unbound, one.nulls
+    if one.length == 0:  # empty vectors have no unit length
+        off.count, worst = one.vectors, 1.0
     unit = one.vectors - zero.count - bad.count - null.count - off.count
     return Check(
         one.vectors, one.length, unit, zero.count, bad.count, null.count, off.count,

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import l2multi
-from l2multi import _contract, _file_arguments, _formats
+from l2multi import _contract, _file_arguments, _formats, _remote
 from l2multi._replacing import replacing, told
 from l2multi.files import Path, Report, normalize_file
 
@@ -121,11 +121,12 @@ def normalize_folder(
         before = record.get(name)
         report = None
         if dry_run or own is not None or not _is_done(before, asked, path, result):
+            read = "" if dry_run else digest(path)  # before: who changes it meanwhile is found out
             report = normalize_file(
                 path, result, axis, norms=own, dry_run=dry_run, progress=progress, **keywords
             )
             if not dry_run:
-                record[name] = {"asked": asked, "source": digest(path), "target": digest(result)}
+                record[name] = {"asked": asked, "source": read, "target": digest(result)}
                 _write_record(target, record)
         found.append(Part(path, result, report))
         if done is not None:
@@ -136,6 +137,8 @@ def normalize_folder(
 def is_many(path: Path) -> bool:
     """Whether a path is a folder of files or a pattern, and not a file."""
     path = os.fsdecode(path)
+    if _remote.is_url(path):
+        return False
     if os.path.lexists(path):
         return os.path.isdir(path) and not _formats.find(path).folder
     return glob.has_magic(path)
@@ -144,7 +147,10 @@ def is_many(path: Path) -> bool:
 def _sources(source: Path | Iterable[Path]) -> list[str]:
     """The files, by name."""
     if not isinstance(source, str | bytes | os.PathLike):
-        return [os.fsdecode(path) for path in source]
+        found = [os.fsdecode(path) for path in source]
+        if not found:
+            raise ValueError("source: expected files, got none")
+        return found
     path = os.fsdecode(source)
     if is_many(path) and os.path.isdir(path):
         with told("source", path):
@@ -165,6 +171,8 @@ def _sources(source: Path | Iterable[Path]) -> list[str]:
 def _pairs(sources: list[str], target: str) -> list[tuple[str, str]]:
     """Each source with the path of its result."""
     pairs: dict[str, str] = {}
+    if _formats.find(target).folder or (os.path.lexists(target) and not os.path.isdir(target)):
+        raise ValueError(f"target: expected a folder of files, got {target!r}")
     for path in sources:
         stem, suffix = os.path.splitext(os.path.basename(path.rstrip(os.sep)))
         row = _formats.find(path)
@@ -194,7 +202,7 @@ def _check_lengths(paths: list[str], axis: _contract.Axis, keywords: dict[str, A
             along = [opened.shape[d] for d in axes]
         if 0 in opened.shape or None in along or axes != (len(opened.shape) - 1,):
             continue
-        length = along[0]
+        length = along[0] if keywords.get("dims") is None else min(along[0], keywords["dims"])
         if first is None:
             first = (path, length)
         elif length != first[1]:

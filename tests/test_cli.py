@@ -464,7 +464,9 @@ def test_norms_and_dry_run(capsys):
         np.save("in.npy", np.asarray(x, order=order))
         command = ["normalize", "in.npy", "out.npy", "--axis", axis, "--return-norms", "n.npy"]
         assert main([*command, "--dry-run"]) == 0
-        assert report(capsys)["vectors"] == str(l2.norm(x, of).size)
+        lines = report(capsys)
+        assert lines["vectors"] == str(l2.norm(x, of).size)
+        assert lines["files"] == "in.npy -> out.npy, not written"
         assert sorted(os.listdir()) == ["in.npy"]
         assert main([*command, "--quiet"]) == 0
         np.testing.assert_array_equal(np.load("n.npy"), l2.norm(x, of))
@@ -517,6 +519,9 @@ def test_check(capsys):
     for dtype in ("bfloat16", "float8_e4m3fn"):
         np.save("in.npy", l2.normalize(np.eye(4), dtype=dtype))
         assert main(["check", "in.npy", "--dtype-in", dtype, "--quiet"]) == 0
+    np.save("in.npy", np.ones((8, 0)))  # as is_normalized says
+    assert main(["check", "in.npy", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["off"] == 8
     np.save("in.npy", np.eye(3, dtype=np.clongdouble))
     assert main(["check", "in.npy", "--quiet"]) == 0
 
@@ -527,7 +532,10 @@ def test_info(capsys):
     lines = report(capsys)
     assert (lines["shape"], lines["vectors"], lines["unit dtype"]) == ("(3, 4)", "3", "float64")
     assert main(["info", "in.npy", "--json", "--axis", "all"]) == 0
-    assert json.loads(capsys.readouterr().out)["vectors"] == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["vectors"], told["shape"]) == (1, [3, 4])
+    os.mkdir("folder.npy")
+    assert "for normalize alone" in refused(capsys, "info", "folder.npy")
 
 
 def test_bench(capsys, monkeypatch):
@@ -587,6 +595,9 @@ def test_a_folder(capsys):
     assert "files          4 written, 0 done before\n" in out
     for name, x in arrays.items():
         np.testing.assert_array_equal(np.load(f"unit/{name}"), l2.normalize(x))
+    assert main(["normalize", "parts", "nowhere", "--dry-run"]) == 0
+    assert "files          4 read, none written\n" in capsys.readouterr().out
+    assert not os.path.exists("nowhere")
     arrays["emb_2.npy"][0] = 1  # of the same length and, perhaps, the same date
     before = os.stat("parts/emb_2.npy")
     np.save("parts/emb_2.npy", arrays["emb_2.npy"])

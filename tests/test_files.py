@@ -780,3 +780,94 @@ def test_urls(tmp_path):
         normalize_file("memory://none.npy", tmp_path / "x.npy")
     with pytest.raises((ValueError, OSError), match=r"source: .*nosuch"):
         normalize_file("nosuch://x.npy", tmp_path / "x.npy")
+
+
+MANY = """
+import sys
+import numpy as np
+from l2multi.files import normalize_file
+
+for _ in range(60):
+    normalize_file("x.npy", sys.argv[1])
+"""
+
+
+def test_several_writers_in_one_folder(tmp_path):
+    """None takes what another is about to rename for left."""
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MANY, f"y{i}.npy"], cwd=tmp_path, stderr=subprocess.PIPE
+        )
+        for i in range(3)
+    ]
+    assert [process.communicate()[1] for process in processes] == [b""] * 3
+    assert sorted(os.listdir(tmp_path)) == ["x.npy", "y0.npy", "y1.npy", "y2.npy"]
+
+
+def test_what_is_no_temporary_file_is_left(source, target):
+    """A pipe of such a name is not waited for."""
+    source.write_bytes(WHOLE)
+    pipe = target.parent / f".l2multi-{'2' * 16}.tmp"
+    os.mkfifo(pipe)
+    normalize_file(source, target)
+    assert pipe.exists()
+
+
+def test_private_target(source, target, monkeypatch):
+    """What replaces it is nobody else's to read while it is written either."""
+    source.write_bytes(WHOLE)
+    target.chmod(0o600)
+    seen = []
+
+    def look(done, total):
+        (path,) = target.parent.glob(".l2multi-*.tmp")
+        seen.append(stat.S_IMODE(path.stat().st_mode))
+
+    normalize_file(source, target, progress=look)
+    assert set(seen) == {0o600}
+    target.chmod(0o640)
+    normalize_file(source, target)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".fvecs", ".fbin"])
+def test_all_are_dropped(tmp_path, suffix):
+    x = np.zeros((3, 2), "<f4")
+    parts = {
+        ".npy": saved(x),
+        ".fvecs": b"".join(b"\2\0\0\0" + row.tobytes() for row in x),
+        ".fbin": b"\3\0\0\0\2\0\0\0" + x.tobytes(),
+    }
+    source, target = tmp_path / f"x{suffix}", tmp_path / f"y{suffix}"
+    source.write_bytes(parts[suffix])
+    assert normalize_file(source, target, zero="drop").dropped == 3
+    assert files.check_file(target).vectors == 0
+
+
+def test_where_norms_go(source, target):
+    source.write_bytes(WHOLE)
+    norms = target.parent / "n.npy"
+    norms.mkdir()
+    before = sorted(os.listdir(target.parent))
+    for path, error, message in (
+        ("none/n.npy", FileNotFoundError, "norms: its directory takes no new file"),
+        (norms, ValueError, "norms: expected the path of a .npy file"),
+        ("memory://n.npy", ValueError, "norms: expected the path of a .npy file"),
+        (source, ValueError, "norms: expected another file"),
+    ):
+        with pytest.raises(error, match=message):
+            normalize_file(source, target, norms=path)
+        assert_unchanged(target, before)
+
+
+def test_urls_of_one_file(source, tmp_path):
+    pytest.importorskip("fsspec")
+    source.write_bytes(WHOLE)
+    for one, other in ((source, f"file://{source}"), (f"file://{source}", f"local://{source}")):
+        with pytest.raises(ValueError, match="target: expected another file"):
+            normalize_file(one, other)
+    assert source.read_bytes() == WHOLE
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(FileExistsError, match="target: a folder cannot be replaced"):
+        normalize_file(source, f"file://{tmp_path}/folder.npy")

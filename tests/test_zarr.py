@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi import _replacing
+from l2multi import _formats, _replacing
 from l2multi.cli import main
 from l2multi.files import normalize_file
+from l2multi.folders import normalize_folder
+from l2multi.formats import zarr as zarr_format
 from tests.streamed import draw, small_windows
 
 zarr = pytest.importorskip("zarr")
@@ -287,7 +289,7 @@ def test_refusals():
     assert files("old.zarr") == files("in.zarr")
     Path("file.zarr").write_bytes(b"PK")
     refused(ValueError, "expected a .zarr folder, got 'file.zarr'", "file.zarr")
-    refused(ValueError, "expected another file", target="in.zarr", tensor="ids")
+    refused(ValueError, "expected another folder", target="in.zarr", tensor="ids")
     Path("none.zarr").mkdir()
     refused(ValueError, "expected a .zarr folder with an array", "none.zarr")
     refused(FileNotFoundError, "source: ", "missing.zarr")
@@ -377,3 +379,32 @@ def test_an_interrupt_leaves_nothing(monkeypatch):
     assert _replacing._NAME.fullmatch(left.name)
     normalize_file("in.zarr", "out.zarr")
     assert sorted(os.listdir()) == ["in.zarr", "out.zarr"]
+
+
+def test_results_stay_out_of_the_source():
+    make("a.zarr", draw(SHAPE, "f4"))
+    before = files("a.zarr")
+    for keywords in ({"target": "a.zarr/b.zarr"}, {"target": "b.zarr", "norms": "a.zarr/n.npy"}):
+        with pytest.raises(ValueError, match="expected another f"):
+            normalize_file("a.zarr", **keywords)
+    with pytest.raises(ValueError, match="target: expected a folder of files"):
+        normalize_folder(["a.zarr"], "a.zarr")
+    assert files("a.zarr") == before
+    normalize_file("a.zarr", "b.zarr/")
+    assert sorted(os.listdir()) == ["a.zarr", "b.zarr"]
+
+
+def test_links_are_refused():
+    zarr.create_group("g.zarr").create_array("x", shape=(3, 2), dtype="f4")[...] = 1
+    make("other.zarr", draw(SHAPE, "f4"))
+    os.symlink(os.path.abspath("other.zarr"), "g.zarr/ids")
+    with pytest.raises(ValueError, match=r"source: .* in which 'ids' is a link"):
+        normalize_file("g.zarr", "b.zarr", tensor="x")
+    assert not os.path.exists("b.zarr")
+
+
+def test_windows_of_chunks_across():
+    """A window has the chunks that it touches, and no more than its bytes ask for."""
+    zarr.create_array("a.zarr", shape=(50, 4000), dtype="f4", chunks=(50, 10))[...] = 1
+    opened = zarr_format.open("a.zarr", _formats.Request())
+    assert max(block.values.nbytes for block in opened.blocks((0,))) <= 50 * 10 * 4

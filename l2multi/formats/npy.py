@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l2multi import _contract
-from l2multi._formats import Array, Request, known
+from l2multi._formats import Array, Request, is_known, known
 from l2multi._mapped import Mapped
 
 # What numpy.save writes as nameless bytes: the dtypes of ml_dtypes, and their size.
@@ -71,9 +71,9 @@ def _read(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Mapped:
             f"source: expected a .npy file, got {path!r}, which is an archive; call it .npz"
         )
     if magic != np.lib.format.MAGIC_PREFIX:
+        why = "" if is_known(path) else f" (a suffix that is none of {known()} is taken for it)"
         raise ValueError(
-            f"source: expected a .npy file, got {path!r}, which does not begin as one (what has "
-            f"another suffix than {known()} is taken for one)"
+            f"source: expected a .npy file, got {path!r}, which does not begin as one{why}"
         )
     try:
         descr, fortran, shape = read_header(file)

@@ -269,7 +269,12 @@ def tidy(root: str, path: str, name: str) -> None:
 def copy_but_chunks(root: str, path: str, name: str, changes: dict[str, Any]) -> None:
     """Copy a store into an empty folder, without the chunks of one array, of which dtype or shape
     may change."""
-    for folder, _, found in os.walk(root):
+    for folder, inner, found in os.walk(root):
+        for link in filter(os.path.islink, (os.path.join(folder, one) for one in inner)):
+            raise ValueError(
+                f"source: expected a store whose folders lie in it, got {root!r}, in which "
+                f"{os.path.relpath(link, root)!r} is a link"
+            )
         inside = os.path.relpath(folder, os.path.join(root, name)).replace(os.sep, "/")
         made = os.path.join(path, os.path.relpath(folder, root))
         if not _CHUNK.fullmatch(inside):
