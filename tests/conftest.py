@@ -500,8 +500,13 @@ SLOW = (
     "tests/test_api.py::test_jax_functions_take_sparse_arrays",
     "tests/test_api.py::test_names_of_dtypes_of_ml_dtypes",
     "tests/test_cli.py::test_warm",
-    "tests/test_files.py::test_memory_is_bounded",
-    "tests/test_formats.py::test_memory_is_bounded",
+    "tests/test_cluster.py",
+    "tests/test_docs.py::test_site",
+    *(
+        f"tests/test_{name}.py::test_{what}"
+        for name in ("files", "formats", "hdf5", "npz", "parquet", "word_vectors")
+        for what in ("memory_is_bounded", "kill_at_any_moment")
+    ),
     "tests/test_formats.py::test_pages_of_a_window",
     "tests/conformance/test_interrupts.py",
 )

@@ -95,3 +95,25 @@ def test_the_measure_notices(tmp_path, problem):
     assert problems(measure("planted", tmp_path, times=2)) - {"slow"} == {problem} - {"slow"}
     assert problem in problems(measure("planted", tmp_path))
     assert problem not in problems(measure("sound", tmp_path, times=10))
+
+
+STRICT = """
+import sys
+
+class Finder:
+    @classmethod
+    def find_spec(cls, fullname, path, target):
+        return None
+
+sys.meta_path.insert(0, Finder)
+import l2multi as l2
+print(l2.explain([[3.0, 4.0]]).backend)
+"""
+
+
+def test_finders_that_ask_for_all_arguments():
+    """As importlib gives them; asv has one such."""
+    done = subprocess.run(
+        [sys.executable, "-c", STRICT], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "numba\n"

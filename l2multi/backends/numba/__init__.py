@@ -26,7 +26,7 @@ def _missing(name: str) -> bool:
     if name in sys.modules:
         return sys.modules[name] is None
     finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
-    return not any(find(name, None) for find in finders if find is not None)
+    return not any(find(name, None, None) for find in finders if find is not None)
 
 
 if _missing("llvmlite"):  # which comes with Numba
