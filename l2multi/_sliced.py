@@ -46,11 +46,12 @@ class Sliced(Opened):
         self.shape = (*self.shape[:-1], dims)
 
     def sample(self, axes: tuple[int, ...]) -> Array:
-        window = next(self._windows(axes), ())
+        window = next(self.cuts(axes), ())
         lengths = (len(range(*part.indices(n))) for part, n in zip(window, self.shape, strict=True))
         return np.empty(tuple(lengths) if window else self.shape, self.dtype)
 
-    def _windows(self, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    def cuts(self, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+        """What cuts the array into blocks."""
         order = range(len(self.shape))
         itemsize = COPIES * self.dtype.itemsize
         for window in windows(self.shape, itemsize, axes, order, self.chunks):
@@ -58,7 +59,7 @@ class Sliced(Opened):
             yield tuple(slice(*window[d].indices(self.shape[d])) for d in order)
 
     def blocks(self, axes: tuple[int, ...]) -> Iterator[Block]:
-        for window in self._windows(axes):
+        for window in self.cuts(axes):
             starts = tuple(window[d].start for d in range(len(window)) if d not in axes)
             yield Block(np.asarray(self.array[window]), starts, window)
 

@@ -109,10 +109,12 @@ class Pass:
 
     def unit(self, block: Block, room: Array | None = None) -> tuple[Any, Any]:
         """The unit vectors of a block, and the norms of its vectors."""
-        found: tuple[Any, Any] = self._serve(
+        unit, norms = self._serve(
             normalize, block.values, self.dtype, out=room, return_norm=True, **self._asked()
         )
-        return found
+        if self.policies["zero"] == "null":  # which has made null what is to be counted
+            norms = self.norms(block)
+        return unit, norms
 
     def norms(self, block: Block) -> Any:
         """The norms of the vectors of a block."""
@@ -122,8 +124,6 @@ class Pass:
         """Count what was met in a block, whose unit vectors may be known. Return its norms as a
         NumPy array, NaN where a vector is null, and which vectors stay, or None for all."""
         self.elements += self.opened.elements(block)
-        if self.policies["zero"] == "null":  # which has made null what is to be counted
-            norms = self.norms(block)
         plain, valid = self.opened.plain(norms)
         zero, finite = _contract.are_zero(plain), np.isfinite(plain)
         if valid is not None:

@@ -134,14 +134,14 @@ def normalize_zarr(
         done = 0
         if progress:
             progress(0, total.vectors)
-        for vectors, part in _parts(found, job, opened._windows(axes)):
+        for vectors, part in _parts(found, job, opened.cuts(axes)):
             _add(total, part)
             done += vectors
             if progress:
                 progress(done, total.vectors)
         total.refuse()
         zarr.tidy(source, temporary, opened.name)
-    return files._report(total, given, wanted, result, start)
+    return files.report_of(total, given, wanted, result, start)
 
 
 @contextlib.contextmanager

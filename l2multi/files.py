@@ -216,7 +216,7 @@ def normalize_file(
         one = begin()
         if dry_run:
             one.run(progress=progress)
-            return _report(one, given, wanted, result, start)
+            return report_of(one, given, wanted, result, start)
         vectors = None
         if zero == "drop":  # how many vectors the result has, its head says
             one.run()
@@ -237,10 +237,10 @@ def normalize_file(
         finally:
             with told("target", target):
                 writer.close(complete)
-    return _report(one, given, wanted, result, start)
+    return report_of(one, given, wanted, result, start)
 
 
-def _report(
+def report_of(
     one: _stream.Pass, source: str, target: str, dtype: np.dtype[Any], start: float
 ) -> Report:
     """What one way through a file was."""

@@ -103,13 +103,13 @@ class Packed(Member, Opened):
             )
         return axes
 
-    def _windows(self, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    def cuts(self, axes: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         order = self.order
         for window in windows(self.whole, COPIES * self.dtype.itemsize, axes, order):
             yield tuple(slice(*window[d].indices(self.whole[d])) for d in range(len(order)))
 
     def sample(self, axes: tuple[int, ...]) -> Array:
-        window = next(self._windows(axes), None)
+        window = next(self.cuts(axes), None)
         lengths = self.whole if window is None else [part.stop - part.start for part in window]
         return self._cut(np.empty(tuple(lengths), self.dtype))
 
@@ -120,7 +120,7 @@ class Packed(Member, Opened):
         with zipfile.ZipFile(self.path) as archive, archive.open(self.info) as file:
             try:
                 file.read(self.head_size)
-                for window in self._windows(axes):
+                for window in self.cuts(axes):
                     lengths = [window[d].stop - window[d].start for d in self.order]
                     data = file.read(self.dtype.itemsize * math.prod(lengths))
                     values = np.frombuffer(data, self.dtype).reshape(lengths)
