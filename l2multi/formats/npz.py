@@ -210,8 +210,7 @@ class PlainWriter(MappedWriter):
             archive.close()
             raise
         space = self.member[len(head) :].view(dtype)
-        self.array = space.reshape(opened.shape, order="F" if opened.fortran else "C")
-        self.dropped = False
+        self.begin(opened, space.reshape(opened.shape, order="F" if opened.fortran else "C"))
 
     def close(self, complete: bool) -> None:
         archive = self.archive
@@ -224,7 +223,8 @@ class PlainWriter(MappedWriter):
                 archive.file.seek(end)
                 archive.finish()
         finally:
-            self.array = self.member = None
+            super().close(complete)
+            self.member = None
             archive.close()
 
 

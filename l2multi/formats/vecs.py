@@ -21,6 +21,8 @@ _LENGTHS = 2**20
 class Vecs(Mapped):
     """Vectors of one length."""
 
+    before = 4
+
     def __init__(self, data: Array, path: str, dtype: np.dtype[Any], length: int) -> None:
         self.lengths, vectors = _split(data, dtype, length)
         super().__init__(vectors)
@@ -34,10 +36,13 @@ class Vecs(Mapped):
         self.laid, vectors = _split(space, dtype.newbyteorder("<"), self.shape[1])
         return vectors
 
-    def check(self, window: tuple[Any, ...]) -> None:
+    def check(self, window: tuple[Any, ...], space: Array | None) -> None:
         first, last, _ = window[0].indices(len(self.lengths))
+        here = self.lengths[first:last]
+        if space is not None:
+            here = _split(space, self.dtype, self.array.shape[1])[0]
         for lo in range(first, last, _LENGTHS):
-            lengths = self.lengths[lo : min(lo + _LENGTHS, last)]
+            lengths = here[lo - first : lo - first + _LENGTHS]
             others = np.flatnonzero(lengths != self.lengths[0])
             if others.size:
                 at = int(others[0])
@@ -55,10 +60,14 @@ class VecsWriter(MappedWriter):
         self.lengths: Any = opened.laid
 
     def put(self, block: Block, unit: Any, keep: Array | None) -> None:
-        at = block.where[0]
+        length = self.array.shape[1]
+        if self.place.space is not None:
+            lengths, at = _split(self.place.space, self.array.dtype, length)[0], slice(None)
+        else:
+            lengths, at = self.lengths, block.where[0]
         if keep is not None and self.dropped:
             at = slice(self.at, self.at + int(keep.sum()))
-        self.lengths[at] = self.array.shape[1]
+        lengths[at] = length
         super().put(block, unit, keep)
 
     def close(self, complete: bool) -> None:
