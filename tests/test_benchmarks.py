@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import json
 import math
 import os
 import pkgutil
@@ -23,6 +24,7 @@ import l2multi as l2
 from benchmarks import (
     common,
     contenders,
+    counts,
     engines,
     evidence,
     fields,
@@ -484,3 +486,39 @@ def test_page_of_evidence():
     for part in (evidence.raced(), evidence.versions(), evidence.ran()):
         assert len({line.count("|") for line in part.splitlines()}) == 1
     assert len(evidence.versions().splitlines()) == len(evidence.SHOWN) + 2
+
+
+def test_counts_are_compared_where_versions_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """5 % more instructions fail; of other versions they are shown."""
+    record = tmp_path / "counts.json"
+    monkeypatch.setattr(counts, "RECORD", record)
+    found = {"a": 1000, "b": 1000}
+    monkeypatch.setattr(counts, "count", lambda: found)
+    assert counts.main(["--write"]) == 0
+    assert counts.main([]) == 0
+    found |= {"a": 1040, "b": 1060, "c": 5}
+    assert counts.main([]) == 1
+    told = capsys.readouterr().out
+    assert "MORE INSTRUCTIONS: b" in told
+    assert "MORE INSTRUCTIONS: a" not in told
+    monkeypatch.setattr(counts, "versions", lambda: {"numpy": "1.0"})
+    assert counts.main([]) == 0
+    assert "NOT compared" in capsys.readouterr().out
+
+
+def test_the_record_of_counts_is_of_the_calls_that_are_counted() -> None:
+    """Each of them, under its name; and each can be made."""
+    made = dict(counts.calls())
+    recorded = json.loads(counts.RECORD.read_text())["instructions"]
+    assert made.keys() <= recorded.keys()
+    for call in made.values():
+        call()
+
+
+def test_a_dump_of_callgrind_is_read(tmp_path: Path) -> None:
+    """Its name, and what was counted."""
+    dump = tmp_path / "out.1"
+    dump.write_text("version: 1\ndesc: Trigger: Client Request: new float32\n\nsummary: 2160\n")
+    assert counts._read(dump) == ("new float32", 2160)
