@@ -41,7 +41,7 @@ def test_commands_name_what_is_there():
 
 def test_quick_selection(pytestconfig):
     """The mark that the README selects by is one of the suite's."""
-    (mark,) = re.findall(r"`-m (\w+)`", DETAILS)
+    (mark,) = re.findall(r"`-m (\w+)`", README)
     assert mark in [line.partition(":")[0] for line in pytestconfig.getini("markers")]
 
 
