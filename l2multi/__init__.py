@@ -1,8 +1,9 @@
 """Unit vectors and Euclidean norms, right for every representable input."""
 
 try:
-    from l2multi._api import backend, explain, is_normalized, norm, normalize, show_versions
+    from l2multi._api import backend, explain, is_normalized, norm, normalize
     from l2multi._contract import NonFiniteError, ZeroVectorError
+    from l2multi._versions import show_versions
 except KeyboardInterrupt:
     # NumPy is most of what a short command takes, and its own code does not run before.
     from l2multi.__main__ import interrupted, is_command

@@ -2,26 +2,13 @@
 fast path goes before it where there is one."""
 
 import contextlib
-import functools
-import os
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from l2multi import _backends, _call, _containers, _usable
 from l2multi._contract import Axis, NonFinite, Request, Zero
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-# Whose versions `show_versions` tells.
-_DISTRIBUTIONS = (
-    "numpy", "numba", "llvmlite", "jax", "jaxlib", "ml_dtypes", "torch", "array-api-compat",
-    "scipy", "scikit-learn", "pyarrow", "polars", "pandas", "xarray", "dask", "pint", "astropy",
-)  # fmt: skip
 
 
 def _split(name: str) -> TypeError:
@@ -252,21 +239,7 @@ def norm(
     )
 
 
-def _asks(function: Callable[P, R]) -> Callable[P, R]:
-    """Have calls of a function start nothing: no compilation, no thread."""
-
-    @functools.wraps(function)
-    def ask(*arguments: P.args, **keywords: P.kwargs) -> R:
-        token = _usable.asking.set(True)
-        try:
-            return function(*arguments, **keywords)
-        finally:
-            _usable.asking.reset(token)
-
-    return ask
-
-
-@_asks
+@_usable.asks
 def is_normalized(
     x: Any, axis: Axis = -1, *, tol: float | None = None, backend: str | None = None
 ) -> Any:
@@ -376,7 +349,7 @@ class Explanation(NamedTuple):
         return f"backend {self.backend!r}, kernel {self.kernel}, {threads}: {self.why}"
 
 
-@_asks
+@_usable.asks
 def explain(
     x: Any,
     axis: Axis = -1,
@@ -419,49 +392,3 @@ def explain(
     target = None if out is None else call.opened.target(out)
     kernel, threads = backend_.kernel(call.x, call.axes, call.result, target)
     return Explanation(row.name, kernel, threads, why)
-
-
-@_asks
-def show_versions() -> None:
-    """Print what is installed and which backends are usable, and why one is not.
-
-    Backends are loaded, and nothing is compiled: "usable" is what can be told without. Of the Numba
-    backend it says how many kernels came with the package, for which level of CPU features, and how
-    many more are in the user's cache.
-
-    Examples
-    --------
-    >>> import l2multi as l2
-    >>> l2.show_versions()  # doctest: +ELLIPSIS
-    l2multi ...
-    """
-    import platform
-    from importlib import metadata  # 20 ms, more than all of `import l2multi` may take
-
-    lines = {"l2multi": sys.modules["l2multi"].__version__, "python": platform.python_version()}
-    lines["platform"] = f"{platform.system()} {platform.machine()}"
-    for name in _DISTRIBUTIONS:
-        try:
-            lines[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            lines[name] = "not installed"
-    for name in _backends.NAMES:
-        row = _backends.first(name)
-        try:
-            _backends.load(row).check()
-        except ImportError as error:
-            lines[f"backend {name}"] = f"not usable: {error}"
-        else:
-            lines[f"backend {name}"] = "usable"
-            lines |= _backends.load(row).report()
-    asked = _backends.named_in_environment()
-    if asked is not None and asked not in _backends.NAMES:
-        asked = f"{asked}: unknown, so calls fail; known are {', '.join(_backends.NAMES)}"
-    lines[f"${_backends.ENVIRONMENT}"] = asked or "not set"
-    kernels = os.environ.get("L2MULTI_JAX_KERNELS") or "not set"
-    if kernels not in ("not set", "0", "1"):
-        kernels += ": unknown, so it counts as 1; known are 0, 1"
-    lines["$L2MULTI_JAX_KERNELS"] = kernels
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")

@@ -1,6 +1,7 @@
 """The way of a call: open, validate once, select a backend, compute, close. Knows no library.
 
-`_containers` opens and closes, `_contract` validates, `_backends` selects, a backend computes.
+`_containers` opens, `_contract` validates, `_backends` selects, a backend computes, and what was
+opened closes.
 """
 
 from typing import Any, NamedTuple
@@ -8,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from l2multi import _backends, _containers, _contract
-from l2multi._containers import Opened, known, on_host
+from l2multi._containers import known
 from l2multi._contract import Request
+from l2multi._opened import Opened, on_host
 
 
 class Call(NamedTuple):
@@ -56,7 +58,7 @@ def prepare(opened: Opened, request: Request, of_norm: bool, look: bool = False)
     array = opened.array
     if request.zero == "null" and not opened.has_nulls:
         _contract.check_choice("zero", request.zero, _contract.ZERO)
-    axes = opened.axes(request)
+    axes = known("axis", request.axis, lambda _: opened.axes(request))
     rule = _contract.rule(array.dtype)
     result, norm = rule.result, rule.norm
     if result != rule.native:

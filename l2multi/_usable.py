@@ -5,12 +5,32 @@ For the tables and for backends, which know no table. Imports nothing but the st
 
 import contextlib
 import errno
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Whether the call at work only asks: it starts nothing, no compilation and no thread.
 asking: ContextVar[bool] = ContextVar("l2multi_asking", default=False)
+
+
+def asks(function: Callable[P, R]) -> Callable[P, R]:
+    """Have calls of a function start nothing: no compilation, no thread."""
+
+    @functools.wraps(function)
+    def ask(*arguments: P.args, **keywords: P.kwargs) -> R:
+        token = asking.set(True)
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            asking.reset(token)
+
+    return ask
+
 
 INSTALL = {
     "numba": "pip install numba",

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise _usable.unusable("jax", error) from error
 
-from l2multi.backends.jax import functions, trees
+from l2multi.backends.jax import functions, roots, trees
 
 __all__ = ["clip_by_global_norm", "global_norm", "norm", "normalize"]
 
@@ -216,7 +216,7 @@ def global_norm(tree: Any) -> jax.Array:
     found: jax.Array
     _, leaves, _ = _leaves(tree)
     if not leaves:
-        return jnp.zeros((), functions.canonical(functions.F64))
+        return jnp.zeros((), roots.canonical(roots.F64))
     found = trees.norm(leaves, trees.width_of(leaves).name)
     return found
 
@@ -326,7 +326,7 @@ def _array(x: Any) -> Any:
         )
     result = _contract.rule(x.dtype).result
     if not keeps and result in (np.float64, np.complex128):
-        x = x.astype(functions.canonical(result))
+        x = x.astype(roots.canonical(result))
     return numpy_array.NumpyArray(x).moved("jax", "jax").values((), False)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from l2multi import _contract
 from l2multi._chunks import Chunks
-from l2multi._containers import Opened
+from l2multi._opened import Opened
 from l2multi._ragged import Array, Ragged
 
 try:

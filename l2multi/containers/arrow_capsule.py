@@ -8,7 +8,7 @@ import ctypes
 from typing import Any
 
 from l2multi import _contract, _cures
-from l2multi._containers import Opened
+from l2multi._opened import Opened
 from l2multi.containers import arrow
 from l2multi.containers.arrow import pa
 

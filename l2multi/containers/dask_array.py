@@ -19,14 +19,14 @@ import numpy as np
 
 import l2multi as l2
 from l2multi import _backends, _containers, _contract, _usable
-from l2multi._containers import Opened
+from l2multi._opened import Opened, handed_to
 from l2multi._summation import rescue
 from l2multi.backends import numpy
 
 Axes = tuple[int, ...]
 
 
-@_containers.handed_to("inner", "asked", "default_float", "check_result")
+@handed_to("inner", "asked", "default_float", "check_result")
 class DaskArray(Opened):
     """An array of blocks, of which `inner` is one, opened without numbers."""
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from l2multi import _contract
-from l2multi._containers import Opened
+from l2multi._opened import Opened
 
 
 def open(x: Any, request: _contract.Request) -> Opened:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from l2multi import _contract
-from l2multi._containers import Opened, known
+from l2multi._containers import known
+from l2multi._opened import Opened
 
 # What there is to ask for.
 _ONLY = {"zero": "keep", "nonfinite": "propagate", "out": None}

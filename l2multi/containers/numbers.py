@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _contract, _cures
-from l2multi._containers import Opened
+from l2multi._opened import Opened
 from l2multi.containers import numpy_array
 
 # What is an array to NumPy or JAX has one of these.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _contract, _cures
-from l2multi._containers import Opened
+from l2multi._opened import Opened
 
 Array = np.ndarray[Any, Any]
 

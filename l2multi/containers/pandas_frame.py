@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from l2multi import _contract, _cures
-from l2multi._containers import Inside, Opened
+from l2multi._opened import Inside, Opened
 from l2multi._ragged import Array, Ragged
 from l2multi.containers import numbers, numpy_array
 

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from l2multi import _contract
-from l2multi._containers import Inside, Opened
+from l2multi._opened import Inside, Opened
 from l2multi.containers import arrow
 
 _NUMBERS = (

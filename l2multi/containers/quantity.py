@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _containers, _contract
-from l2multi._containers import Inside, Opened
+from l2multi._opened import Inside, Opened
 
 
 class Quantity(Inside):

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from l2multi import _contract
-from l2multi._containers import Opened
+from l2multi._opened import Opened
 from l2multi._ragged import Array, Ragged
 
 _HELD = "fdgFDG"  # the floating dtypes, by their characters, that SciPy has sparse arrays of

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from l2multi import _contract
-from l2multi._containers import Inside, Opened
+from l2multi._opened import Inside, Opened
 from l2multi.backends.torch import tensor
 from l2multi.containers import scipy_sparse
 from l2multi.containers.torch_tensor import asked

@@ -10,7 +10,7 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 
 from l2multi import _backends, _contract, _cures
-from l2multi._containers import Opened
+from l2multi._opened import Opened
 from l2multi.backends import torch as operations
 from l2multi.backends.torch import (
     BITS,

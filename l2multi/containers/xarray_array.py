@@ -3,7 +3,7 @@
 from typing import Any
 
 from l2multi import _containers, _contract
-from l2multi._containers import Inside, Opened
+from l2multi._opened import Inside, Opened
 
 
 class DataArray(Inside):

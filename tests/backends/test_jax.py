@@ -19,13 +19,13 @@ from jax.sharding import PartitionSpec
 import l2multi as l2
 import l2multi.jax
 from l2multi.backends import jax as backend
-from l2multi.backends.jax import cpu_primitives, functions
+from l2multi.backends.jax import cpu_primitives, functions, roots
 from tests import cases
 from tests.reference import judge
 
 F32, F64 = np.dtype("f4"), np.dtype("f8")
 # Rows whose sums are safe, and one size on either side of the branch for those.
-SIZES = [(3, 5), (functions.LARGE // 64, 64)]
+SIZES = [(3, 5), (roots.LARGE // 64, 64)]
 SMALL = 2.0**-125
 
 
@@ -271,7 +271,7 @@ def test_mixed_batch():
 
 def test_long_gradient():
     """The gradient of a vector beyond the branch's size, huge ones included."""
-    w = moderate(functions.LARGE + 3, 1)
+    w = moderate(roots.LARGE + 3, 1)
     gradient = jax.grad(lambda x: l2.normalize(x) @ w)
     for scale in (1, 2.0**70):
         a = moderate(w.shape) * np.float32(scale)

@@ -159,14 +159,14 @@ def test_numbers_that_the_compiler_knows(dtype, with_kernels):
 
 def test_float32_without_float64():
     """The three sums of platforms that have no float64, on this one."""
-    from l2multi.backends.jax import functions, powers
+    from l2multi.backends.jax import powers, roots
 
     call = cpu_primitives.Call(norm="float32")
 
     @jax.jit
     def norm(s, x):
         x = jnp.broadcast_to(s, x.shape) * x
-        return powers.lengths(*functions._three_roots(x, (0,), call))[0][0]
+        return powers.lengths(*roots._three_roots(x, (0,), call))[0][0]
 
     for value in sizes("f4"):
         for count in (1, 3):

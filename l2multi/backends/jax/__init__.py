@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2multi import _contract, _usable
-from l2multi.backends.jax import cpu_primitives, functions
+from l2multi.backends.jax import cpu_primitives, functions, roots
 from l2multi.backends.jax.cpu_primitives import Axes
 from l2multi.backends.jax.functions import finite
 
@@ -223,14 +223,14 @@ def from_numpy(x: Any, like: jax.Array | None = None) -> jax.Array:
 
 def default_float() -> np.dtype[Any]:
     """What integers become: float32, or float64 with x64."""
-    return functions.canonical(np.dtype(np.float64))
+    return roots.canonical(np.dtype(np.float64))
 
 
 def _unfit(dtype: np.dtype[Any]) -> str | None:
     native = dtype.newbyteorder("=")
     if _contract.rule(native).norm == np.longdouble != np.float64:
         return "JAX has no longdouble"
-    if functions.canonical(native) != native:
+    if roots.canonical(native) != native:
         how = "JAX_ENABLE_X64=1 in the environment, or `with jax.enable_x64(True)`"
         return f"{native} needs x64: {how}"
     return None

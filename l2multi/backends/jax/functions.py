@@ -18,8 +18,9 @@ each element. So nothing must be known before the sums begin, and where a vector
 devices, one all-reduce of three scalars serves. On platforms that have float64 the three values of
 a float32 vector come from one sum in it, which also makes up for the order that XLA adds in.
 
-This module knows no containers and no policy but zeros that become NaN; `sums` adds, `powers` makes
-powers of two, and `cpu_primitives` may run a Numba kernel for real vectors along the last axes.
+This module knows no containers and no policy but zeros that become NaN; `roots` measures, `sums`
+adds, `powers` makes powers of two, and `cpu_primitives` may run a Numba kernel for real vectors
+along the last axes.
 """
 
 import functools
@@ -32,16 +33,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from l2multi import _contract
 from l2multi.backends.jax import cpu_primitives, sums
-from l2multi.backends.jax.cpu_primitives import WIDE, Axes, Call, Primitive, Target
-from l2multi.backends.jax.powers import Norms, halves, lengths, rounded, split
+from l2multi.backends.jax.cpu_primitives import Axes, Call, Primitive, Target
+from l2multi.backends.jax.powers import halves, lengths, rounded, split
+from l2multi.backends.jax.roots import F64, over_devices, roots, width_for, width_of
 from l2multi.backends.jax.sums import Parts
-
-F64 = np.dtype(np.float64)
-
-# Elements from which sums that are seldom needed are worth a branch.
-LARGE = 2**15
 
 
 class Polar(NamedTuple):
@@ -105,11 +101,6 @@ def finite(x: jax.Array, axes: Axes) -> jax.Array:
     return jnp.isfinite(x).all(axes)
 
 
-def canonical(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What JAX makes of a dtype: 64 bits become 32 without x64."""
-    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
-
-
 # Real vectors, by a kernel or by one formula for all that is asked.
 
 
@@ -139,7 +130,7 @@ def _rows_jvp(axes: Axes, call: Call, primals: Any, tangents: Any) -> Any:
         else:
             found.append(jvp(lambda x: _normalize(x, axes, unit)[0]))
     if call.norm:
-        own = Call(norm=_width(x, call._replace(unit="")).name, kernels=call.kernels)
+        own = Call(norm=width_for(x, call._replace(unit="")).name, kernels=call.kernels)
         found.append(jvp(lambda x: _norm(x, axes, own)))
     return _rows(x, axes, call), tuple(found)
 
@@ -151,12 +142,12 @@ def _rows_formula(target: Target, x: jax.Array, *, axes: Axes, call: Call) -> li
         return _wide_rows(target, x, axes, call)
     norms: Any = ()
     if call.norm:  # from sums no wider than its own
-        norms = lengths(*_roots(x, axes, call._replace(unit="")))
+        norms = lengths(*roots(x, axes, call._replace(unit="")))
     if not call.unit:
         return [*norms]
-    width = _width(x, call)
+    width = width_for(x, call)
     same = call.norm and norms[0].dtype == width
-    wider = norms if same else lengths(*_roots(x, axes, call._replace(norm="")))
+    wider = norms if same else lengths(*roots(x, axes, call._replace(norm="")))
     (y,) = _finish(sums.parts(x, width), _polar_of(x, width, wider), call)
     return [rounded(y, call.unit), *norms]
 
@@ -240,14 +231,14 @@ _jvp_primitive = Primitive(
 
 def _normalize(x: jax.Array, axes: Axes, call: Call) -> tuple[jax.Array, ...]:
     """The unit vectors; then the norms, axes kept, if wanted."""
-    width, alone = _width(x, call), call._replace(unit="")
+    width, alone = width_for(x, call), call._replace(unit="")
     polar = _polar(axes, call._replace(norm=""), x)
     unit = _finish(sums.parts(x, width), polar, call)
     y = rounded(unit[0] if len(unit) == 1 else lax.complex(*unit), call.unit)
     if not call.norm:
         return (y,)
     # The bits of `norm`: from sums no wider than its own.
-    return y, polar.norm if _width(x, alone) == width else _norm(x, axes, alone)
+    return y, polar.norm if width_for(x, alone) == width else _norm(x, axes, alone)
 
 
 def _norm(x: jax.Array, axes: Axes, call: Call) -> jax.Array:
@@ -258,12 +249,12 @@ def _norm(x: jax.Array, axes: Axes, call: Call) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _polar(axes: Axes, call: Call, x: jax.Array) -> Polar:
     """Directions and lengths; zero vectors as they are."""
-    width = _width(x, call)
+    width = width_for(x, call)
     if _measured_by_rows(x, call):
         own = Call(norm=call.norm or width.name, kernels=call.kernels)
         norms = _rows_primitive(x, axes=axes, call=own)
     else:
-        norms = lengths(*_roots(x, axes, call))
+        norms = lengths(*roots(x, axes, call))
     return _polar_of(x, width, tuple(norms), _may_be_tiny(x, axes, call))
 
 
@@ -272,13 +263,13 @@ def _polar_jvp(
     axes: Axes, call: Call, primals: tuple[jax.Array], tangents: tuple[Any]
 ) -> tuple[Polar, Polar]:
     (x,), (dx,) = primals, tangents
-    polar, width = _polar(axes, call, x), _width(x, call)
+    polar, width = _polar(axes, call, x), width_for(x, call)
     if dx.dtype == jax.dtypes.float0:  # that of integers, which do not move
         dx = jnp.zeros(dx.shape, width)
 
     def dot(a: Parts, b: Parts, *factors: jax.Array) -> jax.Array:
         tiny = bool(factors) and _may_be_tiny(x, axes, call)
-        found: jax.Array = _over_devices(sums.inner(a, b, axes, *factors, tiny=tiny), call)
+        found: jax.Array = over_devices(sums.inner(a, b, axes, *factors, tiny=tiny), call)
         return found
 
     # The unit vectors are not written where only the norm's derivative is wanted, nor is the
@@ -316,18 +307,13 @@ def _polar_of(
 
 
 def _measured_by_rows(x: jax.Array, call: Call) -> bool:
-    return not call.mesh and x.dtype == _width(x, call) and cpu_primitives.serves(x)
+    return not call.mesh and x.dtype == width_for(x, call) and cpu_primitives.serves(x)
 
 
 def _may_be_tiny(x: jax.Array, axes: Axes, call: Call) -> bool:
     """Whether a kernel may have measured `x`, for which subnormal numbers are not 0."""
     kernel = call.kernels and cpu_primitives.trailing(axes, x.ndim)
     return kernel and _measured_by_rows(x, call)
-
-
-def _over_devices(found: Any, call: Call) -> Any:
-    """Sums over devices of sums over axes."""
-    return lax.psum(found, call.mesh) if call.mesh else found  # type: ignore[no-untyped-call]
 
 
 def _finish(x: Parts, polar: Polar, call: Call) -> Parts:
@@ -359,98 +345,6 @@ def at_least(eps: float, x: Parts, polar: Polar) -> Parts:
     shorter = (jnp.where(below, p, 0) * first * rest for p in x)
     units = zip(shorter, polar.unit, strict=True)
     return tuple(jnp.where(below, short, unit) for short, unit in units)
-
-
-# Norms.
-
-
-def _roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
-    """The norms."""
-    three = functools.partial(_three_roots, axes=axes, call=call)
-    if _width(x, call) == np.float64 or call.mesh:
-        return three(x)
-    wide = functools.partial(_wide_roots, axes=axes, call=call)
-    roots: Norms = lax.platform_dependent(x, default=three, **dict.fromkeys(WIDE, wide))
-    return roots
-
-
-def _wide_roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
-    """Of float32, from one sum in float64."""
-    with jax.enable_x64(True):
-        return split(jnp.sqrt(sums.squares(x, axes, F64)), call.narrow)
-
-
-def _three_roots(x: jax.Array, axes: Axes, call: Call) -> Norms:
-    """From the sums of squares of `x`, and of `x` times ``2**shift`` and ``2**-shift``."""
-    width = _width(x, call)
-    shift, least = scales(width)
-
-    def one(exponent: int, x: jax.Array) -> jax.Array:
-        # 2**0 too: the caller's last operation may have been a product with a constant.
-        return sums.squares(x, axes, width, exponent)
-
-    def each(x: jax.Array) -> tuple[jax.Array, ...]:
-        return one(0, x), one(shift, x), one(-shift, x)
-
-    if call.mesh:
-        wide = functools.partial(_wide_sums, axes, shift) if width == np.float32 else each
-        found = lax.platform_dependent(x, default=each, **dict.fromkeys(WIDE, wide))
-        plain, up, down = map(jnp.sqrt, _over_devices(found, call))
-    elif not _large(x.shape) or jax.device_count() > 1:
-        plain, up, down = map(jnp.sqrt, each(x))
-    else:
-        # Two further sums of 10000x768 float32 on two CPUs take 1 ms beside 3.5 ms for all else,
-        # and the branch 30 us. (Under vmap, which would compute both sides of the branch, the size
-        # is that of one example.) With several devices, the question costs an all-reduce.
-        plain = jnp.sqrt(one(0, x))
-        safe = (plain >= least) & (plain < jnp.inf)
-        up, down = lax.cond(
-            safe.all(),
-            lambda: (jnp.zeros_like(plain), jnp.zeros_like(plain)),
-            lambda: (jnp.sqrt(one(shift, x)), jnp.sqrt(one(-shift, x))),
-        )
-    return chosen(plain, up, down, width)
-
-
-def scales(width: np.dtype[Any]) -> tuple[int, float]:
-    """The exponent of the power of two by which vectors are multiplied and divided, and the root
-    below which the sum of multiplied ones cannot overflow."""
-    form = np.finfo(width)
-    shift = 3 * form.maxexp // 4
-    return shift, 2.0 ** (form.maxexp // 2 - 1 - shift)
-
-
-def chosen(plain: jax.Array, up: jax.Array, down: jax.Array, width: np.dtype[Any]) -> Norms:
-    """Of the roots of three sums, the one that has neither overflowed nor lost digits."""
-    shift, least = scales(width)
-    small, fits = plain < least, plain < jnp.inf
-    exponent = jnp.where(small, -shift, jnp.where(fits, 0, shift))
-    return jnp.where(small, up, jnp.where(fits, plain, down)), exponent.astype(np.int32)
-
-
-def _wide_sums(axes: Axes, shift: int, x: jax.Array) -> tuple[jax.Array, ...]:
-    """The three sums in float32, from one in float64."""
-    with jax.enable_x64(True):
-        total = sums.squares(x, axes, F64)
-        scales = (np.float64(2.0**s) for s in (0, 2 * shift, -2 * shift))
-        return tuple((total * scale).astype(np.float32) for scale in scales)
-
-
-def _large(shape: tuple[Any, ...]) -> bool:
-    return all(isinstance(d, int) for d in shape) and math.prod(shape) >= LARGE
-
-
-# Dtypes.
-
-
-def width_of(x: jax.Array, result: str) -> np.dtype[Any]:
-    """The real dtype to compute in: as wide as `x` or the result, and at least float32."""
-    own, wanted = (canonical(_contract.rule(d).norm) for d in (x.dtype, np.dtype(result)))
-    return np.promote_types(own, wanted)
-
-
-def _width(x: jax.Array, call: Call) -> np.dtype[Any]:
-    return width_of(x, call.unit or call.norm)
 
 
 def _own_width(x: jax.Array, norm_dtype: str) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.sparse import BCOO, BCSR
 
-from l2multi.backends.jax import cpu_primitives, functions, powers, sums
+from l2multi.backends.jax import cpu_primitives, functions, powers, roots, sums
 from l2multi.backends.jax.cpu_primitives import Primitive, Target
 from l2multi.backends.jax.functions import Polar
 from l2multi.backends.jax.sums import Parts
@@ -46,7 +46,7 @@ def normalize(
     x: BCOO | BCSR, eps: float, dtype: str, return_norm: bool, norm_dtype: str
 ) -> tuple[BCOO | BCSR, jax.Array | None]:
     """The unit rows of `dtype`, of the class of `x`, and the norms where asked for."""
-    width = functions.width_of(x.data, dtype)
+    width = roots.width_of(x.data, dtype)
     entries, indices = _entries(x, width)
     polar = _polar(entries.rows, False, entries.row, entries.data)
     unit = polar.unit
@@ -56,7 +56,7 @@ def normalize(
     y = powers.rounded(unit[0] if len(unit) == 1 else lax.complex(*unit), dtype)
     norms = None
     if return_norm:  # the bits of `norm`: from sums no wider than its own
-        same = functions.width_of(x.data, norm_dtype) == width
+        same = roots.width_of(x.data, norm_dtype) == width
         norms = polar.norm.astype(norm_dtype) if same else norm(x, False, norm_dtype)
     if x.unique_indices:
         # What is out of range is no part of the matrix: it is carried along, as indices are.
@@ -73,7 +73,7 @@ def normalize(
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def norm(x: BCOO | BCSR, keepdims: bool, dtype: str) -> jax.Array:
     """The norms of the rows, of `dtype`."""
-    entries, _ = _entries(x, functions.width_of(x.data, dtype))
+    entries, _ = _entries(x, roots.width_of(x.data, dtype))
     narrow = np.dtype(dtype).itemsize < 4
     polar = _polar(entries.rows, narrow, entries.row, entries.data)
     norms = powers.rounded(polar.norm, dtype)

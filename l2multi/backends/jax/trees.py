@@ -17,10 +17,10 @@ import numpy as np
 from jax import lax
 
 from l2multi import _contract
-from l2multi.backends.jax import functions, sums
+from l2multi.backends.jax import roots, sums
 from l2multi.backends.jax.cpu_primitives import WIDE
-from l2multi.backends.jax.functions import F64, LARGE
 from l2multi.backends.jax.powers import Norms, halves, lengths, rounded, split
+from l2multi.backends.jax.roots import F64, LARGE
 from l2multi.backends.jax.sums import Parts
 
 Leaves = tuple[jax.Array, ...]
@@ -28,7 +28,7 @@ Leaves = tuple[jax.Array, ...]
 
 def width_of(leaves: Leaves) -> np.dtype[Any]:
     """The real dtype of the norm: the widest that one of the arrays would have."""
-    widths = (functions.width_of(x, x.dtype.name) for x in leaves)
+    widths = (roots.width_of(x, x.dtype.name) for x in leaves)
     return functools.reduce(np.promote_types, widths)
 
 
@@ -112,21 +112,21 @@ def _wide_roots(*leaves: jax.Array) -> Norms:
 
 
 def _three_roots(*leaves: jax.Array, width: np.dtype[Any]) -> Norms:
-    """As `functions` has them of one array."""
-    shift, least = functions.scales(width)
+    """As `roots` has them of one array."""
+    shift, least = roots.scales(width)
 
     def one(exponent: int) -> jax.Array:
         return jnp.sqrt(_squares(leaves, width, exponent))
 
     plain = one(0)
     if sum(math.prod(x.shape) for x in leaves) < LARGE:
-        return functions.chosen(plain, one(shift), one(-shift), width)
+        return roots.chosen(plain, one(shift), one(-shift), width)
     up, down = lax.cond(
         (plain >= least) & (plain < jnp.inf),
         lambda: (jnp.zeros_like(plain), jnp.zeros_like(plain)),
         lambda: (one(shift), one(-shift)),
     )
-    return functions.chosen(plain, up, down, width)
+    return roots.chosen(plain, up, down, width)
 
 
 def _squares(leaves: Leaves, width: np.dtype[Any], exponent: int | None = None) -> jax.Array:
