@@ -219,7 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     found, here = count(), versions()
     if options.write:
-        RECORD.write_text(json.dumps({"versions": here, "instructions": dict(sorted(found.items()))}, indent=0) + "\n")
+        whole = {"versions": here, "instructions": dict(sorted(found.items()))}
+        RECORD.write_text(json.dumps(whole, indent=0) + "\n")
         return 0
     record = json.loads(RECORD.read_text())
     old = record["instructions"]

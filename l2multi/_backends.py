@@ -216,7 +216,7 @@ def fast_path(x: Any, argument: str | None) -> FastPath | None:
     found = fast_paths.get(x.dtype if type(x) is _ndarray else type(x))
     if found is None or (argument is None and _key not in _environ and _chosen() is None):
         return found
-    name = named(argument)
+    name = named(None) if argument is None else argument
     return found if name is None or name == found.backend else None
 
 

@@ -214,21 +214,25 @@ def _run(
                 root, up, down = _root(read, slices, wide, risky)
             else:
                 root, up, down = (np.array(a.squeeze(axes)[chunk]).reshape(-1, 1) for a in roots)
-            length = root / up / down
-            length[np.isnan(length)] = np.nan
+            length = root.copy() if up is None else root / up / down
             if norms is not None:
+                length[np.isnan(length)] = np.nan
                 norms[chunk] = round_to(length, norms.dtype).reshape(norms[chunk].shape)
             if target is None:
                 continue
             if eps > 0:
                 small = length <= eps
-                root[small], up[small], down[small] = eps, 1, 1
+                root[small] = eps
+                if up is not None:
+                    up[small], down[small] = 1, 1
             root[length == 0] = np.nan if zero_nan else 1
             canonical = not np.isfinite(root).all()
             for part in slices:
                 values = read(part)
                 if narrow:
                     values *= 1 / root
+                elif up is None:
+                    values /= root
                 else:
                     values *= up
                     values /= root
@@ -326,20 +330,21 @@ def _sum_squares(parts: Iterable[Array]) -> Array:
 
 def _root(
     read: Callable[[slice], Array], slices: list[slice], wide: np.dtype[Any], risky: bool
-) -> tuple[Array, Array, Array]:
-    """The square root of the sum of squares of ``x * up * down``, and these, as columns."""
+) -> tuple[Array, Array | None, Any]:
+    """The square root of the sum of squares of ``x * up * down``, and these, as columns; None for
+    these where they cannot be but 1, for the sum is not `risky`."""
     total = _sum_squares(map(read, slices))
-    up, down = scales = np.empty((2, total.size), wide)
-    scales.fill(1)  # 1 us less than np.ones
-    if risky:
-        safe = rescue(wide)
-        for lost, scale, factor in (
-            (total < safe.lowest, up, safe.up),
-            (total == np.inf, down, safe.down),
-        ):
-            if lost.any():
-                total[lost] = _sum_squares(read(part)[lost] * factor for part in slices)
-                scale[lost] = factor
+    if not risky:
+        return np.sqrt(total)[:, None], None, None
+    up, down = np.ones((2, total.size), wide)
+    safe = rescue(wide)
+    for lost, scale, factor in (
+        (total < safe.lowest, up, safe.up),
+        (total == np.inf, down, safe.down),
+    ):
+        if lost.any():
+            total[lost] = _sum_squares(read(part)[lost] * factor for part in slices)
+            scale[lost] = factor
     return np.sqrt(total)[:, None], up[:, None], down[:, None]
 
 
