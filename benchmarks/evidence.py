@@ -112,9 +112,9 @@ def raced() -> str:
         speedups = [cell.speedup for cell in ranked]
         rows.append(
             [facts["machine"]["cpu"], facts["date"], len(ranked), f"{race.mean(speedups):.2f}",
-             f"{min(speedups):.2f}"]
+             f"{min(speedups):.2f}", sum(speedup < 1 for speedup in speedups)]
         )  # fmt: skip
-    return table(["CPU", "date", "cells", "geometric mean", "least"], rows)
+    return table(["CPU", "date", "cells", "geometric mean", "least", "slower than the fastest"], rows)
 
 
 def ran() -> str:
