@@ -114,7 +114,9 @@ def raced() -> str:
             [facts["machine"]["cpu"], facts["date"], len(ranked), f"{race.mean(speedups):.2f}",
              f"{min(speedups):.2f}", sum(speedup < 1 for speedup in speedups)]
         )  # fmt: skip
-    return table(["CPU", "date", "cells", "geometric mean", "least", "slower than the fastest"], rows)
+    return table(
+        ["CPU", "date", "cells", "geometric mean", "least", "slower than the fastest"], rows
+    )
 
 
 def ran() -> str:
