@@ -2,11 +2,13 @@
 
 A page links to ``../tests/test_api.py`` as it lies in a clone. The site gets a page with that file,
 or the image itself, under ``source/``. And ``<!-- table: NAME -->`` becomes the table of containers
-or of file formats, which the library makes.
+or of file formats, which the library makes; ``<!-- asv -->`` a link to the pages of asv, where
+``asv publish`` has made them, of which the site gets a copy.
 """
 
 import posixpath
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from l2multi import _containers, _formats
 
 TABLES = {"containers": _containers.table, "formats": _formats.table}
 TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.M)
+ASV = Path(__file__).parents[1] / ".asv" / "html"
+HISTORY = '<a href="asv/index.html">The times of each commit that was measured here</a>, by asv.'
 LINK = re.compile(r"\]\((\.\./[^)#]+)\)")
 
 
@@ -64,4 +68,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         here = posixpath.dirname(page.file.src_uri)
         return f"]({posixpath.relpath(_in_site(path), here or '.')})"
 
+    markdown = markdown.replace("<!-- asv -->", HISTORY if ASV.is_dir() else "")
     return TABLE.sub(lambda match: TABLES[match[1]](), LINK.sub(moved, markdown))
+
+
+def on_post_build(config: Any) -> None:
+    """Copy the pages of asv."""
+    if ASV.is_dir():
+        shutil.copytree(ASV, Path(config.site_dir) / "asv", dirs_exist_ok=True)
