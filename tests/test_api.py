@@ -157,9 +157,9 @@ def test_broken_numba(tmp_path, error):
     code = """if True:
         import time
         import l2multi as l2
-        print(l2.normalize([3.0, 4.0]).tolist(), l2.norm([3.0, 4.0]))
         from l2multi.backends.numba import shipped
         shipped.FOLDER = ""  # kernels that came with the package need no Numba
+        print(l2.normalize([3.0, 4.0]).tolist(), l2.norm([3.0, 4.0]))
         l2.normalize([3.0, 4.0]), time.sleep(0.3), l2.normalize([3.0, 4.0])
         print(l2.explain([3.0, 4.0]))
         try:

@@ -416,7 +416,7 @@ def test_without_jit_and_with_nan_checks():
 
 
 def test_float64_outside_x64():
-    """As refused by the usual way as by the long one."""
+    """As the general path refuses it, so does the fast path."""
     with jax.enable_x64(True):
         x = jnp.ones((2, 3), np.float64)
         l2.normalize(x)
