@@ -22,6 +22,8 @@ from l2multi import _backends
 from tests import cases
 
 settings.register_profile("l2multi", derandomize=True, deadline=None, max_examples=40)
+# For more environments than one: a quarter of the time, and the first examples are the simplest.
+settings.register_profile("few", settings.get_profile("l2multi"), max_examples=10)
 settings.load_profile("l2multi")
 
 
