@@ -3,11 +3,12 @@ fast path goes before it where there is one."""
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from l2multi import _backends, _call, _containers, _usable
+from l2multi import _backends, _call, _usable
+from l2multi._call import Explanation
 from l2multi._contract import Axis, NonFinite, Request, Zero
 
 
@@ -336,19 +337,6 @@ def _chosen(name: str) -> Iterator[None]:
         _backends.chosen.reset(token)
 
 
-class Explanation(NamedTuple):
-    """What a call would use, and why; see `explain`."""
-
-    backend: str
-    kernel: str
-    threads: int
-    why: str
-
-    def __str__(self) -> str:
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        return f"backend {self.backend!r}, kernel {self.kernel}, {threads}: {self.why}"
-
-
 @_usable.asks
 def explain(
     x: Any,
@@ -362,6 +350,7 @@ def explain(
     dtype: Any = None,
     return_norm: bool = False,
     backend: str | None = None,
+    dim: Any = None,
 ) -> Explanation:
     """Say which backend, kernel and number of threads the same call would use, and why.
 
@@ -385,10 +374,6 @@ def explain(
     >>> l2.explain([3.0, 4.0], backend="numpy").threads
     1
     """
-    request = Request(axis, eps, zero, nonfinite, keepdims, out, dtype, return_norm, backend)
-    request = _call.validated(request)
-    call = _call.prepare(_containers.open(x, request), request, of_norm=False, look=True)
-    row, backend_, why = call.selection
-    target = None if out is None else call.opened.target(out)
-    kernel, threads = backend_.kernel(call.x, call.axes, call.result, target)
-    return Explanation(row.name, kernel, threads, why)
+    return _call.explain(
+        x, Request(axis, eps, zero, nonfinite, keepdims, out, dtype, return_norm, backend, dim)
+    )

@@ -32,6 +32,19 @@ class Call(NamedTuple):
         return self.selection.backend
 
 
+class Explanation(NamedTuple):
+    """What a call would use, and why; see `l2multi.explain`."""
+
+    backend: str
+    kernel: str
+    threads: int
+    why: str
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return f"backend {self.backend!r}, kernel {self.kernel}, {threads}: {self.why}"
+
+
 def validated(request: Request) -> Request:
     """A request whose keywords are right; what depends on `x` is looked at later."""
     if request.zero != "null":  # which some containers know
@@ -134,10 +147,10 @@ def normalize(x: Any, request: Request) -> Any:
     request = validated(request)
     opened = _containers.open(x, request)
     if (path := _fast_path_now(opened, x, request)) is not None:
-        _, eps, zero, nonfinite, _, out, dtype, return_norm, *_ = request
         done = path.normalize(
-            opened.array, request.axis, eps, zero, nonfinite, out, dtype, return_norm
-        )
+            opened.array, request.axis, request.eps, request.zero, request.nonfinite, request.out,
+            request.dtype, request.return_norm,
+        )  # fmt: skip
         if done is not None:
             return done
     call = prepare(opened, request, of_norm=False)
@@ -185,6 +198,15 @@ def norm(x: Any, request: Request) -> Any:
     if not direct:
         out[...] = opened.back(norms)
     return opened.close_target(request.out, axes, keepdims)
+
+
+def explain(x: Any, request: Request) -> Explanation:
+    """`l2multi.explain`."""
+    request = validated(request)
+    call = prepare(_containers.open(x, request), request, of_norm=False, look=True)
+    row, backend, why = call.selection
+    target = None if request.out is None else call.opened.target(request.out)
+    return Explanation(row.name, *backend.kernel(call.x, call.axes, call.result, target), why)
 
 
 def is_normalized(x: Any, request: Request, tol: float | None) -> Any:

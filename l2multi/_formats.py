@@ -87,7 +87,7 @@ class Opened:
 
     def cut(self, dims: int) -> None:
         """From now on, only the first elements of each vector count."""
-        raise NotImplementedError
+        raise ValueError("dims: expected none, for vectors of this format cannot be cut")
 
     def can_drop(self, axes: tuple[int, ...]) -> bool:
         """Whether a file like this may have fewer vectors, by these axes."""
@@ -103,7 +103,10 @@ class Opened:
 
     def sample(self, axes: tuple[int, ...]) -> Any:
         """What stands for all vectors where `l2multi.explain` is asked."""
-        return next(self.blocks(axes)).values
+        first = next(self.blocks(axes), None)
+        if first is None:
+            return np.empty([n or 0 for n in self.shape], self.dtype)
+        return first.values
 
     def blocks(self, axes: tuple[int, ...]) -> Iterator[Block]:
         """All vectors, in the order of the file."""

@@ -98,7 +98,7 @@ class Mapped(Opened):
     def create(self, path: str, dtype: np.dtype[Any], vectors: int | None = None) -> Writer:
         whole = self.shape
         try:
-            if vectors is not None:
+            if vectors is not None:  # in the head and the size
                 self.shape = (vectors, *whole[1:])
             return self.writer(self, path, dtype, vectors is not None)
         finally:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from l2multi import _contract, _file_arguments, _formats, _remote, _stream
+from l2multi import _call, _contract, _file_arguments, _formats, _remote, _stream
 from l2multi._contract import Axis, NonFinite
 from l2multi._formats import Array, Block
 from l2multi._replacing import replacing, told
@@ -379,7 +379,7 @@ def check_file(
             _file_arguments.cut(opened, axes, dims)
         if tol is None:
             tol = float(_contract.default_tol(_contract.rule(opened.dtype).native))
-        tol = _contract.check_size("tol", tol)
+        tol = _call.size("tol", tol)
         policies = {"eps": 0.0, "zero": "keep", "nonfinite": "propagate"}
         own = _contract.rule(opened.dtype).result
         double = np.dtype(np.complex128 if _contract.is_complex(own) else np.float64)

@@ -266,7 +266,7 @@ def clip_by_global_norm(tree: Any, max_norm: Any, *, return_norm: bool = False) 
         raise ValueError(f"max_norm: expected a number, got shape {np.shape(max_norm)}")
     most = max_norm
     if not isinstance(max_norm, jax.core.Tracer):
-        most = _contract.check_size("max_norm", max_norm)
+        most = _call.size("max_norm", max_norm)
     elif _contract.is_complex(max_norm.dtype):
         raise TypeError(f"max_norm: expected a real number, got dtype {max_norm.dtype}")
     names, leaves, structure = _leaves(tree)

@@ -77,8 +77,8 @@ def divide(
     zero_nan: bool,
     dtype: np.dtype[Any],
 ) -> Array:
-    """Parts of unit vectors, of vectors of which these are parts and these, axes kept, the roots of
-    the sums of squares of ``x * up * down``, and these."""
+    """Parts of unit vectors. `x` holds parts of the vectors, and `roots`, with their axes kept, of
+    each whole vector the root of the sum of squares of ``x * up * down``, `up` and `down`."""
     y = np.empty_like(x, dtype=dtype, subok=False)
     root, up, down = roots
     if dtype.kind not in "fc" or dtype.itemsize < 4 or (up != 1).any() or (down != 1).any():
