@@ -2,6 +2,7 @@
 such open as, and the backends of the library "ragged" compute on. Imports no backend.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,14 @@ class Ragged:
         self.entries, self.offsets, self.batch, self.where = entries, offsets, batch, where
         self.dtype, self.shape, self.size = entries.dtype, entries.shape, entries.size
         self.count = len(offsets) - 1
+
+    @functools.cached_property
+    def rows(self) -> Array | None:
+        """Vectors of one length as the rows of a dense array; None for others."""
+        n, rest = divmod(self.size, max(self.count, 1))
+        if rest or not self.count or (np.diff(self.offsets) != n).any():
+            return None
+        return self.entries.reshape(self.count, n)
 
     def spread(
         self, each: Array, axes: tuple[int, ...], keepdims: bool = False, out: Array | None = None

@@ -118,10 +118,14 @@ class Lists(Column):
 
     def __init__(self, x: Any) -> None:
         self.parts = _parts(x, x.type)
-        self.bounds = np.cumsum(np.concatenate([np.zeros(1, np.int64), *map(_sizes, self.parts)]))
+        self.ends = [_ends(part) for part in self.parts]
+        self.bounds = self.ends[0]
+        for ends in self.ends[1:]:
+            self.bounds = np.append(self.bounds, ends[1:] + self.bounds[-1])
         like = np.broadcast_to(np.empty((), _dtype(x.type.value_type)), (len(x), 1))
         library = "ragged" if len(self.parts) == 1 else "chunks"
-        super().__init__(x, like, library, np.array(x.is_null()))
+        null = np.array(x.is_null()) if x.null_count else np.zeros(len(x), bool)
+        super().__init__(x, like, library, null)
 
     def moved(self, name: str, library: str) -> Opened:
         raise TypeError(
@@ -131,22 +135,21 @@ class Lists(Column):
 
     def values(self, axes: tuple[int, ...], look: bool) -> Any:
         found, first = [], 0
-        for part in self.parts:
-            bounds = self.bounds[first : first + len(part) + 1] - self.bounds[first]
-            entries = self.entries(part, first, bounds, look)
-            found.append(Ragged(entries, bounds, (len(part),)))
+        for part, ends in zip(self.parts, self.ends, strict=True):
+            entries = self.entries(part, first, ends, look)
+            found.append(Ragged(entries, ends, (len(part),)))
             first += len(part)
         return found[0] if len(found) == 1 else Chunks(found)
 
-    def entries(self, part: Any, first: int, bounds: Array, look: bool) -> Array:
+    def entries(self, part: Any, first: int, ends: Array, look: bool) -> Array:
         """The entries of the rows of a chunk, in order; in memory views may have another."""
         dtype = _contract.rule(self.array.dtype).result
         if look:
-            return np.broadcast_to(np.empty((), dtype), bounds[-1])
+            return np.broadcast_to(np.empty((), dtype), ends[-1])
         flat = part.flatten()
         if flat.null_count:
             nulls = np.flatnonzero(flat.is_null())
-            self.missing[first + np.searchsorted(bounds, nulls, side="right") - 1] = True
+            self.missing[first + np.searchsorted(ends, nulls, side="right") - 1] = True
         entries: Array = np.require(_numbers(flat), dtype, ("C", "A"))
         return entries
 
@@ -159,7 +162,8 @@ class Lists(Column):
 
         def build(at: slice) -> Any:
             bounds = self.bounds[at.start : at.stop + 1]
-            return nested(kind, self.missing[at], bounds - bounds[0], y[bounds[0] : bounds[-1]])
+            values = y[bounds[0] : bounds[-1]]
+            return nested(kind, self.missing[at], bounds - bounds[0] if at.start else bounds, values)
 
         return self.built(kind, build)
 
@@ -198,7 +202,7 @@ def nested(kind: Any, missing: Array, bounds: Array | None, values: Array) -> An
     buffers: list[Array] = []
     if bounds is not None:
         _, index, is_view = _LISTS[type(kind)]
-        offsets = bounds.astype(index)
+        offsets = bounds.astype(index, copy=False)
         buffers = [offsets[:-1], np.diff(offsets)] if is_view else [offsets]
     valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
     child = pa.Array.from_buffers(kind.value_type, values.size, [None, pa.py_buffer(values)])
@@ -223,21 +227,23 @@ def _rows(x: Any, storage: Any) -> tuple[Array, Array]:
     return _numbers(values).reshape(n, width), missing
 
 
-def _sizes(x: Any) -> Array:
-    """How long the rows of an array of lists are, if offsets stay within its entries; those that
-    are null have none, whatever their offsets say."""
+def _ends(x: Any) -> Array:
+    """Where the rows of an array of lists end among their entries, after a zero, if its offsets
+    stay within those; rows that are null have none, whatever their offsets say."""
     x.validate(full=True)
     _, index, is_view = _LISTS[type(x.type)]
-    sizes = np.asarray(x.sizes) if is_view else np.diff(np.asarray(x.offsets))
-    sizes = np.where(x.is_null(), 0, sizes).astype(np.int64)
-    total = int(sizes.sum())
-    if total > np.iinfo(index).max:  # as of views that overlap
+    offsets = np.asarray(x.offsets)
+    if not is_view and not x.null_count and len(x):
+        return np.subtract(offsets, offsets[0], dtype=np.int64)
+    sizes = np.asarray(x.sizes) if is_view else np.diff(offsets)
+    ends = np.append(0, np.cumsum(np.where(x.is_null(), 0, sizes), dtype=np.int64))
+    if ends[-1] > np.iinfo(index).max:  # as of views that overlap
         raise ValueError(
-            f"x: the rows of this {x.type} have {total} entries together, more than its offsets "
+            f"x: the rows of this {x.type} have {ends[-1]} entries together, more than its offsets "
             "can count; for such a chunk try pyarrow.LargeListViewArray.from_arrays("
             "x.offsets.cast('int64'), x.sizes.cast('int64'), x.values, mask=x.is_null())"
         )
-    return sizes
+    return ends
 
 
 # What NumPy calls them; the names of integers are the same.

@@ -20,7 +20,7 @@ fast_path, finite, traced = readable.fast_path, readable.finite, readable.traced
 
 def unready(x: Ragged, axes: tuple[int, ...], result: np.dtype[Any], look: bool) -> str | None:
     """As of dense arrays."""
-    if (rows := _rows(x)) is not None:
+    if (rows := x.rows) is not None:
         return dense.unready(rows, (1,), result, look)
     pairs = {one.key("ragged"): one for one in (pair(x.dtype, result), own(x.dtype))}
     return dense.unready_kernels(list(pairs), x.size, look)
@@ -28,7 +28,7 @@ def unready(x: Ragged, axes: tuple[int, ...], result: np.dtype[Any], look: bool)
 
 def kernel(x: Ragged, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:
     """The name of the kernel and its number of threads."""
-    if (rows := _rows(x)) is not None:
+    if (rows := x.rows) is not None:
         # Who only looks may give entries without memory, which a call has in a row.
         steps = (rows.shape[1] * rows.itemsize, rows.itemsize)
         return dense.kernel(as_strided(rows, strides=steps), (1,), result, out)
@@ -64,19 +64,11 @@ def norm(
     return x.spread(norms, axes, keepdims, out)
 
 
-def _rows(x: Ragged) -> Array | None:
-    """Vectors of one length as the rows of a dense array; None for others."""
-    n, rest = divmod(x.size, max(x.count, 1))
-    if rest or not x.count or (np.diff(x.offsets) != n).any():
-        return None
-    return x.entries.reshape(x.count, n)
-
-
 def _run(
     one: Pair, x: Ragged, y: Array | None, norms: Array | None, eps: float, zero_root: float
 ) -> None:
     """Any call."""
-    if (rows := _rows(x)) is not None:
+    if (rows := x.rows) is not None:
         dense.run(
             one, rows, None if y is None else y.reshape(rows.shape), norms, (1,), eps, zero_root
         )
