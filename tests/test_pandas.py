@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ import l2multi as l2
 
 pd = pytest.importorskip("pandas")
 
+RNG = np.random.default_rng(6)
 FRAME = pd.DataFrame(
     {"a": [3.0, 0.0, 5e200], "b": [4, 0, 12], "name": [0.0, 0.0, 0.0]},
     pd.MultiIndex.from_tuples([("x", 1), ("x", 2), ("x", 1)], names=["k", "n"]),
@@ -408,6 +410,37 @@ def test_explain_copies_nothing(monkeypatch):
         assert l2.explain(x).backend == backend
         with pytest.raises(TypeError):
             l2.norm(x)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i8", "?"])
+@pytest.mark.parametrize("kind", [list, np.asarray, lambda row: np.array(row, object)])
+def test_explain_copies_no_rows(kind, dtype):
+    """Of a Series of objects; it says what the call will do all the same."""
+    a = (RNG.standard_normal((60, 4000)) * 9).astype(dtype)
+    held = np.empty(60, object)
+    held[:] = [kind(row if kind is np.asarray else row.tolist()) for row in a]
+    x = pd.Series(held)
+    l2.explain(x)
+    tracemalloc.start()
+    told = l2.explain(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 * 4000 / 2  # bytes: less than two rows of float64
+    unit = l2.normalize(x)
+    assert told[:2] == l2.explain(np.stack(unit.map(np.asarray)))[:2]
+    want = a if kind is np.asarray else np.array(a.tolist())
+    assert np.stack(unit.map(np.asarray)).tobytes() == l2.normalize(want).tobytes()
+
+
+def test_integers_of_python():
+    """Up to 64 bits, as NumPy has them; beyond, what it says."""
+    for row in ([2**62 + 1, -(2**63)], [2**64 - 1, 1], [True, 3], [2**63, 1.5], [2**70 / 3, 1]):
+        unit = l2.normalize(pd.Series([row, None]))
+        assert unit[0] == l2.normalize(np.asarray(row)).tolist()
+    for row in ([10**30, 1], [10**30, 1.5], [np.nan, 10**30], [-(10**30), 1.5]):
+        for call in (l2.normalize, l2.explain):
+            with pytest.raises(TypeError, match="object is not supported"):
+                call(pd.Series([row]))
 
 
 @pytest.mark.parametrize("chunks", [1, 3])

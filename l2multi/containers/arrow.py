@@ -163,7 +163,9 @@ class Lists(Column):
         def build(at: slice) -> Any:
             bounds = self.bounds[at.start : at.stop + 1]
             values = y[bounds[0] : bounds[-1]]
-            return nested(kind, self.missing[at], bounds - bounds[0] if at.start else bounds, values)
+            return nested(
+                kind, self.missing[at], bounds - bounds[0] if at.start else bounds, values
+            )
 
         return self.built(kind, build)
 
@@ -233,8 +235,10 @@ def _ends(x: Any) -> Array:
     x.validate(full=True)
     _, index, is_view = _LISTS[type(x.type)]
     offsets = np.asarray(x.offsets)
+    ends: Array
     if not is_view and not x.null_count and len(x):
-        return np.subtract(offsets, offsets[0], dtype=np.int64)
+        ends = np.subtract(offsets, offsets[0], dtype=np.int64)
+        return ends
     sizes = np.asarray(x.sizes) if is_view else np.diff(offsets)
     ends = np.append(0, np.cumsum(np.where(x.is_null(), 0, sizes), dtype=np.int64))
     if ends[-1] > np.iinfo(index).max:  # as of views that overlap

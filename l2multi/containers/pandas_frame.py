@@ -5,7 +5,7 @@ numbers is one vector, as a row or a column of a DataFrame is. Where a dtype has
 element makes its vector null; NaN in a dtype of NumPy is a NaN.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -137,7 +137,7 @@ class Rows(_Pandas):
     def __init__(self, x: Any) -> None:
         self.x, self.held = x, x.to_numpy().tolist()
         null = x.isna().tolist()
-        self.rows = [None if null[i] else _row(i, row) for i, row in enumerate(self.held)]
+        self.rows = [None if null[i] else _seen(i, row) for i, row in enumerate(self.held)]
         # A null stays what it is; a row that becomes one is None.
         self.nulls = [row if null[i] else None for i, row in enumerate(self.held)]
         self.null = np.array([row is None for row in self.rows], bool)
@@ -165,7 +165,8 @@ class Rows(_Pandas):
         if look:
             entries = np.broadcast_to(np.empty((), dtype), self.offsets[-1])
         else:
-            parts = [row for row in self.rows if row is not None and row.size]
+            rows = [(i, row) for i, row in enumerate(self.rows) if row is not None and row.size]
+            parts = [_row(i, self.held[i]) if type(row) is _Like else row for i, row in rows]
             entries = np.concatenate([np.empty(0, dtype), *parts], dtype=dtype, casting="same_kind")
         return Ragged(entries, self.offsets, (len(self.rows),))
 
@@ -223,13 +224,37 @@ def _number(kind: Any) -> np.dtype[Any]:
     return found
 
 
+class _Like(NamedTuple):
+    """What is known of a row that is not an array yet."""
+
+    dtype: np.dtype[Any]
+    size: int
+
+
+def _seen(i: int, row: Any) -> Array | _Like | None:
+    """A row of a Series of objects if it is an array, else what it will be as one; None if it has a
+    null element."""
+    if isinstance(row, (list, tuple)):  # as an array they would be a copy
+        kinds = set(map(type, row))
+        small = kinds in ({int}, {int, float}) and min(row) >= -(2**63) and max(row) < 2**63
+        if kinds == {float} or small:
+            return _Like(np.dtype(np.int64 if kinds == {int} else np.float64), len(row))
+    made = _row(i, row)
+    if made is None or (isinstance(row, np.ndarray) and row.dtype != object):
+        return made
+    return _Like(made.dtype, made.size)
+
+
 def _row(i: int, row: Any) -> Array | None:
     """A row of a Series of objects as an array; None if it has a null element."""
     if type(row) is not np.ndarray or row.dtype == object:
         plain = type(row) is np.ndarray or isinstance(row, (list, tuple))
-        if plain and not _NULLS.isdisjoint(map(type, row)):
+        kinds = set(map(type, row)) if plain else set()
+        if not _NULLS.isdisjoint(kinds):
             return None
-        if plain:  # of an empty one nothing says that it is of float64
+        if kinds == {float}:
+            row = np.asarray(row, np.float64)
+        elif plain:  # of an empty one nothing says that it is of float64
             row = numbers.stacked(list(row)) if len(row) else np.empty(0, bool)
         elif isinstance(row, np.ndarray) and not isinstance(row, np.ma.MaskedArray):
             row = numpy_array.base(f"x.iloc[{i}]", row)
@@ -248,13 +273,13 @@ def _row(i: int, row: Any) -> Array | None:
     return found
 
 
-def _common(rows: list[Array | None], held: list[Any]) -> np.dtype[Any]:
+def _common(rows: list[Array | _Like | None], held: list[Any]) -> np.dtype[Any]:
     """The dtype of the results: that to which NumPy promotes those of the rows. Empty rows have no
     say beside others, nor have Python's numbers beside an array of floating ones, but that complex
     numbers stay complex."""
     rules = {dtype: _contract.rule(dtype) for dtype in {r.dtype for r in rows if r is not None}}
     heard: list[Any] = list(rules)
-    weak: list[tuple[int, Array]] = []
+    weak: list[tuple[int, Array | _Like]] = []
     if len(rules) > 1:
         full = [(i, row) for i, row in enumerate(rows) if row is not None and row.size]
         heard = list({row.dtype for _, row in full}) or heard
@@ -264,8 +289,8 @@ def _common(rows: list[Array | None], held: list[Any]) -> np.dtype[Any]:
             some_complex = any(_contract.is_complex(row.dtype) for _, row in weak)
             heard = [*own, 0j] if some_complex else [*own]
     common = _contract.rule(np.result_type(*heard) if heard else np.dtype(np.float64)).result
-    for i, row in weak:
-        _check_fits(i, row, common)
+    for i, _ in weak:
+        _check_fits(i, _row(i, held[i]), common)
     return common
 
 
@@ -276,7 +301,7 @@ def _is_plain(row: Any) -> bool:
     return _PLAIN.issuperset(map(type, row))
 
 
-def _check_fits(i: int, row: Array, dtype: np.dtype[Any]) -> None:
+def _check_fits(i: int, row: Any, dtype: np.dtype[Any]) -> None:
     """Refuse a row whose numbers are beyond the range of the dtype of the others."""
     wide = row.astype(np.result_type(row.dtype, np.float64))
     wide = wide[np.isfinite(wide)]
