@@ -43,12 +43,12 @@ class RowNorms:
             self.total += same << by if by >= 0 else same >> -by
 
     def root(self, samples: int) -> tuple[Array, Array, Array]:
-        """The mean norm, and powers of two that it is to be divided by."""
+        """The mean norm, and powers of two that it is to be divided by: 1 where it is 0."""
         one = np.array(1.0)
         if self.special != 0.0:
             return np.array(self.special), one, one
         mean = Fraction(self.total, samples << self.UNIT)
-        factor = 2.0**600 if mean < 2.0**-600 else 2.0**-600 if mean > 2.0**600 else 1.0
+        factor = 2.0**600 if 0 < mean < 2.0**-600 else 2.0**-600 if mean > 2.0**600 else 1.0
         root = np.array(float(mean * Fraction(factor)))
         return root, np.array(max(factor, 1.0)), np.array(min(factor, 1.0))
 
@@ -99,7 +99,7 @@ class Squares:
         return [plain, *(others or [none] * 2)]
 
     def root(self, samples: int) -> tuple[Array, Array, Array]:
-        """The square roots, and powers of two that they are to be divided by."""
+        """The square roots, and powers of two that they are to be divided by: 1 for roots of 0."""
         rest = self._lanes(self.waiting) if self.waiting.shape[0] else []
         trees = copy.deepcopy(self.trees)
         for tree, lanes in zip(trees, rest, strict=False):
@@ -109,6 +109,7 @@ class Squares:
             small, large = plain < self.lowest, plain == np.inf
             total = np.where(small, raised, np.where(large, lowered, plain))
             _, up, down = self.factors
+            small &= total != 0
             return np.sqrt(total), np.where(small, up, 1.0), np.where(large, down, 1.0)
 
 

@@ -151,6 +151,8 @@ class L2Normalizer(_Base):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Validate X, of shape (n_samples, n_features); there is nothing to learn."""
+        _contract.check_choice("zero", self.zero, _contract.ZERO)
+        _contract.check_size("eps", self.eps)
         self._validated(X, reset=True)
         return self
 

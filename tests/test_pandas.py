@@ -477,6 +477,8 @@ def test_arrow_lists(chunks):
             TypeError, match=r"x: dtype (string|decimal.*|date.*)\[pyarrow\] is not"
         ):
             l2.normalize(pd.Series(pd.arrays.ArrowExtensionArray(other)))
+    with pytest.raises(TypeError, match=r"for vectors, one column of them: x\[name\]"):
+        l2.normalize(x.to_frame())
     with pytest.raises(ValueError, match="axis: each row of an Arrow array is a vector"):
         l2.normalize(x, 0)
     with pytest.raises(TypeError, match="out: "):

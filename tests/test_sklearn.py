@@ -93,6 +93,24 @@ def test_any_magnitude(scale, size):
     np.testing.assert_allclose(scaler.inverse_transform(got), x, rtol=1e-12)
 
 
+@pytest.mark.parametrize("scale", ["feature", "block"])
+@pytest.mark.parametrize(
+    ("dtype", "other"), [("f4", 1.0), ("f8", 1.0), ("f8", 1e-310), ("f8", 1e308)]
+)
+def test_what_was_zero_in_fit_stays(scale, dtype, other):
+    """Where the norm is 0 nothing is divided, of samples that are not zero there either."""
+    x = np.array([[0.0, other], [0.0, other]]).astype(dtype) * (scale == "feature")
+    later = np.array([[3.0, 0.5], [-1e-40, 0.0]], dtype)
+    for held in (np.asarray, sparse.csr_array, sparse.csc_array):
+        scaler = L2Scaler(scale=scale, nonfinite="propagate").fit(held(x))
+        assert scaler.norms_[0] == 0
+        for call in (scaler.transform, scaler.inverse_transform):
+            got = call(held(later))
+            got = got if held is np.asarray else got.toarray()
+            n = 1 if scale == "feature" else 2
+            assert got[:, :n].tobytes() == later[:, :n].tobytes()
+
+
 def test_skrubs_example():
     """A block's scale is learned by `fit`: the mean norm, 7.5."""
     scaler = L2Scaler(scale="block").fit([[3.0, 4.0], [6.0, 8.0]])
@@ -379,6 +397,9 @@ def test_masks_and_units(estimator):
 
 
 def test_refusals():
+    for wrong in ({"zero": "null"}, {"eps": -1.0}, {"nonfinite": "no"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
+            L2Normalizer(**wrong).fit([[1.0]])
     with pytest.raises(ValueError, match="scale: expected one of 'feature', 'block'"):
         L2Scaler(scale="rows").fit([[1.0]])
     with pytest.raises(ValueError, match="nonfinite: expected"):

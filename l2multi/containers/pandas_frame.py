@@ -217,7 +217,7 @@ def _number(kind: Any) -> np.dtype[Any]:
         how = 'of a frame, its columns of numbers alone are x.select_dtypes("number")'
         if isinstance(kind, pd.SparseDtype):
             how = "try x.sparse.to_coo() of a frame, x.sparse.to_dense() of a Series"
-        if kind == np.object_:
+        if kind == np.object_ or getattr(kind, "type", None) is list:  # as Arrow's lists are
             how = "for numbers, try x.convert_dtypes(); for vectors, one column of them: x[name]"
         raise TypeError(f"{error}; {how}") from None
     found: np.dtype[Any] = dtype
