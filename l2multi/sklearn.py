@@ -225,6 +225,8 @@ class L2Scaler(_Base):
     ``l2multi.norm(X, axis=0, dtype="float64")`` for all of them at once, dense or sparse. Between
     calls it keeps up to 1023 samples, and 16 sums for each feature and each doubling of their
     number, of sparse samples only those that are not zero. Mean norms are exact sums, rounded once.
+    Two fitted scalers cannot be merged: what is added to what follows from the places of samples
+    among all of them, and sums of a later part, taken by themselves, would give other bits.
 
     CSR and CSC stay what they are, and other sparse formats become CSR; the stored entries alone
     change. Under scikit-learn's array-API dispatch, PyTorch tensors in the memory of the CPU stay

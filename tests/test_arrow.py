@@ -123,6 +123,53 @@ def test_tensors():
             l2.norm(x, -1)
 
 
+@pytest.mark.parametrize("order", [None, [0, 1], [1, 0]])
+def test_tensors_with_nulls(order):
+    """As rows and as elements, at every position; sliced, and in chunks."""
+    a = RNG.standard_normal((6, 6)).astype("f4")
+    kind = pa.fixed_shape_tensor(pa.float32(), [2, 3], permutation=order)
+
+    def tensors(rows):
+        return pa.ExtensionArray.from_storage(kind, pa.array(rows, kind.storage_type))
+
+    logical = tensors(a.tolist()).to_numpy_ndarray()
+    for at in range(6):
+        row, element = a.tolist(), a.tolist()
+        row[at], element[at][at] = None, None
+        for x in map(tensors, (row, element)):
+            held = pa.chunked_array([x.slice(1, at), x.slice(0, 0), x.slice(1)])
+            for axis in (-1, 1, (1, 2)):
+                want = l2.normalize(logical, axis)
+                for part, rows in (
+                    (x, slice(None)), (x.slice(at), slice(at, None)), (x.slice(0, 3), slice(3))
+                ):  # fmt: skip
+                    got = l2.normalize(part, axis)
+                    null = np.array(got.is_null())
+                    assert got.type == kind
+                    assert null.tolist() == (np.arange(6) == at)[rows].tolist()
+                    same = tensors(
+                        [row or [0] * 6 for row in got.storage.to_pylist()]
+                    ).to_numpy_ndarray()
+                    assert (same[~null] == want[rows][~null]).all()
+                both = [l2.normalize(chunk, axis) for chunk in held.chunks]
+                assert l2.normalize(held, axis).equals(pa.chunked_array(both, kind))
+            numbers = [*range(1, 1 + at), *range(1, 6)]
+            lengths = l2.norm(logical, (1, 2)).tolist()
+            assert l2.norm(held, (1, 2)).to_pylist() == [
+                None if i == at else lengths[i] for i in numbers
+            ]
+
+
+def test_fixed_size_lists_are_not_copied_on_the_way_in():
+    """Nor is the result, which is one buffer."""
+    x = lists([[3, 4], None, [0, 0], [6, 8], [1, 2]], "float64")
+    array = _containers.open(x.slice(1, 3), _contract.Request()).values((1,), look=False)
+    assert array.ctypes.data == x.values.buffers()[1].address + 16
+    y = np.arange(10.0).reshape(5, 2)
+    made = _containers.open(x, _contract.Request()).close(y)
+    assert made.values.buffers()[1].address == y.ctypes.data
+
+
 def test_refusals():
     x = lists([[3, 4]])
     with pytest.raises(ValueError, match="axis: each row of an Arrow array is a vector"):

@@ -77,12 +77,43 @@ def test_series_of_lists():
         l2.normalize(x, zero="raise")
 
 
+@pytest.mark.parametrize("kind", [pl.Array(pl.Float32, 3), pl.List(pl.Float32)])
+def test_each_row_is_as_alone(kind):
+    """Null at every position, as a row and as an element; sliced, and in chunks."""
+    a = np.random.default_rng(3).standard_normal((9, 3)).astype("f4")
+    want, lengths = (y.tolist() for y in l2.normalize(a, return_norm=True))
+
+    def check(x, at, kept):
+        for first in range(kept):
+            unit, norms = l2.normalize(x[first:], return_norm=True)
+            assert unit.to_list() == [None if i == at else v for i, v in enumerate(want)][first:]
+            assert (
+                norms.to_list() == [None if i == at else n for i, n in enumerate(lengths)][first:]
+            )
+            assert unit.dtype == kind
+
+    for at in range(9):
+        rows = [None if i == at else row for i, row in enumerate(a.tolist())]
+        check(pl.Series(rows, dtype=kind), at, 9)
+        for place in range(3):
+            rows = a.tolist()
+            rows[at][place] = None
+            x = pl.Series(rows, dtype=kind)
+            check(x, at, 3)
+            check(pl.concat([x[:at], x[at:6], x[max(at, 6) :]], rechunk=False), at, 3)
+
+
 @pytest.mark.parametrize("engine", ["eager", "in-memory", "streaming"])
 @pytest.mark.parametrize("inner", [pl.Float32, pl.Float64, pl.Float16, pl.Int16, pl.Boolean])
-def test_expressions_of_lists(engine, inner):
+@pytest.mark.parametrize("held", [FRAME, LISTS], ids=["Array", "List"])
+def test_expressions_of_all_dtypes(held, inner, engine):
     """With the schema that is known before; by rows, whole and in groups."""
+
+    def kind(inner):
+        return pl.List(inner) if held is LISTS else pl.Array(inner, 2)
+
     numbers = pl.Float64 if inner == pl.Boolean else inner
-    frame = LISTS.with_columns(pl.col("v").cast(pl.List(inner)))
+    frame = held.with_columns(pl.col("v").cast(kind(inner)))
     e = pl.col("v").l2
     asked = {
         "unit": e.normalize(), "null": e.normalize(zero="null"), "over": e.normalize().over("k"),
@@ -93,7 +124,7 @@ def test_expressions_of_lists(engine, inner):
     assert got.schema == lazy.collect_schema()
     rows = [None if v is None or None in v else np.array(v) for v in frame["v"].to_list()]
     dtype = {pl.Float32: "f4", pl.Float16: "f2"}.get(inner, "f8")
-    assert got.schema["unit"] == pl.List(numbers if numbers.is_float() else pl.Float64)
+    assert got.schema["unit"] == kind(numbers if numbers.is_float() else pl.Float64)
     units = [None if v is None else l2.normalize(v.astype(dtype)).tolist() for v in rows]
     assert got["unit"].to_list() == got["over"].to_list() == units
     assert got["null"].to_list() == [None if u and not any(u) else u for u in units]

@@ -57,7 +57,9 @@ def test_drop_in():
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-@pytest.mark.parametrize("cuts", [[3000], [1, 2999], [17, 100, 1024, 1859], [1024, 1024, 952]])
+@pytest.mark.parametrize(
+    "cuts", [[3000], [1, 2999], [17, 100, 1024, 1859], [1024, 1024, 952], [30] * 100]
+)
 def test_any_split_gives_the_same_bits(dtype, cuts):
     """Those of `l2multi.norm` of all; and the mean norm is exact."""
     x = np.random.default_rng(1).standard_normal((3000, 5)) * np.logspace(-3, 2, 5)
