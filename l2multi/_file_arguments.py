@@ -44,7 +44,7 @@ def check_target(source: str, target: str, *, made: bool = False) -> str:
     _formats.check_target(source, target)
     path = os.path.realpath(target)
     folder = _formats.find(source).folder
-    if folder and is_within(path, source):
+    if folder and (is_within(path, source) or is_within(source, path)):
         raise ValueError(f"target: expected another folder than {source!r}, got {target!r}")
     try:
         status = os.stat(target)
@@ -57,9 +57,13 @@ def check_target(source: str, target: str, *, made: bool = False) -> str:
     if os.path.samestat(status, os.stat(source)):
         raise ValueError(f"target: expected another file than the one to read, got {target!r}")
     if folder:
-        raise FileExistsError(errno.EEXIST, "a folder cannot be replaced as a whole", target)
+        if not _formats.find(source).is_like(path):
+            raise ValueError(
+                f"target: expected a {_formats.find(source).suffix} folder or none, got "
+                f"{target!r}, which is something else"
+            )
     # What /dev/stdout leads to may be a pipe, or have no name any more.
-    if not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
+    elif not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
         raise ValueError(f"target: expected a file, got {target!r}, which is not one")
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", target)

@@ -5,6 +5,7 @@ A row says the suffixes and which module opens a file: its ``open(path, request)
 format.
 """
 
+import contextlib
 import importlib
 import os
 from collections.abc import Iterator
@@ -131,8 +132,8 @@ class Opened:
 
 class Row(NamedTuple):
     """A format: the suffix of results, the module that opens it, what is said of it, the keywords
-    that it takes, other suffixes of the same, suffixes of what can be read and not written, and
-    whether it is a folder."""
+    that it takes, other suffixes of the same, suffixes of what can be read and not written, and, if
+    it is a folder, the files of which one is in each such."""
 
     suffix: str
     module: str
@@ -140,12 +141,19 @@ class Row(NamedTuple):
     takes: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    folder: bool = False
+    folder: tuple[str, ...] = ()
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """All that can be read."""
         return (self.suffix, *self.also, *self.reads)
+
+    def is_like(self, path: str) -> bool:
+        """Whether a folder is of this format, or has nothing in it."""
+        with contextlib.suppress(NotADirectoryError):
+            found = os.listdir(path)
+            return not found or any(name in found for name in self.folder)
+        return False
 
     def open(self, path: str, request: Request) -> Opened:
         """A file opened for reading."""
@@ -177,7 +185,7 @@ ROWS = (
         "l2multi.formats.zarr",
         "an array in chunks, or many in groups",
         ("tensor", "dtype_in"),
-        folder=True,
+        folder=("zarr.json", ".zgroup", ".zarray", ".zmetadata"),
     ),
     Row(
         ".h5",

@@ -5,6 +5,8 @@ So the next run tells what a killed one left from what another is writing, and r
 """
 
 import contextlib
+import ctypes
+import errno
 import importlib
 import os
 import re
@@ -40,7 +42,8 @@ def replacing(
     """The path of a new file or folder beside `path`, which takes its place if all goes well.
 
     Messages name `target`, which is what the caller calls `path`, and the `argument`. What replaces
-    another is on the disk before, unless it need not be `durable`.
+    another is on the disk before, unless it need not be `durable`. A folder changes places with the
+    one that it replaces, which is removed then: so there is one at each moment.
     """
     around = os.path.dirname(path) or os.curdir
     _sweep(around)
@@ -51,6 +54,9 @@ def replacing(
             temporary = os.path.join(around, f".l2multi-{secrets.token_hex(8)}.tmp")
             with told(f"{argument}: its directory takes no new file", target):
                 held = _create(temporary, folder, private=os.path.exists(path))
+        if folder and os.path.exists(path):
+            with told(argument, target):
+                _check_exchange(temporary)
         yield temporary
         with told(argument, target):
             replaced = os.path.exists(path)
@@ -60,13 +66,18 @@ def replacing(
                 # two would cost the old ones. Where there are none, nobody has to wait: the disk
                 # takes ten times as long as the arithmetic.
                 if durable:
-                    os.fsync(held)
+                    _sync(temporary, held)
             if fcntl is None:  # on Windows, what is open cannot be renamed
                 os.close(held)
                 held = -1
-            os.replace(temporary, path)
+            if replaced and folder:
+                _exchange(temporary, path)
+            else:
+                os.replace(temporary, path)
             if replaced and durable:
-                _sync(around)
+                _sync_folder(around)
+            if replaced and folder:
+                _remove(temporary)
         if held >= 0:  # not before, for the lock keeps a sweep away
             os.close(held)
     except BaseException:
@@ -81,7 +92,7 @@ def _create(path: str, folder: bool, private: bool) -> int:
     to a sweep, which takes what is not locked yet for left. Nobody else may read it while it is
     `private`: the file that it will replace may be so."""
     if folder:
-        os.mkdir(path)
+        os.mkdir(path, 0o700 if private else 0o777)
         try:
             held = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -133,11 +144,51 @@ def _remove(path: str) -> None:
             os.unlink(path)
 
 
-def _sync(folder: str) -> None:
-    """Have a folder on the disk, where the system can open one."""
+def _exchange(one: str, other: str) -> None:
+    """Have two folders change their names in one step, by renameat2(2) of Linux."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another system
+        code = errno.ENOSYS
+    else:
+        here, flags = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if rename(here, os.fsencode(one), here, os.fsencode(other), flags) == 0:
+            return
+        code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV):
+        why = "a folder cannot be replaced in one step on this system; remove it first"
+        raise FileExistsError(errno.EEXIST, why)
+    raise OSError(code, os.strerror(code))
+
+
+def _check_exchange(folder: str) -> None:
+    """Refuse now, by two folders within an empty one, what could not be replaced in the end."""
+    pair = [os.path.join(folder, name) for name in ("1", "2")]
+    for one in pair:
+        os.mkdir(one)
+    _exchange(*pair)
+    for one in pair:
+        os.rmdir(one)
+
+
+def _sync(path: str, held: int) -> None:
+    """Have an open file on the disk, or a folder and all in it."""
+    os.fsync(held)
+    for folder, _, files in os.walk(path):
+        for name in files:
+            _sync_one(os.path.join(folder, name))
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Have the names in a folder on the disk, where the system can open one."""
     with contextlib.suppress(OSError):
-        held = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(held)
-        finally:
-            os.close(held)
+        _sync_one(folder)
+
+
+def _sync_one(path: str) -> None:
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)

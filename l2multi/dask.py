@@ -84,7 +84,7 @@ def normalize_zarr(
     Parameters
     ----------
     source, target : path
-        Folders that all workers see by these paths. There must be nothing at `target` yet.
+        Folders that all workers see by these paths.
     axis, tensor, dims, dtype, dtype_in, eps, zero, nonfinite, backend, progress
         As for `l2multi.files.normalize_file`; `zero` is "keep", "nan" or "raise".
     client : distributed.Client or str, optional
@@ -99,8 +99,8 @@ def normalize_zarr(
     Raises
     ------
     OSError, ValueError, TypeError, ImportError
-        As for `l2multi.files.normalize_file`; OSError too where workers keep dying. Nothing is left
-        at `target` then.
+        As for `l2multi.files.normalize_file`; OSError too where workers keep dying. `target` is
+        what it was then.
 
     Examples
     --------

@@ -113,7 +113,8 @@ def normalize_file(
         such as ``s3://bucket/x.npy``, is copied to a temporary file first.
     target : path
         The file to write or to replace, not `source`. A replaced file's permissions are kept, and
-        a symbolic link is followed. To a URL, the complete file is sent. Of ``.bvecs``,
+        a symbolic link is followed. A ``.zarr`` folder is replaced in one step where the system can
+        do so (Linux), and else refused. To a URL, the complete file is sent. Of ``.bvecs``,
         ``.u8bin`` and ``.i8bin``, which hold integers alone, the result is an ``.fvecs`` or
         ``.fbin``.
     axis : int, tuple of ints or None, default -1
@@ -132,9 +133,9 @@ def normalize_file(
         become float64 without, so that ``.bvecs``, ``.u8bin`` and ``.i8bin`` need
         ``dtype="float32"``.
     dtype_in : dtype, optional
-        The dtype of ml_dtypes, such as "bfloat16", that the bytes of a ``.npy`` are. ``numpy.save``
-        does not name those (it writes ``V2``, ``V1`` or ``f1``); integers of the same size are
-        taken for their bytes too. Of int2 and int4 there is one in each byte, whose low bits count.
+        The dtype of ml_dtypes, such as "bfloat16", that the bytes of an array in a ``.npy``,
+        ``.npz``, ``.zarr`` or HDF5 file are, where the file does not name it: ``numpy.save``
+        writes ``V2``, ``V1`` or ``f1``. Integers of the same size are taken for such bytes too. Of int2 and int4 there is one in each byte, whose low bits count.
         The result of bfloat16 and float8 needs a `dtype`.
     eps : float, default 0.0
         As for `normalize`.

@@ -1,9 +1,13 @@
 """Zarr stores: one array changes, all else is as it was; read back by TensorStore, not by zarr."""
 
+import ctypes
+import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -284,9 +288,6 @@ def test_refusals():
     )
     refused(ValueError, "tensor: expected one of those", tensor="a/b")
     refused(ValueError, "column: expected none", column="x")
-    shutil.copytree("in.zarr", "old.zarr")
-    refused(FileExistsError, "a folder cannot be replaced", target="old.zarr", tensor="ids")
-    assert files("old.zarr") == files("in.zarr")
     Path("file.zarr").write_bytes(b"PK")
     refused(ValueError, "expected a .zarr folder, got 'file.zarr'", "file.zarr")
     refused(ValueError, "expected another folder", target="in.zarr", tensor="ids")
@@ -353,8 +354,117 @@ def test_the_command(capsys):
     groups(3, consolidated=False)
     assert main(["normalize", "in.zarr", "out.zarr", "--tensor", "a/b/emb"]) == 0
     assert "vectors        23" in capsys.readouterr().out
-    assert main(["normalize", "in.zarr", "out.zarr", "--tensor", "a/b/emb"]) == 1
-    assert "a folder cannot be replaced as a whole" in capsys.readouterr().err
+    Path("photos.zarr").mkdir()
+    Path("photos.zarr", "a.jpg").write_bytes(b"mine")
+    assert main(["normalize", "in.zarr", "photos.zarr", "--tensor", "a/b/emb"]) == 1
+    assert "OUT: expected a .zarr folder or none, got 'photos.zarr'" in capsys.readouterr().err
+    assert files("photos.zarr") == {"a.jpg": b"mine"}
+
+
+EXCHANGES = pytest.mark.skipif(sys.platform != "linux", reason="two folders cannot change places")
+
+
+@EXCHANGES
+def test_a_store_is_replaced():
+    x = draw(SHAPE, "f4")
+    make("in.zarr", x)
+    make("out.zarr", x[:3, :4], 2)
+    os.mkdir("empty.zarr")
+    os.symlink("out.zarr", "link.zarr")
+    os.chmod("out.zarr", 0o750)
+    for target in ("out.zarr", "empty.zarr", "out.zarr", "link.zarr"):
+        normalize_file("in.zarr", target)
+        same_bits(read(target), l2.normalize(x))
+        assert set(files(target)) == set(files("in.zarr"))
+        normalize_file("in.zarr", target, dtype="f8")
+        assert read(target).dtype == np.float64
+    assert sorted(os.listdir()) == ["empty.zarr", "in.zarr", "link.zarr", "out.zarr"]
+    assert os.readlink("link.zarr") == "out.zarr"
+    assert os.stat("out.zarr").st_mode & 0o777 == 0o750
+    before = files("out.zarr")
+    for keywords in ({"nonfinite": "raise"}, {"zero": "raise"}):
+        x[4] = np.nan
+        make("in.zarr", x, overwrite=True)
+        with pytest.raises(ValueError, match="source: "):
+            normalize_file("in.zarr", "out.zarr", **keywords)
+    assert files("out.zarr") == before
+    assert sorted(os.listdir()) == ["empty.zarr", "in.zarr", "link.zarr", "out.zarr"]
+
+
+@pytest.mark.parametrize("why", [errno.ENOSYS, errno.EINVAL, errno.EXDEV])
+def test_a_store_that_cannot_change_places_is_kept(why, monkeypatch):
+    """It is told before anything is computed."""
+    make("in.zarr", draw(SHAPE, "f4"))
+    shutil.copytree("in.zarr", "out.zarr")
+
+    class System:
+        """One that refuses."""
+
+        def renameat2(self, *arguments):
+            ctypes.set_errno(why)
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *arguments, **keywords: System())
+    with pytest.raises(FileExistsError, match=r"target: .*remove it first"):
+        normalize_file("in.zarr", "out.zarr", progress=pytest.fail)
+    assert files("out.zarr") == files("in.zarr")
+    assert sorted(os.listdir()) == ["in.zarr", "out.zarr"]
+
+
+@EXCHANGES
+def test_a_folder_of_stores_goes_on():
+    """What is done is skipped, and what was done otherwise is done again, in a second run."""
+    os.mkdir("parts")
+    for i in range(3):
+        make(f"parts/{i}.zarr", draw(SHAPE, "f4") + i)
+
+    def stop(part):
+        if part.source.endswith("1.zarr"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        normalize_folder("parts", "unit", done=stop)
+    Path("unit/.l2multi-0123456789abcdef.tmp").mkdir()  # as kill -9 leaves
+    Path("unit/1.zarr/c/0/0").write_bytes(b"damaged")
+    done = normalize_folder("parts", "unit")
+    assert [part.report is None for part in done] == [True, False, False]
+    for i in range(3):
+        same_bits(read(f"unit/{i}.zarr"), l2.normalize(draw(SHAPE, "f4") + i))
+    assert sorted(os.listdir("unit")) == [".l2multi.json", "0.zarr", "1.zarr", "2.zarr"]
+
+
+KILLED = """
+import sys
+from l2multi.files import normalize_file
+
+print("ready", flush=True)
+while True:
+    normalize_file(*sys.argv[1:])
+"""
+
+
+@EXCHANGES
+def test_kill_at_any_moment():
+    """The store is the old one or the new one, whole, and the next run removes what was left."""
+    x = draw((300, 64), "f4")
+    make("in.zarr", x, chunks=(8, 64))
+    normalize_file("in.zarr", "new.zarr")
+    new = files("new.zarr")
+    old = {**new, "c/0/0": b"old"}
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        shutil.rmtree("out.zarr", ignore_errors=True)
+        shutil.copytree("new.zarr", "out.zarr")
+        Path("out.zarr/c/0/0").write_bytes(b"old")
+        command = [sys.executable, "-c", KILLED, "in.zarr", "out.zarr"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.3))
+            process.kill()
+        assert files("out.zarr") in (old, new)
+    normalize_file("in.zarr", "out.zarr")
+    assert sorted(os.listdir()) == ["in.zarr", "new.zarr", "out.zarr"]
+    assert files("out.zarr") == new
 
 
 def test_without_zarr(monkeypatch):
@@ -384,9 +494,16 @@ def test_an_interrupt_leaves_nothing(monkeypatch):
 def test_results_stay_out_of_the_source():
     make("a.zarr", draw(SHAPE, "f4"))
     before = files("a.zarr")
-    for keywords in ({"target": "a.zarr/b.zarr"}, {"target": "b.zarr", "norms": "a.zarr/n.npy"}):
+    shutil.copytree("a.zarr", "g.zarr/a.zarr")
+    Path("g.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    for keywords in (
+        {"target": "a.zarr/b.zarr"},
+        {"target": "b.zarr", "norms": "a.zarr/n.npy"},
+        {"source": "g.zarr/a.zarr", "target": "g.zarr"},
+    ):
         with pytest.raises(ValueError, match="expected another f"):
-            normalize_file("a.zarr", **keywords)
+            normalize_file(**{"source": "a.zarr", **keywords})
+    shutil.rmtree("g.zarr")
     with pytest.raises(ValueError, match="target: expected a folder of files"):
         normalize_folder(["a.zarr"], "a.zarr")
     assert files("a.zarr") == before
