@@ -1,8 +1,13 @@
-"""Files that are not on this machine: fetched to a temporary one, or sent from there, by fsspec."""
+"""Files that are not on this machine: fetched to a temporary one, or sent from there, by fsspec.
+
+Folders of files too, by the same functions as those of this machine.
+"""
 
 import contextlib
 import errno
+import glob
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -16,12 +21,77 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def place(path: str) -> tuple[str, str]:
+    """What all paths of one file or folder have in common: its system, and where it is there."""
+    if not is_url(path):
+        return "LocalFileSystem", os.path.realpath(path)
+    return _place(*_system("source", path))
+
+
+def parent(path: str) -> tuple[str, str]:
+    """The `place` of the folder that a file is in; a link is not followed."""
+    if not is_url(path):
+        return place(os.path.dirname(path) or os.curdir)
+    system, inner = _system("source", path)
+    return _place(system, inner.rstrip("/").rpartition("/")[0])
+
+
+def _place(system: Any, inner: str) -> tuple[str, str]:
+    name = type(system).__name__
+    return name, os.path.realpath(inner) if name == "LocalFileSystem" else inner.rstrip("/")
+
+
 def check_apart(source: str, target: str) -> None:
     """Refuse a target that is the source, by whatever names."""
-    if is_url(source) or is_url(target):
-        (one, inner), (other, place) = _system("source", source), _system("target", target)
-        if type(one) is type(other) and inner.rstrip("/") == place.rstrip("/"):
-            raise ValueError(f"target: expected another file than the one to read, got {target!r}")
+    if (is_url(source) or is_url(target)) and place(source) == place(target):
+        raise ValueError(f"target: expected another file than the one to read, got {target!r}")
+
+
+def kind(argument: str, path: str) -> str:
+    """What is at a path: a "folder", a "file" or another thing, or nothing (an empty string)."""
+    if not is_url(path):
+        return "folder" if os.path.isdir(path) else "file" if os.path.lexists(path) else ""
+    system, inner = _system(argument, path)
+    with _errors(argument, path):
+        if system.isfile(inner):  # first, for HTTP reads all of a file to tell whether it is a folder
+            return "file"
+        return "folder" if system.isdir(inner) else ""
+
+
+def listed(folder: str) -> list[str]:
+    """The names in a folder, sorted."""
+    with _errors("source", folder):
+        if not is_url(folder):
+            return sorted(os.listdir(folder))
+        system, inner = _system("source", folder)
+        found = system.ls(inner, detail=False)
+        return sorted(os.path.basename(name.rstrip("/")) for name in found)
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that a pattern matches, sorted."""
+    if not is_url(pattern):
+        return sorted(glob.glob(pattern))
+    system, inner = _system("source", pattern)
+    # As the caller writes what stands before the first part that varies.
+    head, base = (re.split(r"[*?[]", one)[0].rpartition("/")[0] for one in (pattern, inner))
+    with _errors("source", pattern):
+        return sorted(head + name.removeprefix(base) for name in system.glob(inner))
+
+
+def joined(folder: str, name: str) -> str:
+    """The path of a file in a folder."""
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+
+
+def make(argument: str, folder: str) -> None:
+    """Make a folder, if it is not there."""
+    with _errors(argument, folder):
+        if is_url(folder):
+            system, inner = _system(argument, folder)
+            system.makedirs(inner, exist_ok=True)
+        else:
+            os.makedirs(folder, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -36,8 +106,9 @@ def fetched(argument: str, path: str) -> Iterator[str]:
         with _errors(argument, path):
             if not system.exists(inner):
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory")
-            system.get(inner, here, recursive=system.isdir(inner))
-        yield here
+            system.get(inner, here, recursive=not system.isfile(inner))
+        with _renamed(here, path):
+            yield here
 
 
 @contextlib.contextmanager
@@ -49,11 +120,13 @@ def sent(argument: str, path: str) -> Iterator[str]:
         return
     system, inner = _system(argument, path)
     with _errors(argument, path):
-        if system.isdir(inner):
-            raise FileExistsError(errno.EEXIST, "a folder cannot be replaced as a whole")
+        if not system.isfile(inner) and system.isdir(inner):
+            told_ = "a folder cannot be replaced as a whole at a URL; remove it first"
+            raise FileExistsError(errno.EEXIST, told_)
     with tempfile.TemporaryDirectory(prefix="l2multi-") as folder:
         here = os.path.join(folder, os.path.basename(inner.rstrip("/")))
-        yield here
+        with _renamed(here, path):
+            yield here
         if not os.path.lexists(here):  # nothing was to be written
             return
         around, slash, _ = inner.rstrip("/").rpartition("/")
@@ -66,6 +139,20 @@ def sent(argument: str, path: str) -> Iterator[str]:
                 with contextlib.suppress(Exception):
                     system.rm(temporary, recursive=True)
                 raise
+
+
+@contextlib.contextmanager
+def _renamed(here: str, path: str) -> Iterator[None]:
+    """Have messages name the URL that the caller knows, and not the temporary file."""
+    try:
+        yield
+    except Exception as error:
+        error.args = tuple(
+            one.replace(here, path) if isinstance(one, str) else one for one in error.args
+        )
+        if isinstance(error, OSError) and error.filename == here:
+            error.filename = path
+        raise
 
 
 def _system(argument: str, path: str) -> tuple[Any, str]:

@@ -50,6 +50,8 @@ def report(one: Report, dry_run: bool = False) -> str:
 
 def part(one: Part) -> str:
     """What was done to a file of a folder, in a line."""
+    if one.stale:
+        return f"{one.target}: stale, for {one.source} is not there any more"
     if one.report is None:
         return f"{one.target}: was done before"
     told = one.report
@@ -63,7 +65,9 @@ def parts(all_: Sequence[Part], seconds: float, dry_run: bool = False) -> str:
     """What was done to a folder, or would be."""
     reports = [one.report for one in all_ if one.report is not None]
     nbytes = sum(one.nbytes for one in reports)
-    done = f"{len(reports)} written, {len(all_) - len(reports)} done before"
+    stale = sum(one.stale for one in all_)
+    done = f"{len(reports)} written, {len(all_) - len(reports) - stale} done before"
+    done += f", {stale} stale" * (stale > 0)
     return lines(
         {
             "files": f"{len(reports)} read, none written" if dry_run else done,

@@ -239,7 +239,8 @@ def _print_part(part: Part) -> None:
 
 def _print_json(part: Part) -> None:
     if part.report is None:
-        print(json.dumps({"source": part.source, "target": part.target, "done before": True}))
+        what = "stale" if part.stale else "done before"
+        print(json.dumps({"source": part.source, "target": part.target, what: True}))
     else:
         print(_terminal.as_json(part.report), flush=True)
 

@@ -135,8 +135,9 @@ def normalize_file(
     dtype_in : dtype, optional
         The dtype of ml_dtypes, such as "bfloat16", that the bytes of an array in a ``.npy``,
         ``.npz``, ``.zarr`` or HDF5 file are, where the file does not name it: ``numpy.save``
-        writes ``V2``, ``V1`` or ``f1``. Integers of the same size are taken for such bytes too. Of int2 and int4 there is one in each byte, whose low bits count.
-        The result of bfloat16 and float8 needs a `dtype`.
+        writes ``V2``, ``V1`` or ``f1``. Integers of the same size are taken for such bytes too. Of
+        int2 and int4 there is one in each byte, whose low bits count. The result of bfloat16 and
+        float8 needs a `dtype`.
     eps : float, default 0.0
         As for `normalize`.
     zero : {"keep", "nan", "raise", "drop", "null"}, default "keep"
@@ -146,7 +147,8 @@ def normalize_file(
         As for `normalize`.
     norms : path, optional
         A ``.npy`` for the norms of all vectors of `source`, NaN where one is null. It takes its
-        place just before `target` does.
+        place just before `target` does. (The command calls this ``--return-norms``, after the
+        keyword of `l2multi.normalize`.)
     dry_run : bool, default False
         Whether nothing is to be written: all is read, and the report tells what was met.
     backend : str, optional
@@ -228,7 +230,7 @@ def normalize_file(
         )
         keep_norms = None
         if norms is not None:
-            keep_norms = _norms_writer(stack, os.fsdecode(norms), source, path, one)
+            keep_norms = _norms_writer(stack, os.fsdecode(norms), (given, wanted), one)
         with told("target", target):
             writer = opened.create(temporary, result, vectors)
         complete = False
@@ -257,14 +259,17 @@ def report_of(
 
 
 def _norms_writer(
-    stack: ExitStack, path: str, source: str, target: str, one: _stream.Pass
+    stack: ExitStack, wanted: str, others: tuple[str, str], one: _stream.Pass
 ) -> Callable[[Block, Array], None]:
     """What keeps the norms of blocks in a ``.npy`` of its own, which is complete with the stack."""
+    if _formats.suffix(wanted) != ".npy" or os.path.isdir(wanted):
+        raise ValueError(f"norms: expected the path of a .npy file, got {wanted!r}")
+    for other in others:
+        inside = not _remote.is_url(other) and _file_arguments.is_within(wanted, other)
+        if inside or _remote.place(wanted) == _remote.place(other):
+            raise ValueError(f"norms: expected another file than source and target, got {wanted!r}")
+    path = stack.enter_context(_remote.sent("norms", wanted))
     place = os.path.realpath(path)
-    if _formats.suffix(path) != ".npy" or os.path.isdir(path) or _remote.is_url(path):
-        raise ValueError(f"norms: expected the path of a .npy file, got {path!r}")
-    if any(_file_arguments.is_within(place, one) for one in (target, source)):
-        raise ValueError(f"norms: expected another file than source and target, got {path!r}")
     if os.path.exists(place) and not os.access(place, os.W_OK):
         raise PermissionError(errno.EACCES, "norms: it is write-protected", path)
     temporary = stack.enter_context(replacing(place, path, argument="norms"))

@@ -5,17 +5,21 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from inspect import signature
 from typing import Any, NamedTuple
 
 import l2multi
 from l2multi import _contract, _file_arguments, _formats, _remote
-from l2multi._replacing import replacing, told
+from l2multi._replacing import replacing
 from l2multi.files import Path, Report, normalize_file
 
 # What was done stands here, in the folder of the results.
 RECORD = ".l2multi.json"
+
+# Of the keywords of `normalize_file`: to give one is to say nothing.
+_DEFAULTS = {name: one.default for name, one in signature(normalize_file).parameters.items()}
 
 
 class Part(NamedTuple):
@@ -28,11 +32,14 @@ class Part(NamedTuple):
     report : Report or None
         What was met; None where the file had been done before, by the same words and of the same
         content, so that nothing was written.
+    stale : bool
+        Whether `source` is not there any more, and `target` is what an earlier run made of it.
     """
 
     source: str
     target: str
     report: Report | None
+    stale: bool = False
 
 
 def normalize_folder(
@@ -52,7 +59,11 @@ def normalize_folder(
     lengths have to agree; that is looked at before anything is written. Each part is complete or
     not there. A second run skips what was done: the target keeps a record (``.l2multi.json``) of
     the SHA-256 of each source and result and of the keywords, and a part is skipped if all three
-    are what they were, whatever the dates of the files are.
+    are what they were, whatever the dates of the files are. What it made of a part that was removed
+    from its folder since is told, and stays.
+
+    Folders may be URLs of fsspec, such as ``s3://bucket/parts/``. Parts are fetched one by one then,
+    and so the length of each is looked at when it is there.
 
     Parameters
     ----------
@@ -65,7 +76,9 @@ def normalize_folder(
     axis, tensor, column, dims, dtype, dtype_in, eps, zero, nonfinite, backend
         As for `normalize_file`.
     norms : path, optional
-        A folder for the norms of each part, as ``.npy``.
+        A folder for the norms of each part, another than those of the parts and the results: in
+        ``a.npy`` those of ``a.npy`` or ``a.parquet``, in ``a.parquet.npy`` where there is another
+        part called a.
     dry_run : bool, default False
         Whether nothing is to be written; nothing is skipped either.
     progress : callable, optional
@@ -76,7 +89,7 @@ def normalize_folder(
     Returns
     -------
     list of Part
-        In the order of the names.
+        In the order of the names; then the stale ones.
 
     Raises
     ------
@@ -104,43 +117,59 @@ def normalize_folder(
     ([2, 0, 0], [None, None, None])
     """
     target = os.fsdecode(target)
+    beside = None if norms is None else os.fsdecode(norms)
     pairs = _pairs(_sources(source), target)
-    _check_lengths([path for path, _ in pairs], axis, keywords)
+    own = {} if beside is None else _norms_of([path for path, _ in pairs], target, beside)
+    lengths = _Lengths(axis, keywords)
+    for path, _ in pairs:
+        if not _remote.is_url(path):
+            lengths.look(path, path)
     if not dry_run:
-        for what, folder in (("target", target), ("norms", norms)):
-            if folder is not None:
-                with told(what, os.fsdecode(folder)):
-                    os.makedirs(folder, exist_ok=True)
+        _remote.make("target", target)
+        if beside is not None:
+            _remote.make("norms", beside)
     record = _read_record(target)
-    asked = {name: str(value) for name, value in sorted(keywords.items()) if value is not None}
+    asked = {name: str(v) for name, v in sorted(keywords.items()) if v != _DEFAULTS.get(name)}
     asked |= {"axis": str(axis), "version": l2multi.__version__}
     found = []
-    for path, result in pairs:
-        name = os.path.basename(result)
-        own = None if norms is None else os.path.join(os.fsdecode(norms), f"{name}.npy")
-        before = record.get(name)
-        report = None
-        if dry_run or own is not None or not _is_done(before, asked, path, result):
-            read = "" if dry_run else digest(path)  # before: who changes it meanwhile is found out
-            report = normalize_file(
-                path, result, axis, norms=own, dry_run=dry_run, progress=progress, **keywords
-            )
-            if not dry_run:
-                record[name] = {"asked": asked, "source": read, "target": digest(result)}
-                _write_record(target, record)
-        found.append(Part(path, result, report))
+
+    def tell(part: Part) -> None:
+        found.append(part)
         if done is not None:
-            done(found[-1])
+            done(part)
+
+    for path, result in pairs:
+        name, beside_ = os.path.basename(result), own.get(path)
+        report = None
+        with _remote.fetched("source", path) as here:
+            if here != path:
+                lengths.look(here, path)
+            # Before it is done: who changes it meanwhile is found out.
+            now = {"asked": asked, "source": "" if dry_run else digest(here)}
+            if dry_run or not _is_done(record.get(name), now, result, beside_):
+                with _remote.sent("target", result) as there:
+                    report = normalize_file(
+                        here, there, axis, norms=beside_, dry_run=dry_run, progress=progress,
+                        **keywords,
+                    )._replace(source=path, target=result)  # fmt: skip
+                    now["target"] = "" if dry_run else digest(there)
+        if report is not None and not dry_run:
+            if beside_ is not None:
+                now["norms"] = _digest_at(beside_)
+            record[name] = now | {"from": _seen_from(target, path)}
+            _write_record(target, record)
+        tell(Part(path, result, report))
+    for part in _stale(record, pairs, target):
+        tell(part)
     return found
 
 
 def is_many(path: Path) -> bool:
     """Whether a path is a folder of files or a pattern, and not a file."""
     path = os.fsdecode(path)
-    if _remote.is_url(path):
-        return False
-    if os.path.lexists(path):
-        return os.path.isdir(path) and not _formats.find(path).folder
+    kind = _remote.kind("source", path)
+    if kind:
+        return kind == "folder" and not _formats.find(path).folder
     return glob.has_magic(path)
 
 
@@ -152,14 +181,13 @@ def _sources(source: Path | Iterable[Path]) -> list[str]:
             raise ValueError("source: expected files, got none")
         return found
     path = os.fsdecode(source)
-    if is_many(path) and os.path.isdir(path):
-        with told("source", path):
-            names = sorted(name for name in os.listdir(path) if not name.startswith("."))
-        found = [os.path.join(path, name) for name in names if _formats.is_known(name)]
-    elif is_many(path):
-        found = sorted(one for one in glob.glob(path) if not is_many(one))
-    else:
+    if not is_many(path):
         found = [path]
+    elif _remote.kind("source", path):
+        names = (name for name in _remote.listed(path) if not name.startswith("."))
+        found = [_remote.joined(path, name) for name in names if _formats.is_known(name)]
+    else:
+        found = [one for one in _remote.matching(path) if not is_many(one)]
     if not found:
         raise ValueError(
             f"source: expected files that bear one of {_formats.known()}, got {path!r}, where "
@@ -171,10 +199,11 @@ def _sources(source: Path | Iterable[Path]) -> list[str]:
 def _pairs(sources: list[str], target: str) -> list[tuple[str, str]]:
     """Each source with the path of its result."""
     pairs: dict[str, str] = {}
-    if _formats.find(target).folder or (os.path.lexists(target) and not os.path.isdir(target)):
+    if _formats.find(target).folder or _remote.kind("target", target) == "file":
         raise ValueError(f"target: expected a folder of files, got {target!r}")
+    results = _remote.place(target)
     for path in sources:
-        stem, suffix = os.path.splitext(os.path.basename(path.rstrip(os.sep)))
+        stem, suffix = _split(path)
         row = _formats.find(path)
         name = stem + (row.suffix if suffix.lower() in row.reads else suffix)
         if name in pairs:
@@ -183,32 +212,61 @@ def _pairs(sources: list[str], target: str) -> list[tuple[str, str]]:
                 f"which would both be written as {name!r}"
             )
         pairs[name] = path
-        if os.path.realpath(os.path.dirname(path)) == os.path.realpath(target):
+        if _remote.parent(path) == results:
             raise ValueError(
                 f"target: expected another folder than that of the files to read, got {target!r}"
             )
-    return [(path, os.path.join(target, name)) for name, path in pairs.items()]
+    return [(path, _remote.joined(target, name)) for name, path in pairs.items()]
 
 
-def _check_lengths(paths: list[str], axis: _contract.Axis, keywords: dict[str, Any]) -> None:
-    """Refuse a part whose vectors have another length, by the heads of all."""
-    asked = {name: keywords.get(name) for name in ("tensor", "column", "dtype_in")}
-    first: tuple[str, int] | None = None
+def _split(path: str) -> tuple[str, str]:
+    """The name of a file without its suffix, and that."""
+    return os.path.splitext(os.path.basename(path.rstrip(os.sep)))
+
+
+def _norms_of(paths: list[str], target: str, folder: str) -> dict[str, str]:
+    """Where the norms of each part go: by its name, with the suffix only where that tells two
+    apart."""
+    if _remote.place(folder) in {_remote.place(target), *map(_remote.parent, paths)}:
+        raise ValueError(
+            f"norms: expected another folder than those of the parts and the results, got "
+            f"{folder!r}"
+        )
+    stems = Counter(_split(path)[0] for path in paths)
+    found = {}
     for path in paths:
-        with ExitStack() as stack:
-            opened = _file_arguments.open_file(path, _file_arguments.request(**asked))
-            stack.callback(opened.close)
-            axes = _contract.normalize_axes(axis, len(opened.shape))
+        stem, suffix = _split(path)
+        alone = suffix == ".npy" or stems[stem] == 1
+        found[path] = _remote.joined(folder, f"{stem}{'' if alone else suffix}.npy")
+    (name, count), *_ = Counter(found.values()).most_common(1)
+    if count > 1:
+        raise ValueError(f"norms: those of {count} parts would be written as {name!r}")
+    return found
+
+
+class _Lengths:
+    """The length of the vectors of parts, by their heads: refused if that of one is another."""
+
+    def __init__(self, axis: _contract.Axis, keywords: dict[str, Any]) -> None:
+        asked = {name: keywords.get(name) for name in ("tensor", "column", "dtype_in")}
+        self.request = _file_arguments.request(**asked)
+        self.axis, self.dims = axis, keywords.get("dims")
+        self.first: tuple[str, int] | None = None
+
+    def look(self, here: str, path: str) -> None:
+        """At a part, which messages call `path`."""
+        with contextlib.closing(_file_arguments.open_file(here, self.request)) as opened:
+            axes = _contract.normalize_axes(self.axis, len(opened.shape))
             along = [opened.shape[d] for d in axes]
         if 0 in opened.shape or None in along or axes != (len(opened.shape) - 1,):
-            continue
-        length = along[0] if keywords.get("dims") is None else min(along[0], keywords["dims"])
-        if first is None:
-            first = (path, length)
-        elif length != first[1]:
+            return
+        length = along[0] if self.dims is None else min(along[0], self.dims)
+        if self.first is None:
+            self.first = (path, length)
+        elif length != self.first[1]:
             raise ValueError(
                 f"source: expected vectors of one length, got {path!r}, whose vectors have "
-                f"{length} elements, where those of {first[0]!r} have {first[1]}"
+                f"{length} elements, where those of {self.first[0]!r} have {self.first[1]}"
             )
 
 
@@ -222,30 +280,64 @@ def digest(path: str) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _is_done(before: Any, asked: dict[str, str], source: str, target: str) -> bool:
-    """Whether the record of a part says of these two files that nothing is left to do."""
+def _digest_at(path: str) -> str:
+    """The same, of a file that may be elsewhere."""
+    with _remote.fetched("target", path) as here:
+        return digest(here)
+
+
+def _is_done(before: Any, now: dict[str, Any], target: str, norms: str | None) -> bool:
+    """Whether the record of a part says of what is there that nothing is left to do."""
     try:
         return bool(
-            before["asked"] == asked
-            and os.path.lexists(target)
-            and before["source"] == digest(source)
-            and before["target"] == digest(target)
+            all(before[name] == now[name] for name in ("asked", "source"))
+            and before["target"] == _digest_at(target)
+            and (norms is None or before["norms"] == _digest_at(norms))
         )
     except (KeyError, TypeError, OSError):
         return False
 
 
+def _seen_from(folder: str, path: str) -> str:
+    """The path of a part from the folder of results, which may move together."""
+    if _remote.is_url(path) or _remote.is_url(folder):
+        return path
+    whole = os.path.join(_remote.parent(path)[1], os.path.basename(path.rstrip(os.sep)))
+    try:
+        return os.path.relpath(whole, os.path.realpath(folder))
+    except ValueError:  # on another drive
+        return whole
+
+
+def _stale(record: dict[str, Any], pairs: list[tuple[str, str]], target: str) -> Iterator[Part]:
+    """What was made of parts that are in none of the folders of these any more."""
+    folders = {_remote.parent(path) for path, _ in pairs}
+    now = {result for _, result in pairs}
+    for name, entry in sorted(record.items()):
+        path = entry.get("from") if isinstance(entry, dict) else None
+        result = _remote.joined(target, name)
+        if not isinstance(path, str) or result in now:
+            continue
+        if not (_remote.is_url(path) or _remote.is_url(target)):
+            path = os.path.normpath(os.path.join(os.path.realpath(target), path))
+        gone = _remote.parent(path) in folders and not _remote.kind("source", path)
+        if gone and _remote.kind("target", result):
+            yield Part(path, result, None, stale=True)
+
+
 def _read_record(folder: str) -> dict[str, Any]:
     """What was done; nothing, if nothing can be read."""
     with contextlib.suppress(OSError, ValueError):
-        with open(os.path.join(folder, RECORD), encoding="utf-8") as file:
-            record = json.load(file)
+        with _remote.fetched("target", _remote.joined(folder, RECORD)) as path:
+            with open(path, encoding="utf-8") as file:
+                record = json.load(file)
         if isinstance(record, dict):
             return record
     return {}
 
 
 def _write_record(folder: str, record: dict[str, Any]) -> None:
-    path = os.path.join(os.path.realpath(folder), RECORD)
-    with replacing(path, path, durable=False) as temporary, open(temporary, "w") as file:
-        json.dump(record, file, indent=1)
+    with _remote.sent("target", _remote.joined(folder, RECORD)) as here:
+        path = os.path.realpath(here)
+        with replacing(path, path, durable=False) as temporary, open(temporary, "w") as file:
+            json.dump(record, file, indent=1)

@@ -622,7 +622,7 @@ def test_a_folder(capsys):
     assert main(["normalize", *(f"parts/{n}" for n in arrays), "more", "--return-norms", "n"]) == 0
     capsys.readouterr()
     for name, x in arrays.items():
-        np.testing.assert_array_equal(np.load(f"n/{name}.npy"), l2.norm(x))
+        np.testing.assert_array_equal(np.load(f"n/{name}"), l2.norm(x))
     assert refused(capsys, "normalize", "parts", "parts").startswith("OUT: expected another folder")
     assert refused(capsys, "normalize", "none/*.npy", "x").startswith(
         "IN: expected files that bear"

@@ -1,0 +1,189 @@
+"""Folders of files: which parts are done, what is told of others; folders of other systems too."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import l2multi as l2
+from l2multi import files
+from l2multi.cli import main
+from l2multi.folders import RECORD, normalize_folder
+from tests.streamed import draw, numpy_backend
+
+fsspec = pytest.importorskip("fsspec")
+
+pytestmark = pytest.mark.usefixtures("numpy_backend", "in_tmp_path")
+__all__ = ["numpy_backend"]  # a fixture
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def parts(*names, folder="parts"):
+    """A folder of arrays, each another."""
+    os.makedirs(folder, exist_ok=True)
+    arrays = {name: draw((5, 4), np.float32) + i for i, name in enumerate(names)}
+    for name, x in arrays.items():
+        np.save(f"{folder}/{name}", x)
+    return arrays
+
+
+@pytest.fixture(params=["memory", "file", "to memory", "from memory"])
+def places(request, tmp_path):
+    """A folder of parts and one for results, as they are named, and the file system of each."""
+    kinds = {"to memory": ("file", "memory"), "from memory": ("memory", "")}
+    found = []
+    for kind, name in zip(kinds.get(request.param, (request.param,) * 2), "ab", strict=True):
+        if kind == "memory":
+            system = fsspec.filesystem("memory")
+            if system.exists("/shelf"):
+                system.rm("/shelf", recursive=True)
+            found.append((f"memory://shelf/{name}", system, f"/shelf/{name}"))
+        else:
+            url = f"file://{tmp_path}/{name}" if kind else name
+            found.append((url, fsspec.filesystem("file"), f"{tmp_path}/{name}"))
+    return found
+
+
+def load(system, path):
+    with system.open(path, "rb") as file:
+        return np.load(file)
+
+
+def save(system, path, x):
+    system.makedirs(path.rpartition("/")[0], exist_ok=True)
+    with system.open(path, "wb") as file:
+        np.save(file, x)
+
+
+@pytest.mark.parametrize("end", ["", "/", "/*.npy"])
+def test_folders_of_other_systems(places, end, capsys):
+    """By the same words as those of this machine, and what is done is known by its content."""
+    (source, one, inside), (target, other, outside) = places
+    arrays = {f"{i}.npy": draw((5, 4), np.float32) + i for i in range(3)}
+    for name, x in arrays.items():
+        save(one, f"{inside}/{name}", x)
+    one.pipe(f"{inside}/README", b"not a part")
+    assert main(["normalize", source + end, target, "--return-norms", f"{target}-norms"]) == 0
+    out = capsys.readouterr().out
+    assert f"{target}/2.npy: 5 vectors\n" in out
+    assert "files          3 written, 0 done before\n" in out
+    assert sorted(os.path.basename(path) for path in other.ls(outside, detail=False)) == [
+        RECORD, *sorted(arrays),
+    ]  # fmt: skip
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(load(other, f"{outside}/{name}"), l2.normalize(x))
+        np.testing.assert_array_equal(load(other, f"{outside}-norms/{name}"), l2.norm(x))
+    save(one, f"{inside}/1.npy", arrays["1.npy"][::-1])
+    other.pipe(f"{outside}/2.npy", b"damaged")
+    done = normalize_folder(source + end, target, norms=f"{target}-norms")
+    assert [part.report is None for part in done] == [True, False, False]
+    assert done[1].report.source == done[1].source
+    assert done[1].source.startswith(source)
+    for name in ("1.npy", "2.npy"):
+        x = arrays[name][::-1] if name == "1.npy" else arrays[name]
+        np.testing.assert_array_equal(load(other, f"{outside}/{name}"), l2.normalize(x))
+    one.rm(f"{inside}/2.npy")
+    assert main(["normalize", source + end, target]) == 0
+    out = capsys.readouterr().out
+    assert "files          0 written, 2 done before, 1 stale\n" in out
+    save(one, f"{inside}/9.npy", np.ones((2, 3), np.float32))
+    assert main(["normalize", source + end, target]) == 1
+    err = capsys.readouterr().err
+    assert f"IN: expected vectors of one length, got '{source}/9.npy', whose vectors have 3" in err
+    one.pipe(f"{inside}/9.npy", b"no array")
+    assert main(["normalize", source + end, target]) == 1
+    assert f"IN: expected a .npy file, got '{source}/9.npy', which" in capsys.readouterr().err
+    assert main(["normalize", source, source]) == 1
+    assert "OUT: expected another folder than that of the files" in capsys.readouterr().err
+    assert main(["normalize", f"{source}/none*", target]) == 1
+    assert "where there are none" in capsys.readouterr().err
+
+
+def test_dry_run_elsewhere():
+    system = fsspec.filesystem("memory")
+    parts("a.npy")
+    found = normalize_folder("parts", "memory://dry/unit", dry_run=True)
+    assert found[0].report.zero == 1
+    assert not system.exists("/dry")
+
+
+def test_one_file_elsewhere_is_no_folder(tmp_path):
+    parts("a.npy", "b.npy")
+    assert main(["normalize", f"file://{tmp_path}/parts/a.npy", "out.npy", "--quiet"]) == 0
+    assert files.check_file("out.npy").unit == 4
+    assert main(["normalize", "parts", f"file://{tmp_path}/out.npy"]) == 1
+
+
+def test_norms_are_called_as_their_parts():
+    """The suffix stays where that tells two apart; that of a .npy never has to."""
+    pa = pytest.importorskip("pyarrow")
+    feather = pytest.importorskip("pyarrow.feather")
+    arrays = parts("a.npy", "b.npy", "c.npy")
+    table = pa.table({"v": pa.array([[3.0, 4.0, 0.0, 0.0]])})
+    for name in ("a.arrow", "d.arrow", "e.arrow", "e.feather"):
+        feather.write_feather(table, f"parts/{name}", compression="uncompressed")
+    normalize_folder("parts", "unit", norms="norms")
+    assert sorted(os.listdir("norms")) == [
+        "a.arrow.npy", "a.npy", "b.npy", "c.npy", "d.npy", "e.arrow.npy", "e.feather.npy",
+    ]  # fmt: skip
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(np.load(f"norms/{name}"), l2.norm(x))
+    for name in ("a.arrow.npy", "d.npy", "e.feather.npy"):
+        np.testing.assert_array_equal(np.load(f"norms/{name}"), [5.0])
+    os.remove("norms/b.npy")
+    Path("norms/c.npy").write_bytes(b"damaged")
+    again = normalize_folder("parts", "unit", norms="norms")
+    written = [os.path.basename(part.source) for part in again if part.report is not None]
+    assert written == ["b.npy", "c.npy"]
+    np.testing.assert_array_equal(np.load("norms/c.npy"), l2.norm(arrays["c.npy"]))
+    for folder in ("unit", "parts"):
+        with pytest.raises(ValueError, match="norms: expected another folder than those of the"):
+            normalize_folder("parts", "unit", norms=folder)
+    parts("e.arrow.npy", folder="parts")
+    with pytest.raises(ValueError, match=r"norms: those of 2 parts .*'norms.e.arrow.npy'"):
+        normalize_folder("parts", "unit", norms="norms")
+
+
+def test_results_of_parts_that_are_gone_are_told(capsys):
+    """And stay; those of another folder, or of parts that were not asked for, are no such."""
+    parts("a.npy", "b.npy", "c.npy")
+    parts("x.npy", folder="others")
+    normalize_folder("parts", "unit")
+    normalize_folder("others", "unit")
+    os.remove("others/x.npy")
+    os.remove("parts/b.npy")
+    assert main(["normalize", "parts/a.npy", "parts/c.npy", "unit", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [sorted(one.items() - {("source", one["source"])}) for one in told] == [
+        [("done before", True), ("target", "unit/a.npy")],
+        [("done before", True), ("target", "unit/c.npy")],
+        [("stale", True), ("target", "unit/b.npy")],
+    ]
+    assert os.path.basename(told[2]["source"]) == "b.npy"
+    assert os.path.exists("unit/b.npy")
+    os.makedirs("moved")
+    os.rename("parts", "moved/parts")  # together, they still know each other
+    os.rename("unit", "moved/unit")
+    assert main(["normalize", "moved/parts", "moved/unit"]) == 0
+    out = capsys.readouterr().out
+    assert "moved/unit/b.npy: stale, for " in out
+    assert "files          0 written, 2 done before, 1 stale\n" in out
+    assert main(["normalize", "moved/parts/a.npy", "moved/parts/c.npy", "moved/unit"]) == 0
+    assert "1 stale" in capsys.readouterr().out
+    os.remove("moved/unit/b.npy")
+    assert [part.stale for part in normalize_folder("moved/parts", "moved/unit")] == [False] * 2
+
+
+@pytest.mark.parametrize("record", [[], {"a.npy": 3}, {"a.npy": {}}, {"b.npy": {"from": 3}}])
+def test_a_record_of_something_else(record):
+    parts("a.npy")
+    os.mkdir("unit")
+    Path("unit", RECORD).write_text(json.dumps(record))
+    (part,) = normalize_folder("parts", "unit")
+    assert part.report is not None
