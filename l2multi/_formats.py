@@ -75,10 +75,13 @@ class Opened:
         What else to ask for where the format cannot hold a dtype.
     has_nulls : bool
         Whether vectors may be null.
+    name : str
+        Of the tensor, array, dataset or column that was taken; empty where it has none.
     """
 
     shape: tuple[Any, ...]
     dtype: np.dtype[Any]
+    name: str = ""
     instead = "float32"
     has_nulls = False
 

@@ -51,25 +51,40 @@ def choice(choices: Sequence[str], help: str, *names: str, metavar: str | None =
     )  # fmt: skip
 
 
-Source = Annotated[str, typer.Argument(metavar="IN", parser=path, show_default=False)]
+def flag(*names: str, help: str, **keywords: Any) -> Any:
+    """An option without a value; its help says no type, as typer's would."""
+    return typer.Option(*names, help=help, metavar="", **keywords)
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="IN", parser=path, show_default=False, help="The file to read, or its URL."
+    ),
+]
 Axis = Annotated[
     Any,
     typer.Option(
         parser=axis,
         metavar="AXIS",
-        help="The axis or axes over which a vector extends: -1, 0, 0,1 or all.",
+        help="The axis or axes over which a vector extends: -1 (the last), 0, 0,1 or all.",
     ),
 ]
 Tensor = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Which tensor, array or dataset of a file with several; the others are carried "
-        "through.",
+        help="The name of the tensor, array or dataset to take, where a file (.npz, .safetensors, "
+        ".zarr, HDF5) has several; the others are carried through.",
     ),
 ]
 Column = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Which column of a table with several.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The name of the column to take, where a table (Parquet, Arrow) has several columns "
+        "of vectors; the others are carried through.",
+    ),
 ]
 Dims = Annotated[
     int | None,
@@ -79,15 +94,18 @@ DtypeIn = Annotated[
     str | None,
     choice(
         tuple(NAMELESS),
-        "What the bytes of a .npy are, such as bfloat16, float8_e5m2 or int4 (one in each byte): "
-        "numpy.save calls them V2, V1 or f1.",
+        "What the bytes in a .npy, .npz, .zarr or HDF5 file are where it does not say: bfloat16, "
+        "float8_e5m2, int4 (one in each byte) and others, which numpy.save calls V2, V1 or f1.",
         metavar="DTYPE",
     ),
 ]
 Backend = Annotated[
     str | None,
-    choice(_backends.NAMES, "Who computes; by default $L2MULTI_BACKEND, or the best."),
+    choice(
+        _backends.NAMES,
+        "Which library computes; by default $L2MULTI_BACKEND, or the best that is installed.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object on a line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Json = Annotated[bool, flag("--json", help="Print JSON, one object on a line.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", help="Print nothing but errors.")]
 Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Save a plot as PNG, PDF or SVG.")]

@@ -53,7 +53,9 @@ def kind(argument: str, path: str) -> str:
         return "folder" if os.path.isdir(path) else "file" if os.path.lexists(path) else ""
     system, inner = _system(argument, path)
     with _errors(argument, path):
-        if system.isfile(inner):  # first, for HTTP reads all of a file to tell whether it is a folder
+        if system.isfile(
+            inner
+        ):  # first, for HTTP reads all of a file to tell whether it is a folder
             return "file"
         return "folder" if system.isdir(inner) else ""
 

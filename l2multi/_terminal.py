@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from l2multi import _formats
 from l2multi.files import Check, Report
 from l2multi.folders import Part
 
@@ -21,11 +22,18 @@ def lines(pairs: dict[str, Any]) -> str:
     return "\n".join(f"{name:<13}  {value!s}" for name, value in pairs.items())
 
 
+def taken(path: str, name: str | None) -> dict[str, Any]:
+    """Which of the arrays or columns of a file was taken, called as the option for it."""
+    option = "column" if "column" in _formats.find(path).takes else "tensor"
+    return {} if not name else {option: name}
+
+
 def report(one: Report, dry_run: bool = False) -> str:
     """What was done to a file, or would be."""
     before, after = one.source_dtype, one.dtype
     shown: dict[str, Any] = {
         "files": f"{one.source} -> {one.target}" + ", not written" * dry_run,
+        **taken(one.source, one.name),
         "shape": shape(one.shape),
         "vectors": one.vectors,
         "length": "of each its own" if one.length is None else one.length,
@@ -84,6 +92,7 @@ def check(one: Check, source: str) -> str:
     """What a file's vectors are."""
     shown: dict[str, Any] = {
         "file": source,
+        **taken(source, one.name),
         "shape": shape(one.shape),
         "vectors": one.vectors,
         "length": "of each its own" if one.length is None else one.length,

@@ -129,7 +129,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _before(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        _options.flag(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -137,17 +140,35 @@ def _before(
 
 @_command
 def normalize(
-    paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", parser=_options.path)],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN... OUT",
+            parser=_options.path,
+            help="The file to read and the file to write; or several, a folder or a pattern to "
+            "read, and the folder to write to. All may be URLs.",
+        ),
+    ],
     axis: _options.Axis = "-1",
     tensor: _options.Tensor = None,
     column: _options.Column = None,
     dims: _options.Dims = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="Of the result, such as float32; by default that of IN if floating."),
+        typer.Option(
+            metavar="DTYPE",
+            help="Of the result, such as float32; by default that of IN, and float64 where IN has "
+            "integers.",
+        ),
     ] = None,
     dtype_in: _options.DtypeIn = None,
-    eps: Annotated[float, typer.Option(help="The least number that vectors are divided by.")] = 0.0,
+    eps: Annotated[
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            help="Vectors are divided by their norms, but by this where a norm is less.",
+        ),
+    ] = 0.0,
     zero: Annotated[
         str,
         _options.choice(
@@ -165,18 +186,21 @@ def normalize(
     return_norms: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Save the norms of the vectors of IN as .npy; of many, a folder."
+            metavar="FILE",
+            help="Save the norms of the vectors of IN too, as .npy; of several files, into this "
+            "folder. (In Python, norms=.)",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read, check and report, and write nothing.")
+        bool, _options.flag("--dry-run", help="Read, check and report, and write nothing.")
     ] = False,
     backend: _options.Backend = None,
     dask: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Of a .zarr: have this cluster of Dask compute; local starts one on this machine.",
+            help="Have a cluster of Dask compute, where IN is a .zarr: the one whose scheduler has "
+            "this address; local starts one on this machine.",
         ),
     ] = None,
     json_: _options.Json = False,
@@ -255,14 +279,19 @@ def check(
     dtype_in: _options.DtypeIn = None,
     tol: Annotated[
         float | None,
-        typer.Option(help="How far a norm may be from 1; by default 4 ulp of the dtype."),
+        typer.Option(
+            metavar="NUMBER",
+            help="How far a norm may be from 1; by default four units in the last place of the "
+            "dtype.",
+        ),
     ] = None,
     backend: _options.Backend = None,
     plot: _options.Plot = None,
     json_: _options.Json = False,
     quiet: _options.Quiet = False,
 ) -> int:
-    """Tell whether vectors have unit length: 0 if all have, 1 if not, 2 if that cannot be told.
+    """Tell whether the vectors of a file have unit length: 0 if all have, 1 if not, 2 if that
+    cannot be told.
 
     On a terminal, a histogram of the norms is shown; --plot saves it.
     """
@@ -308,6 +337,7 @@ def info(
         shown = {
             "file": source,
             "format": _formats.find(source).suffix,
+            **_terminal.taken(source, opened.name),
             "shape": _terminal.shape(opened.shape),
             "vectors": vectors,
             "dtype": opened.dtype.name,
@@ -323,7 +353,9 @@ def info(
 
 @_command
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="A few seconds.")] = False,
+    quick: Annotated[
+        bool, _options.flag("--quick", help="Take a few seconds: fewer shapes, less time each.")
+    ] = False,
     plot: _options.Plot = None,
     json_: _options.Json = False,
 ) -> None:
@@ -345,7 +377,7 @@ def warm(
         list[str] | None,
         typer.Option(
             metavar="DTYPE",
-            help="Of the input, such as float8_e4m3fn; may be given again; by default all.",
+            help="Of the input, such as float8_e4m3fn; may be given several times; by default all.",
         ),
     ] = None,
     to: Annotated[

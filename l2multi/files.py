@@ -54,6 +54,8 @@ class Report(NamedTuple):
         Where the first ten of these vectors are in the batch.
     null, dropped : int
         How many vectors were null, and how many zero vectors were left out.
+    name : str or None
+        Of the tensor, array, dataset or column that was taken, where the file names them.
     """
 
     vectors: int
@@ -75,6 +77,7 @@ class Report(NamedTuple):
     nonfinite_at: Positions
     null: int
     dropped: int
+    name: str | None
 
 
 def normalize_file(
@@ -225,9 +228,7 @@ def normalize_file(
             one.run()
             vectors = one.vectors - one.zeros.count
             one = begin()
-        temporary = stack.enter_context(
-            replacing(path, target, folder=_formats.find(source).folder)
-        )
+        temporary = stack.enter_context(replacing(path, target, folder=os.path.isdir(source)))
         keep_norms = None
         if norms is not None:
             keep_norms = _norms_writer(stack, os.fsdecode(norms), (given, wanted), one)
@@ -255,6 +256,7 @@ def report_of(
         opened.dtype, dtype, ", then ".join(used), time.perf_counter() - start, nbytes, source,
         target, opened.shape, "; ".join(reasons), tuple(one.zeros.first), tuple(one.unbound.first),
         one.nulls.count, one.zeros.count if one.policies["zero"] == "drop" else 0,
+        opened.name or None,
     )  # fmt: skip
 
 
@@ -311,6 +313,8 @@ class Check(NamedTuple):
     counts : dict of {float: int}
         How many norms lie in each of the intervals that begin with these numbers; they are so
         narrow that each is less than 1 % wide.
+    name : str or None
+        Of the tensor, array, dataset or column that was taken, where the file names them.
     """
 
     vectors: int
@@ -329,6 +333,7 @@ class Check(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
     counts: dict[float, int]
+    name: str | None
 
 
 def check_file(
@@ -413,5 +418,5 @@ def check_file(
         one.vectors, one.length, unit, zero.count, bad.count, null.count, off.count,
         worst if off.count else None, one.smallest, one.largest,
         tuple(zero.first), tuple(bad.first), tuple(off.first), opened.dtype, opened.shape,
-        histogram.counts(),
+        histogram.counts(), opened.name or None,
     )  # fmt: skip

@@ -62,8 +62,8 @@ def normalize_folder(
     are what they were, whatever the dates of the files are. What it made of a part that was removed
     from its folder since is told, and stays.
 
-    Folders may be URLs of fsspec, such as ``s3://bucket/parts/``. Parts are fetched one by one then,
-    and so the length of each is looked at when it is there.
+    Folders may be URLs of fsspec, such as ``s3://bucket/parts/``. Parts are fetched one by one
+    then, and so the length of each is looked at when it is there.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def normalize_folder(
     norms : path, optional
         A folder for the norms of each part, another than those of the parts and the results: in
         ``a.npy`` those of ``a.npy`` or ``a.parquet``, in ``a.parquet.npy`` where there is another
-        part called a.
+        part called a. (The command calls this ``--return-norms``.)
     dry_run : bool, default False
         Whether nothing is to be written; nothing is skipped either.
     progress : callable, optional
@@ -327,10 +327,10 @@ def _stale(record: dict[str, Any], pairs: list[tuple[str, str]], target: str) ->
 
 def _read_record(folder: str) -> dict[str, Any]:
     """What was done; nothing, if nothing can be read."""
+    where = _remote.joined(folder, RECORD)
     with contextlib.suppress(OSError, ValueError):
-        with _remote.fetched("target", _remote.joined(folder, RECORD)) as path:
-            with open(path, encoding="utf-8") as file:
-                record = json.load(file)
+        with _remote.fetched("target", where) as path, open(path, encoding="utf-8") as file:
+            record = json.load(file)
         if isinstance(record, dict):
             return record
     return {}

@@ -538,6 +538,41 @@ def test_info(capsys):
     assert "for normalize alone" in refused(capsys, "info", "folder.npy")
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".h5", ".zarr"])
+def test_which_array_was_taken_is_told(suffix, capsys):
+    """By all that read it, called as the option for it."""
+    x = np.eye(3, dtype="f4")
+    if suffix == ".npz":
+        np.savez("in.npz", emb=x, other=np.ones(3))
+    elif suffix == ".safetensors":
+        pytest.importorskip("safetensors.numpy").save_file({"emb": x, "b": x}, "in.safetensors")
+    elif suffix == ".h5":
+        with pytest.importorskip("h5py").File("in.h5", "w") as file:
+            file["emb"], file["ids"] = x, [1, 2, 3]
+    else:
+        group = pytest.importorskip("zarr").create_group("in.zarr")
+        for name in ("emb", "b"):
+            group.create_array(name, shape=(3, 3), dtype="f4")[...] = x
+    source, target = "in" + suffix, "out" + suffix
+    more = [] if suffix == ".h5" else ["--tensor", "emb"]  # the only one of floating numbers
+    for command in (["normalize", source, target], ["check", source], ["info", source]):
+        assert main([*command, *more]) == 0
+        assert report(capsys)["tensor"] == "emb"
+        assert main([*command, *more, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["tensor" if command[0] == "info" else "name"] == "emb"
+
+
+def test_help_names_no_type_of_a_flag(capsys):
+    """Nor of an option that says what it takes; typer's own --help is not ours."""
+    for command in ("normalize", "check", "info", "bench", "warm"):
+        assert main([command, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        own = [line for line in lines if "--" in line and "--help" not in line]
+        assert own
+        assert not [line for line in own if re.search(r"<\w+>", line)]
+
+
 def test_bench(capsys, monkeypatch):
     monkeypatch.setattr(_bench, "QUICK", ((3, 4),))
     monkeypatch.setattr(_bench, "REST", 0)

@@ -347,7 +347,9 @@ def test_which_column(suffix, capsys):
     x = column("fixed").slice(1, 8)
     ids, ints = pa.array(range(8)), pa.array([[3, 4]] * 8)
     write(source, pa.table({"i": ids, "tokens": ints, "v": x}))
-    normalize_file(source, target)  # the only one of floating numbers
+    assert normalize_file(source, target).name == "v"  # the only one of floating numbers
+    assert main(["info", source]) == 0
+    assert "\ncolumn         v\n" in capsys.readouterr().out
     assert bits(read(target)["v"])[1:] == bits(l2.normalize(x))[1:]
     normalize_file(source, target, column="tokens")
     assert read(target)["tokens"][0].as_py() == [0.6, 0.8]

@@ -51,6 +51,7 @@ class Member:
 
     def __init__(self, path: str, info: zipfile.ZipInfo, head: int, fortran: bool) -> None:
         self.path, self.info, self.head_size, self.fortran = path, info, head, fortran
+        self.name = info.filename.removesuffix(".npy")
 
     def holds(self, name: str) -> bool:
         return name not in npy.NAMELESS
