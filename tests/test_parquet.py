@@ -1,5 +1,6 @@
 """Tables in files: one column changes, all else is as it was; read by polars and pyarrow."""
 
+import datetime
 import itertools
 import os
 import subprocess
@@ -256,6 +257,44 @@ def test_by_polars(suffix):
         assert got.drop("v").equals(frame.drop("v"))
         assert got.schema == frame.schema
         assert got["v"].to_numpy().tobytes() == l2.normalize(x).tobytes()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_old_timestamps(nested):
+    """Those of 96 bits, as Spark and Impala wrote them, also of years that nanoseconds cannot say;
+    compared as microseconds."""
+    at = datetime.datetime
+    days = [at(1500, 1, 1, 1, 2, 3, 4), at(2020, 1, 1), None, at(2500, 6, 1), at(9999, 12, 31)]
+    v = pa.array([[3.0, 4.0]] * 5)
+
+    def build(stamps):
+        other = pa.array([{"l": [one]} for one in stamps.to_pylist()], pa.struct(
+            [("l", pa.list_(stamps.type))])) if nested else stamps  # fmt: skip
+        options = {"use_deprecated_int96_timestamps": True, "compression": "none"}
+        pq.write_table(pa.table({"t": other, "v": v}), "in.parquet", **options)
+
+    build(pa.array(days, pa.timestamp("us")))
+    normalize_file("in.parquet", "out.parquet")
+    old, new = (
+        pq.ParquetFile(name, coerce_int96_timestamp_unit="us").read()
+        for name in ("in.parquet", "out.parquet")
+    )
+    assert new["t"].equals(old["t"])
+    assert new["v"][0].as_py() == [0.6, 0.8]
+    schemas = [pq.ParquetFile(name).schema for name in ("in.parquet", "out.parquet")]
+    assert schemas[0].equals(schemas[1])
+    build(pa.array([1, 2, None, 3, -(2**62)], pa.timestamp("ns")))  # within, and not of whole ones
+    normalize_file("in.parquet", "out.parquet")
+    assert read("out.parquet")["t"].equals(read("in.parquet")["t"])
+    whole = pa.array([0, 1, None, 10**15, 253402214400 * 10**6], pa.timestamp("us"))
+    build(whole)
+    data = bytearray(Path("in.parquet").read_bytes())
+    day = (2440588).to_bytes(4, "little")  # 1970
+    at_one = data.index((1000).to_bytes(8, "little") + day)
+    data[at_one : at_one + 8] = (1001).to_bytes(8, "little")
+    Path("in.parquet").write_bytes(data)
+    refused(ValueError, "source: .*column 't.*nanoseconds, which pyarrow cannot hold both",
+            "in.parquet", "out.parquet")  # fmt: skip
 
 
 def test_by_pandas():

@@ -190,6 +190,11 @@ BAD = {
     "longer line": (b"2 3\nthe 3 0 4\na 1 2 3 4\n", "line 3 has more than 3 numbers: 'a 1 2 3 4'"),
     "no word": (b"the 3 0 4\n1 2 3\n", "line 2 has no word and 3 numbers: '1 2 3'"),
     "empty line": (b"the 3 0 4\n\na 1 2 3\n", "line 2 has no word and 3 numbers: ''"),
+    "a word with a number, or a longer line": (
+        b"2 3\nthe 3 0 4\narea 51 1 2 3\n",
+        "line 3 has more than 3 numbers: 'area 51 1 2 3'",
+    ),
+    "a number before all": (b"the 3 0 4\n 7 1 2 3\n", "line 2 has more than 3 numbers: ' 7 1 2 3'"),
     "two in a line": (b"the 3 0 4\na 1 2 3 b 1 2 3\n", "line 2 has more than 3 numbers"),
     "comma": (b"the 3 0 4\na 1 2,5 3\n", "line 2 has '2,5' for a number"),
     "underscore": (b"the 3 0 4\na 1 2_5 3\n", "line 2 has '2_5' for a number"),
@@ -252,6 +257,27 @@ def test_policies(suffix):
     refused(ValueError, "zero: null is for columns", *files, zero="null")
     refused(ValueError, "tensor: expected none", *files, tensor="w")
     refused(ValueError, "target: expected a name that ends in", "in" + suffix, "out.npy")
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("head", [b"", b"5 3\n"])
+def test_numbers_in_words(head):
+    """They are part of a word where its line can be nothing else."""
+    words = [b"the", b"area 51 base", b"50 cent", b"7", b"1 2 x 3 4 y"]
+    Path("in.txt").write_bytes(head + b"".join(word + b" 3 0 4\n" for word in words))
+    normalize_file("in.txt", "out.txt")
+    want = head + b"".join(word + b" 0.6 0 0.8\n" for word in words)
+    assert Path("out.txt").read_bytes() == want
+
+
+def test_all_are_dropped():
+    """What a text without a header has no way to say is refused."""
+    Path("in.glove").write_bytes(b"the 0 0\na 0 0\n")
+    refused(ValueError, "zero: drop would leave no vector", "in.glove", "out.glove", zero="drop")
+    Path("in.vec").write_bytes(b"2 2\nthe 0 0\na 0 0\n")
+    assert normalize_file("in.vec", "out.vec", zero="drop").dropped == 2
+    assert Path("out.vec").read_bytes() == b"0 2\n"
+    assert normalize_file("out.vec", "in.vec").shape == (0, 2)
 
 
 def test_no_words():

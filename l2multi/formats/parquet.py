@@ -33,7 +33,7 @@ class Parquet(Table):
         with self.refusing():
             self.space = pa.memory_map(path)
             try:
-                self.file = pq.ParquetFile(self.space, pre_buffer=False)
+                self.file = self._opened("ns")
                 self.head = self.file.metadata
                 # Of some garbled heads, asking for a column's metadata ends the process, where
                 # reading a row raises.
@@ -44,6 +44,8 @@ class Parquet(Table):
                 self.chunks = [[g.column(i) for i in range(g.num_columns)] for g in groups]
                 self.rows = [group.num_rows for group in groups]
                 self._check(size)
+                if self._are_beyond():
+                    self.file = self._opened("us")
                 schema = self.file.schema_arrow
             except BaseException:
                 self.close()
@@ -53,6 +55,32 @@ class Parquet(Table):
         except BaseException:
             self.close()
             raise
+
+    def _opened(self, unit: str) -> Any:
+        """What reads the file; timestamps of the old kind in this unit."""
+        return pq.ParquetFile(self.space, pre_buffer=False, coerce_int96_timestamp_unit=unit)
+
+    def _are_beyond(self) -> bool:
+        """Whether timestamps of 96 bits are before 1677 or after 2262, which are other ones in 64
+        bits of nanoseconds, without a word. In microseconds they are not, unless they have parts of
+        one."""
+        for leaf in (leaf.path for leaf in self.leaves if leaf.physical_type == "INT96"):
+            beyond = parts = False
+            fine, rough = (
+                self._opened(unit).iter_batches(_formats.WINDOW // 64, columns=[leaf])
+                for unit in ("ns", "us")
+            )
+            for nanos, micros in zip(map(_int64, fine), map(_int64, rough), strict=True):
+                parts = parts or bool((nanos - micros * 1000 != 0).any())  # these wrap, too
+                beyond = beyond or bool((abs(micros) > np.iinfo(np.int64).max // 1000).any())
+            if beyond and parts:
+                raise pa.ArrowInvalid(
+                    f"column {leaf!r} has timestamps before 1677 or after 2262, and nanoseconds, "
+                    "which pyarrow cannot hold both"
+                )
+            if beyond:
+                return True
+        return False
 
     def _check(self, size: int) -> None:
         """Compare what the head claims with itself and with the length of the file."""
@@ -244,6 +272,16 @@ class ParquetWriter(Writer):
             with contextlib.suppress(Exception):
                 self.file.close()
             self.sink.close()
+
+
+def _int64(batch: Any) -> Array:
+    """The timestamps of a batch of one column, wherever they are in it."""
+    (found,) = batch.columns
+    while not pa.types.is_timestamp(found.type):
+        found = found.flatten()
+        found = found[0] if isinstance(found, list) else found
+    plain: Array = found.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return plain
 
 
 def _leaves(schema: Any, settings: dict[str, Any]) -> list[Any]:

@@ -3,7 +3,9 @@
 A text has a line for each word: the word, and its numbers in decimal. That of word2vec begins with
 a line of how many there are and how long, as its binary does, where each word and a space are
 followed by float32. Words are bytes, which nobody decodes. A word may have spaces in it (GloVe's
-``. . .``), for its line ends with as many numbers as the others.
+``. . .``), and numbers after them, for its line ends with as many numbers as the others. Refused is
+what may be something else: a word that ends with a number after a space, whose vector may be longer
+than the others, and one with as many numbers in a row as a vector has, which may be two lines.
 """
 
 import builtins
@@ -55,6 +57,11 @@ class WordVectors(Opened):
         return np.empty((min(vectors, 1 + _formats.WINDOW // (COPIES * 4 * length)), length), F32)
 
     def create(self, path: str, dtype: np.dtype[Any], vectors: int | None = None) -> Writer:
+        if vectors == 0 and not self.head:
+            raise ValueError(
+                "zero: drop would leave no vector, and a text without a header that has none says "
+                "nothing of their length"
+            )
         return WordWriter(self, path, self.shape[0] if vectors is None else vectors)
 
     def blocks(self, axes: tuple[int, ...]) -> Iterator[Block]:
@@ -151,10 +158,10 @@ class Text(WordVectors):
                 f"line {first + at} has no word and {length} numbers: "
                 f"{_shown(text[begins[at] : newlines[at]])}"
             )
-        # A word may have spaces in it. A number among them tells that the length is not right.
-        for at in np.flatnonzero(found > length + 1).tolist():
-            spaced = range(last[at] - found[at] + 1, last[at] - length)
-            if any(_are_numbers([text[starts[k] : ends[k]]]) for k in spaced):
+        for at in np.flatnonzero(numbers > length).tolist():
+            spaced = range(last[at] - numbers[at], last[at] - length)
+            are = bytes(_are_numbers([text[starts[k] : ends[k]]]) for k in spaced)
+            if are[-1] or b"\1" * length in are:
                 raise self.wrong(
                     f"line {first + at} has more than {length} numbers: "
                     f"{_shown(text[begins[at] : newlines[at]])}"
