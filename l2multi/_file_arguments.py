@@ -76,6 +76,19 @@ def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
+def prepare(
+    opened: Opened, path: str, axis: _contract.Axis, dims: Any, dtype: Any, zero: Any
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The axes of the vectors, which are cut to `dims`, and the dtype of the result; refused if
+    that or what shall become of zero vectors is nothing for this file."""
+    axes = _contract.normalize_axes(axis, len(opened.shape))
+    if dims is not None:
+        cut(opened, axes, dims)
+    result = result_dtype(opened, path, dtype)
+    check_zero(opened, axes, zero, path)
+    return axes, result
+
+
 def cut(opened: Opened, axes: tuple[int, ...], dims: Any) -> None:
     """Have the first elements of each vector count alone."""
     wanted = _containers.known("dims", dims, operator.index)

@@ -222,13 +222,13 @@ def normalize(
     }  # fmt: skip
     start = time.perf_counter()
     many = len(sources) > 1 or is_many(sources[0])
-    if dask is not None and (many or column or return_norms or dry_run):
-        raise typer.BadParameter("it is for one .zarr, to be written", param_hint="--dask")
+    if dask is not None and (many or column):
+        raise typer.BadParameter("it is for one .zarr, which has no columns", param_hint="--dask")
     with _terminal.progress(not quiet) as progress:
         if dask is not None:
             from l2multi.dask import normalize_zarr  # which needs more to be installed
 
-            del keywords["column"], keywords["norms"], keywords["dry_run"]
+            del keywords["column"]
             report = normalize_zarr(
                 sources[0], target, _options.axes_of(axis), client=dask, progress=progress,
                 **keywords,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from l2multi import _contract, _file_arguments, _formats, _stream, _usable, files
+from l2multi import _file_arguments, _formats, _stream, _usable, files
 from l2multi._contract import Axis, NonFinite, Zero
 from l2multi._formats import Block
 from l2multi._replacing import replacing, told
@@ -38,12 +38,13 @@ class _Job(NamedTuple):
     source: str
     request: _formats.Request
     dims: int | None
-    written: str
+    written: str | None
     target: str
     axes: tuple[int, ...]
     dtype: Any
     policies: dict[str, Any]
     backend: str | None
+    norms: bool
 
     def opened(self) -> Any:
         """The source."""
@@ -69,6 +70,8 @@ def normalize_zarr(
     eps: float = 0.0,
     zero: Zero = "keep",
     nonfinite: NonFinite = "propagate",
+    norms: files.Path | None = None,
+    dry_run: bool = False,
     backend: str | None = None,
     client: Any = None,
     progress: Callable[[int, int], None] | None = None,
@@ -85,8 +88,9 @@ def normalize_zarr(
     ----------
     source, target : path
         Folders that all workers see by these paths.
-    axis, tensor, dims, dtype, dtype_in, eps, zero, nonfinite, backend, progress
-        As for `l2multi.files.normalize_file`; `zero` is "keep", "nan" or "raise".
+    axis, tensor, dims, dtype, dtype_in, eps, zero, nonfinite, norms, dry_run, backend, progress
+        As for `l2multi.files.normalize_file`; `zero` is "keep", "nan" or "raise". This process
+        writes the norms, which workers send to it.
     client : distributed.Client or str, optional
         Of the cluster; or the address of its scheduler; or "local", for a cluster of processes on
         this machine and for this call; by default the client that this process made last.
@@ -117,30 +121,44 @@ def normalize_zarr(
     opened: Any = _file_arguments.open_file(source, request)
     with told("target", target):
         path = _file_arguments.check_target(source, target)
-    axes = _contract.normalize_axes(axis, len(opened.shape))
-    if dims is not None:
-        _file_arguments.cut(opened, axes, dims)
-    result = _file_arguments.result_dtype(opened, source, dtype)
-    _contract.check_choice("zero", zero, _contract.ZERO)
+    axes, result = _file_arguments.prepare(opened, source, axis, dims, dtype, zero)
     policies = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
     with ExitStack() as stack:
         found = stack.enter_context(_client(client))
-        temporary = stack.enter_context(replacing(path, target, folder=True))
-        with told("target", target):
-            opened.begin(temporary, result)
-        written = os.path.join(temporary, opened.name)
-        job = _Job(source, request, dims, written, target, axes, result, policies, backend)
+        job = _Job(
+            source,
+            request,
+            dims,
+            None,
+            target,
+            axes,
+            result,
+            policies,
+            backend,
+            norms is not None and not dry_run,
+        )
         total = job.one(opened)
+        keep_norms = None
+        if not dry_run:
+            temporary = stack.enter_context(replacing(path, target, folder=True))
+            if norms is not None:
+                keep_norms = files.norms_writer(stack, os.fsdecode(norms), (given, wanted), total)
+            with told("target", target):
+                opened.begin(temporary, result)
+            job = job._replace(written=os.path.join(temporary, opened.name))
         done = 0
         if progress:
             progress(0, total.vectors)
-        for vectors, part in _parts(found, job, opened.cuts(axes)):
+        for vectors, part, block, lengths in _parts(found, job, opened.cuts(axes)):
             _add(total, part)
+            if keep_norms is not None:
+                keep_norms(block, lengths)
             done += vectors
             if progress:
                 progress(done, total.vectors)
         total.refuse()
-        zarr.tidy(source, temporary, opened.name)
+        if not dry_run:
+            zarr.tidy(source, temporary, opened.name)
     return files.report_of(total, given, wanted, result, start)
 
 
@@ -185,20 +203,23 @@ def _parts(client: Any, job: _Job, windows: Iterator[Any]) -> Iterator[Any]:
         raise
 
 
-def _normalize(job: _Job, window: tuple[slice, ...]) -> tuple[int, dict[str, Any]]:
-    """On a worker: the unit vectors of a window are written; how many, and what was met."""
+def _normalize(job: _Job, window: tuple[slice, ...]) -> tuple[int, dict[str, Any], Block, Any]:
+    """On a worker: the unit vectors of a window are written, if any shall be; how many, what was
+    met, where they are, and their norms if those are wanted."""
     with _usable.one_thread():
         opened = job.opened()
         one = job.one(opened)
         starts = tuple(part.start for d, part in enumerate(window) if d not in job.axes)
         with told("source", job.source):
             block = Block(opened.array[window], starts, window)
-        unit, norms = one.unit(block)
-        plain, _ = one.count(block, norms, unit)
-        with told("target", job.target):
-            zarr.Target(job.written)[window] = unit
+        unit, norms = (None, one.norms(block)) if job.written is None else one.unit(block)
+        plain: Any = one.count(block, norms, unit)[0]
+        if job.written is not None:
+            with told("target", job.target):
+                zarr.Target(job.written)[window] = unit
         names = ("zeros", "unbound", "infinite", "elements", "smallest", "largest", "used")
-        return plain.size, {name: getattr(one, name) for name in names}
+        met = {name: getattr(one, name) for name in names}
+        return plain.size, met, block._replace(values=None), plain if job.norms else None
 
 
 def _add(total: _stream.Pass, part: dict[str, Any]) -> None:

@@ -209,11 +209,7 @@ def normalize_file(
         stack.callback(opened.close)
         with told("target", target):
             path = _file_arguments.check_target(source, target, made=dry_run)
-        axes = _contract.normalize_axes(axis, len(opened.shape))
-        if dims is not None:
-            _file_arguments.cut(opened, axes, dims)
-        result = _file_arguments.result_dtype(opened, source, dtype)
-        _file_arguments.check_zero(opened, axes, zero, source)
+        axes, result = _file_arguments.prepare(opened, source, axis, dims, dtype, zero)
         policies: dict[str, Any] = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
 
         def begin() -> _stream.Pass:
@@ -231,17 +227,25 @@ def normalize_file(
         temporary = stack.enter_context(replacing(path, target, folder=os.path.isdir(source)))
         keep_norms = None
         if norms is not None:
-            keep_norms = _norms_writer(stack, os.fsdecode(norms), (given, wanted), one)
-        with told("target", target):
-            writer = opened.create(temporary, result, vectors)
-        complete = False
-        try:
-            one.run(writer, target, keep_norms, progress)
-            complete = True
-        finally:
-            with told("target", target):
-                writer.close(complete)
+            keep_norms = norms_writer(stack, os.fsdecode(norms), (given, wanted), one)
+        _write(one, temporary, target, vectors, keep_norms, progress)
     return report_of(one, given, wanted, result, start)
+
+
+def _write(
+    one: _stream.Pass, path: str, target: str, vectors: int | None,
+    keep_norms: Callable[[Block, Array], None] | None, progress: _stream.Progress | None,
+) -> None:  # fmt: skip
+    """Write the unit vectors to a file, which messages call `target`."""
+    with told("target", target):
+        writer = one.opened.create(path, one.dtype, vectors)
+    complete = False
+    try:
+        one.run(writer, target, keep_norms, progress)
+        complete = True
+    finally:
+        with told("target", target):
+            writer.close(complete)
 
 
 def report_of(
@@ -260,7 +264,7 @@ def report_of(
     )  # fmt: skip
 
 
-def _norms_writer(
+def norms_writer(
     stack: ExitStack, wanted: str, others: tuple[str, str], one: _stream.Pass
 ) -> Callable[[Block, Array], None]:
     """What keeps the norms of blocks in a ``.npy`` of its own, which is complete with the stack."""

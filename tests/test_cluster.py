@@ -72,6 +72,17 @@ def test_as_one_machine(client, store, axis):
     assert zarr.open_array("out.zarr/emb", mode="r")[:].tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("axis", [-1, 0, None])
+def test_norms_and_dry_run(client, store, axis):
+    keywords = {"axis": axis, "tensor": "emb", "client": client}
+    cluster.normalize_zarr("in.zarr", "out.zarr", norms="n.npy", **keywords)
+    assert np.load("n.npy").tobytes() == l2.norm(store, axis).tobytes()
+    report = cluster.normalize_zarr("in.zarr", "x.zarr", norms="m.npy", dry_run=True, **keywords)
+    alone = normalize_file("in.zarr", "x.zarr", axis, tensor="emb", dry_run=True)
+    assert report._replace(seconds=alone.seconds) == alone
+    assert sorted(os.listdir()) == ["in.zarr", "n.npy", "out.zarr"]
+
+
 def test_dims_and_the_last_client(client, store):
     cluster.normalize_zarr("in.zarr", "out.zarr", tensor="emb", dims=3)
     got = zarr.open_array("out.zarr/emb", mode="r")[:]
@@ -83,7 +94,12 @@ def test_dims_and_the_last_client(client, store):
     [
         ({"zero": "raise"}, l2.ZeroVectorError, "1 of 23 vectors, the first at position 0 of"),
         ({"nonfinite": "raise"}, l2.NonFiniteError, "2 of 23 vectors, the first at position 4 of"),
-        ({"zero": "drop"}, ValueError, "zero: expected one of"),
+        ({"zero": "drop"}, ValueError, "zero: drop is for vectors in the rows of a file, got"),
+        ({"zero": "null"}, ValueError, "zero: null is for columns, which can hold nulls; this .z"),
+        ({"zero": "no"}, ValueError, "zero: expected one of"),
+        ({"norms": "out.zarr/n.npy"}, ValueError, "norms: expected another file than source and"),
+        ({"norms": "n.npy", "zero": "raise"}, l2.ZeroVectorError, "1 of 23 vectors"),
+        ({"dry_run": True, "nonfinite": "raise"}, l2.NonFiniteError, "2 of 23 vectors"),
         ({"tensor": "none"}, ValueError, "tensor: expected one of those"),
         ({"backend": "none"}, ValueError, "backend: unknown name"),
         ({"dtype": "bfloat16"}, TypeError, "has no name in a .zarr"),
@@ -129,10 +145,12 @@ def test_the_command(client, store, capsys):
     assert "vectors" in capsys.readouterr().out
     normalize_file("in.zarr", "alone.zarr", tensor="emb")
     assert same("out.zarr", "alone.zarr")
-    assert main([*asked, client.scheduler.address]) == 1
-    assert "a folder cannot be replaced" in capsys.readouterr().err
-    assert main([*asked, "local", "--dry-run"]) == 2
-    assert "it is for one .zarr, to be written" in capsys.readouterr().err
+    if sys.platform == "linux":  # which can replace a folder
+        assert main([*asked, client.scheduler.address, "--return-norms", "n.npy"]) == 0
+        assert same("out.zarr", "alone.zarr")
+        assert os.path.exists("n.npy")
+    assert main([*asked, "local", "--column", "a"]) == 2
+    assert "it is for one .zarr, which has no columns" in capsys.readouterr().err
 
 
 def test_arrays(client):
