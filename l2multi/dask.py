@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from l2multi import _file_arguments, _formats, _stream, _usable, files
 from l2multi._contract import Axis, NonFinite, Zero
 from l2multi._formats import Block
@@ -120,23 +122,15 @@ def normalize_zarr(
     request = _file_arguments.request(tensor, None, dtype_in)
     opened: Any = _file_arguments.open_file(source, request)
     with told("target", target):
-        path = _file_arguments.check_target(source, target)
+        path = _file_arguments.check_target(source, target, made=dry_run)
     axes, result = _file_arguments.prepare(opened, source, axis, dims, dtype, zero)
     policies = {"eps": eps, "zero": zero, "nonfinite": nonfinite}
     with ExitStack() as stack:
         found = stack.enter_context(_client(client))
+        wanted_norms = norms is not None and not dry_run
         job = _Job(
-            source,
-            request,
-            dims,
-            None,
-            target,
-            axes,
-            result,
-            policies,
-            backend,
-            norms is not None and not dry_run,
-        )
+            source, request, dims, None, target, axes, result, policies, backend, wanted_norms
+        )  # fmt: skip
         total = job.one(opened)
         keep_norms = None
         if not dry_run:
@@ -216,7 +210,7 @@ def _normalize(job: _Job, window: tuple[slice, ...]) -> tuple[int, dict[str, Any
         plain: Any = one.count(block, norms, unit)[0]
         if job.written is not None:
             with told("target", job.target):
-                zarr.Target(job.written)[window] = unit
+                zarr.Target(job.written)[window] = np.asarray(unit)
         names = ("zeros", "unbound", "infinite", "elements", "smallest", "largest", "used")
         met = {name: getattr(one, name) for name in names}
         return plain.size, met, block._replace(values=None), plain if job.norms else None
