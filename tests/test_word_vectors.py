@@ -213,6 +213,14 @@ def test_bad_text(name):
     refused(ValueError, re.escape(wanted) + ".*" + re.escape(told), "in.txt", "out.txt")
 
 
+@pytest.mark.parametrize("head", [b"", b"1 99\n"])
+def test_long_lines(head, monkeypatch):
+    monkeypatch.setattr(word_vectors, "LINE", 40)
+    Path("in.vec").write_bytes(head + b"w" + b" 1" * 99)
+    told = f"line {1 + bool(head)} is longer than 40 bytes"
+    refused(ValueError, told, "in.vec", "out.vec")
+
+
 def test_bad_binary():
     x = np.arange(1, 13, dtype="f4").reshape(4, 3)
     whole = binary([b"a", b"b", b"c", b"d"], x)

@@ -127,7 +127,9 @@ class Text(WordVectors):
         # Where each of the numbers begins and ends takes several times what it does itself.
         while text := file.read(_formats.WINDOW // (4 * COPIES)):
             if not text.endswith(b"\n"):
-                text += file.readline(LINE)
+                text += (rest := file.readline(LINE))
+                if len(rest) == LINE and not rest.endswith(b"\n"):
+                    raise self.too_long(first + text.count(b"\n"))
             starts, ends, lines = self._numbers(text, first)
             flat = _parsed(text, starts, ends)
             if flat is None:
@@ -171,6 +173,10 @@ class Text(WordVectors):
         nexts = np.minimum(newlines + 1, len(text))
         lines = tuple(a.tolist() for a in (begins, starts[:, 0], ends[:, -1], nexts))
         return starts.ravel(), ends.ravel(), lines
+
+    def too_long(self, line: int) -> ValueError:
+        """What to raise of a line that is none to be expected."""
+        return self.wrong(f"line {line} is longer than {LINE} bytes")
 
     def _no_number(self, text: bytes, starts: Array, ends: Array, first: int) -> ValueError:
         """What to raise where something stands for a number that is none."""
@@ -342,6 +348,8 @@ def open(path: str, request: Request) -> Opened:
                 fasttext = "it is a model of fastText; save its vectors as text, a .vec"
                 other = f"it does not begin with two numbers: {_shown(line)}"
                 raise opened.wrong(fasttext if line.startswith(_FASTTEXT) else other)
+            if isinstance(opened, Text) and len(line) == LINE and not line.endswith(b"\n"):
+                raise opened.too_long(1)
             file.seek(0)
         found = os.fstat(file.fileno()).st_size - file.tell()
         vectors, length = opened.shape
