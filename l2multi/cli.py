@@ -25,6 +25,7 @@ from l2multi import (
     _formats,
     _options,
     _remote,
+    _stream,
     _terminal,
 )
 from l2multi.__main__ import interrupted
@@ -224,7 +225,8 @@ def normalize(
     many = len(sources) > 1 or is_many(sources[0])
     if dask is not None and (many or column):
         raise typer.BadParameter("it is for one .zarr, which has no columns", param_hint="--dask")
-    with _terminal.progress(not quiet) as progress:
+    with _terminal.progress(not quiet) as drawn:
+        progress = _heeding(drawn)
         if dask is not None:
             from l2multi.dask import normalize_zarr  # which needs more to be installed
 
@@ -299,7 +301,7 @@ def check(
         with _terminal.progress(not quiet) as progress:
             found = check_file(
                 source, _options.axes_of(axis), tensor=tensor, column=column, dims=dims,
-                dtype_in=dtype_in, tol=tol, backend=backend, progress=progress,
+                dtype_in=dtype_in, tol=tol, backend=backend, progress=_heeding(progress),
             )  # fmt: skip
         if json_:
             print(_terminal.as_json(found, source=source))
@@ -438,11 +440,39 @@ def _terminable() -> Iterator[None]:
                 previous[number] = signal.signal(number, leave)
     except ValueError:  # not in the main thread, which is the only one that signals reach
         pass
+    before = sys.unraisablehook
+
+    def keep(what: Any) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt | SystemExit):
+            _lost.append(what.exc_value)
+        else:
+            before(what)
+
+    sys.unraisablehook = keep
     try:
         yield
     finally:
+        sys.unraisablehook = before
+        _lost.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+# What a signal raised where Python would print it and go on: in a callback of a weak reference, of
+# which h5py has many; there one of 25 interrupts was lost.
+_lost: list[BaseException] = []
+
+
+def _heeding(draw: _stream.Progress | None) -> _stream.Progress:
+    """Progress that raises what was lost."""
+
+    def look(done: int, total: int) -> None:
+        if _lost:
+            raise _lost[0]
+        if draw is not None:
+            draw(done, total)
+
+    return look
 
 
 # What the functions call their arguments, and what the command does.

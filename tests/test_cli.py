@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import tomllib
+import weakref
 from pathlib import Path
 
 import ml_dtypes
@@ -391,6 +392,44 @@ def test_interrupted(number, code, message):
     assert (process.returncode, out, err) == (code, "", message)
     assert sorted(os.listdir()) == ["in.npy", "out.npy"]
     assert Path("out.npy").read_bytes() == BEFORE
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("command", [["normalize", "in.npy", "out.npy"], ["check", "in.npy"]])
+def test_interrupt_that_python_forgets(number, code, command, monkeypatch, capsys):
+    """As one in a callback of a weak reference, which h5py has at each write."""
+    np.save("in.npy", np.ones((1000, 10), np.float32))
+    Path("out.npy").write_bytes(BEFORE)
+    name = "normalize" if command[0] == "normalize" else "norm"
+    function = getattr(_stream, name)
+    calls = []
+
+    class Thing:
+        """What a weak reference is to."""
+
+    def forget(reference):
+        signal.raise_signal(number)
+
+    def interrupted(*arguments, **keywords):
+        calls.append(arguments)
+        thing = Thing()
+        reference = weakref.ref(thing, forget)
+        del thing
+        assert reference() is None
+        return function(*arguments, **keywords)
+
+    monkeypatch.setattr(_stream, name, interrupted)
+    before = sys.unraisablehook
+    try:
+        returned = main([*command, "--backend", "numpy"])
+    except SystemExit as error:
+        returned = error.code
+    assert (returned, len(calls)) == (code, 1)
+    message = "l2multi: interrupted; no file is left half written\n" * (code == 130)
+    assert capsys.readouterr() == ("", message)
+    assert Path("out.npy").read_bytes() == BEFORE
+    assert sorted(os.listdir()) == ["in.npy", "out.npy"]
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
