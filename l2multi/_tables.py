@@ -247,6 +247,12 @@ def writing() -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(
+            error.errno, os.strerror(error.errno)
+        ) from None  # without pyarrow's own words
     except _ERRORS as error:
         raise ValueError(f"target: cannot be written as its source is ({_line(error)})") from None
 
