@@ -63,13 +63,12 @@ def replacing(
             if replaced:
                 shutil.copymode(path, temporary)
                 # The new name may reach the disk before the new bytes do, and a crash between the
-                # two would cost the old ones. Where there are none, nobody has to wait: the disk
-                # takes ten times as long as the arithmetic.
+                # two would cost the old ones. Where there are none, nobody has to wait, as with cp:
+                # it would take more than twice the time (docs/details.md).
                 if durable:
                     _sync(temporary, held)
             if fcntl is None:  # on Windows, what is open cannot be renamed
-                os.close(held)
-                held = -1
+                held = _close(held)
             if replaced and folder:
                 _exchange(temporary, path)
             else:
@@ -78,13 +77,20 @@ def replacing(
                 _sync_folder(around)
             if replaced and folder:
                 _remove(temporary)
-        if held >= 0:  # not before, for the lock keeps a sweep away
-            os.close(held)
+        # Not before, for the lock keeps a sweep away. An interrupt may come after it was closed.
+        closing, held = held, -1
+        _close(closing)
     except BaseException:
-        if held >= 0:
-            os.close(held)
+        _close(held)
         _remove(temporary)
         raise
+
+
+def _close(held: int) -> int:
+    """Close a descriptor, if it is one, and return one that is none."""
+    if held >= 0:
+        os.close(held)
+    return -1
 
 
 def _create(path: str, folder: bool, private: bool) -> int:
