@@ -77,7 +77,8 @@ WRITABLE = ("contiguous", "fortran", "every other", "backwards", "turned", "unal
 
 
 def drawn(pick, subject, large=False):
-    """A call that a subject can answer; `pick` takes one of some."""
+    """A call that a subject can answer; `pick` takes one of some. With `large`, also of shapes that
+    take long, and of pairs of dtypes that must be compiled first."""
     dtypes = [d for d in cases.DTYPES if subject.why_not(d) is None]
     if subject.few is not None:
         dtypes = [d for d in dtypes if d in subject.few] or dtypes
@@ -100,6 +101,7 @@ def drawn(pick, subject, large=False):
         if not subject.compiles_shapes and pick((False, False, True)):
             kind = "c" if function == "normalize" and dtype.kind == "c" else "f"
             asked = [d for d in ASKED if d.kind == kind and subject.why_not(d) is None]
+            asked = [d for d in asked if large or (dtype, d) in cases.CONVERSIONS]
             keywords["dtype"] = pick(asked) if asked else None
         if subject.holds_layouts and dtype in cases.FLOATS:
             keywords["out"] = pick((None, None, "in place", *WRITABLE))
@@ -145,18 +147,19 @@ def answered(subject, call, sample=20):
     kept = a.copy()
     function = getattr(l2, call.function)
     refusal = _refusal(a, call)
-    target = None
+    target = refused = None
     try:
         if out is None:
             got = subject.run(function, a, call.axis, **keywords)
         else:
             got, target = _into(subject, function, a, call.axis, out, keywords)
     except (l2.ZeroVectorError, l2.NonFiniteError) as error:
-        assert refusal is not None, error
-        kind, message = refusal
-        assert type(error) is kind
-        assert message in str(error), (error, message)
-        assert same_bits(a, kept)
+        refused = error
+    if refused is not None:
+        assert same_bits(a, kept), "the input of a call that was refused has changed"
+        kind, message = refusal or (None, "")
+        assert type(refused) is kind, refused
+        assert message in str(refused), (refused, message)
         return
     assert refusal is None, refusal
     assert target is a or same_bits(a, kept), "the input has changed"

@@ -410,3 +410,19 @@ def test_memory():
     for line in done.stdout.splitlines():
         *_, held, more = line.split()
         assert float(more) < max(0.3 * float(held), 12), done.stdout
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:4])
+@pytest.mark.parametrize("eps", [0.5, 1.0, 3.0])
+def test_the_smallest_normal_number_over_eps(dtype, eps):
+    """Over 1 it stays what it is, by every way: no factor of the quotient is subnormal."""
+    form = np.finfo(dtype)
+    x = np.array([[1, 2, -1, 3]], form.dtype) * 4 * form.tiny
+    x = (x if eps == 3 else x / 4).view(dtype)
+    with x64(dtype):
+        for with_kernels in (True, False):
+            with cpu_primitives.use(with_kernels):
+                y = np.asarray(l2.normalize(jnp.asarray(x), None, eps=eps))
+                np.testing.assert_array_almost_equal_nulp(
+                    y.view(form.dtype), x.view(form.dtype) / form.dtype.type(eps), 2
+                )

@@ -328,10 +328,11 @@ def at_least(eps: float, x: Parts, polar: Polar) -> Parts:
     """``x / max(norm, eps)``."""
     form = np.finfo(polar.norm.dtype)
     top = float(form.max)
-    # The inverse of eps as two factors, as in `Polar`. Where the second is beyond the range, only
-    # zero vectors are shorter than eps.
-    mantissa, exponent = math.frexp(eps)
-    power = max(2 - form.maxexp, min(-exponent, form.maxexp - 2))
+    # The inverse of eps as two factors, as in `Polar`: the second at most 1, or a product with the
+    # first could be subnormal where that with both is not. Where the second is beyond the range,
+    # only zero vectors are shorter than eps.
+    mantissa, exponent = math.frexp(eps) if eps < math.inf else (math.inf, 1)
+    power = max(2 - form.maxexp, min(1 - exponent, form.maxexp - 2))
     rest = min(2.0 ** max(-1000, min(-exponent - power, 1000)) / mantissa, top)
     with np.errstate(all="ignore"):  # whatever the caller has set: 0 and inf are meant
         rest, floor, far = polar.norm.dtype.type([rest, eps, 2.0**64 / eps])
