@@ -1,18 +1,19 @@
 """A soak: calls of all kinds for long, from threads and in forks, each answer checked.
 
 ``python -m benchmarks.soak MINUTES`` draws calls as `tests.anything` does (any container, shape,
-axis, dtype, layout, magnitude and keyword, policies that raise among them), and compares each answer
-with exact integers and with the bits of the NumPy backend. Memory, descriptors and threads are
-sampled; that they are flat is asked of the second half, for what is compiled or loaded once is kept.
+axis, dtype, layout, magnitude and keyword, policies that raise among them), and compares each
+answer with exact integers and with the bits of the NumPy backend. Memory, descriptors and threads
+are sampled; that they are flat is asked of the second half, for what is compiled or loaded once is
+kept.
 """
 
 import argparse
 import contextlib
+import faulthandler
 import gc
 import json
 import os
 import random
-import signal
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from tests import anything, conftest
 
 THREADS = 3
 PROGRAMS = 40  # kinds of calls on a subject that compiles for each
-PATIENCE = 60  # seconds that a fork may take for its calls
+PATIENCE = 120  # seconds that a fork may take for its calls; then it tells where it is
 MEGABYTES = 32  # by which memory may grow in the second half: what an allocator keeps
 
 # What a child of a process with threads may do: calls that are served without another library's
@@ -90,19 +91,15 @@ class Soak:
         before = len(self.faults)
         child = os.fork()
         if child == 0:
+            faulthandler.dump_traceback_later(PATIENCE, exit=True)
             self.work(subjects, seed, 5)
             for fault in self.faults[before:]:
                 print(fault, file=sys.stderr, flush=True)
             os._exit(len(self.faults) > before)
         self.forks += 1
-        end = time.monotonic() + PATIENCE
-        while not (done := os.waitpid(child, os.WNOHANG))[0]:
-            time.sleep(0.001)
-            if time.monotonic() > end:
-                os.kill(child, signal.SIGKILL)
-                done = os.waitpid(child, 0)
-        if done[1]:
-            self.faults.append(f"a fork ended with {done[1]}, seed {seed}")
+        _, ended = os.waitpid(child, 0)
+        if ended:
+            self.faults.append(f"a fork ended with {ended}, seed {seed}")
 
     def sample(self) -> Sample:
         """What this process holds now."""
