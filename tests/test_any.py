@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import l2multi as l2
 from tests import anything
 
-EXAMPLES = 25
+EXAMPLES = 16
 
 
 def test_any_call(backend):
