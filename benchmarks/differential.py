@@ -5,6 +5,7 @@ and the largest difference, in units of the last place of the larger.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def _ours_torch(x: Array) -> Any:
 
 
 def _optax_norm(optax: Any, x: Array) -> Any:
-    with importlib.import_module("jax").enable_x64(True):
+    with importlib.import_module("jax").enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of newer names for it
         return np.asarray(optax.global_norm({"a": x[:, :1], "b": x[:, 1:]}))
 
 

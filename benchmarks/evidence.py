@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import l2multi as l2
-from benchmarks import bench_start, race
+from benchmarks import bench_start, differential, race
 from l2multi import _backends
 from tests import cases
 from tests.reference import judge
@@ -93,6 +93,11 @@ def compared() -> str:
     return f"{count:,} elements of random shapes, axes and magnitudes: {different} differ."
 
 
+def differed(rounds: int = differential.ROUNDS) -> str:
+    """The largest difference from each peer."""
+    return table(["peer", "numbers", "largest difference, ulp"], differential.rows(rounds))
+
+
 def started() -> str:
     """Medians of nine fresh processes without a cache."""
     rows = []
@@ -149,6 +154,9 @@ SECTIONS = (
      "huge, tiny and mixed, and magnitudes crossed with one another."),
     ("Bits compared", compared, "python -m benchmarks.evidence",
      "The NumPy backend and the compiled kernels."),
+    ("Peers, where they are right", differed, "python -m benchmarks.differential",
+     "Ours and theirs on vectors of moderate size: in float64 where nothing else is said, which "
+     "both round on the way. What remains is the order of their sums, and of ours."),
     ("Cold start", started, "python -m benchmarks.evidence",
      "The first call of a process that finds no cache, after the import."),
     ("The race", raced, "python -m benchmarks.race",

@@ -25,6 +25,7 @@ from benchmarks import (
     common,
     contenders,
     counts,
+    differential,
     engines,
     evidence,
     fields,
@@ -32,8 +33,10 @@ from benchmarks import (
     gate,
     hard,
     held,
+    mutants,
     peers,
     race,
+    soak,
 )
 from l2multi import _containers
 
@@ -483,7 +486,9 @@ def test_what_a_container_costs(name: str) -> None:
 def test_page_of_evidence():
     """What can be told at once; each part is a table or a sentence."""
     assert re.search(r"^[\d,]+ elements of .*: 0 differ\.$", evidence.compared())
-    for part in (evidence.raced(), evidence.versions(), evidence.ran()):
+    for part in (
+        evidence.raced(), evidence.versions(), evidence.ran(), evidence.differed(rounds=1)
+    ):  # fmt: skip
         assert len({line.count("|") for line in part.splitlines()}) == 1
     assert len(evidence.versions().splitlines()) == len(evidence.SHOWN) + 2
 
@@ -522,3 +527,68 @@ def test_a_dump_of_callgrind_is_read(tmp_path: Path) -> None:
     dump = tmp_path / "out.1"
     dump.write_text("version: 1\ndesc: Trigger: Client Request: new float32\n\nsummary: 2160\n")
     assert counts._read(dump) == ("new float32", 2160)
+
+
+def test_peers_give_what_we_give() -> None:
+    """To some units of the last place; and what does not agree is seen."""
+    found = differential.rows(rounds=1)
+    assert len(found) >= 6
+    for name, count, gap in found:
+        assert int(count.replace(",", "")) > 0
+        assert 0 <= float(gap) < 20, name
+    wrong = differential.PEERS[0]._replace(ours=lambda x: l2.norm(x) * 1.0001)
+    assert differential.compare(wrong, rounds=1)[1] > 1e9
+    with pytest.raises(AssertionError):
+        differential.difference(np.ones(3, "f4"), np.ones(3), "float64")
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # by JAX, which no fork uses
+def test_soak() -> None:
+    """A second of it; what is wrong is counted, in forks too, and what grows is told."""
+    told: list[soak.Sample] = []
+    run, samples = soak.soak(0.01, "numpy", tell=told.append)
+    assert told == samples
+    assert run.faults == []
+    assert samples[-1].calls >= 4 * 20
+    assert samples[-1].forks >= 1
+    assert sum(run.by_subject.values()) == samples[-1].calls
+    first = soak.Sample(0, 1, 1, 100.0, 5, 3)
+    assert soak.grown([first, first, first]) == []
+    more = first._replace(megabytes=140.0, descriptors=6, threads=4)
+    assert len(soak.grown([first, first, more])) == 3
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # by JAX, which no fork uses
+def test_soak_finds_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong answer in this process, and one in its fork."""
+    monkeypatch.setattr(l2, "norm", lambda x, axis=-1, **_: np.zeros(()))
+    monkeypatch.setattr(l2, "normalize", lambda x, axis=-1, **_: np.zeros(()))
+    run, _ = soak.soak(0.001, "numpy", tell=lambda _: None)
+    assert any("AssertionError" in fault for fault in run.faults)
+    assert any("a fork ended with 256" in fault for fault in run.faults)
+
+
+def test_mutants_differ_and_can_be_told() -> None:
+    """Each kind of change, in a file that has one of each; none in what only says something."""
+    source = """
+def f(a: int = 1, *, b: bool = True) -> int:
+    if a < 2 and not b:
+        raise ValueError
+    print(a)
+    return a
+
+
+ROWS = (1, 2)
+"""
+    made = [mutants.mutant("f.py", source, place) for place in mutants.places(source)]
+    assert len({one.source for one in made}) == len(made)
+    assert {one.change for one in made} == {
+        *("1 -> 2", "2 -> 3", "True -> False", "not b -> b"),
+        *("a < 2 -> a <= 2", "a < 2 and (not b) -> a < 2 or not b"),
+        *("raise ValueError -> pass", "print(a) -> pass", "return a -> return None"),
+        "if a < 2 and (not b): -> if not (a < 2 and (not b)):",
+    }
+    for tests, subjects in mutants.TESTS.values():
+        assert all((ROOT / test).exists() for test in tests)
+        assert subjects
+    assert all((ROOT / "l2multi" / file).exists() for file in mutants.TESTS)
