@@ -111,6 +111,8 @@ def test_bad_sizes(backend, keyword):
         with pytest.raises(error, match=rf"^{keyword}: .*non-negative.*got") as info:
             function(np.ones(3, F4), backend=backend.name, **{keyword: value})
         assert repr(value) in str(info.value)
+    with pytest.raises(ValueError, match=rf"^{keyword}: expected a float64, got an integer"):
+        function(np.ones(3, F4), backend=backend.name, **{keyword: 10**400})
 
 
 @pytest.mark.only("any_axis")
@@ -134,6 +136,8 @@ def test_bad_policy(backend, keyword):
         ((2, 3), 1.0, TypeError),
         ((2, 3), "0", TypeError),
         ((2, 3), (0, None), TypeError),
+        ((2, 3), True, TypeError),
+        ((2, 3), (0, np.True_), TypeError),
     ],
 )
 @pytest.mark.where(cases=lambda backend, axis: axis != "0" or not backend.names_axes)
