@@ -533,3 +533,20 @@ def test_scipy_is_not_imported():
     """By nobody but who holds its arrays."""
     code = "import sys, l2multi as l2; l2.norm([3.0]); assert 'scipy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@of_any_axes
+def test_more_places_than_an_int64_counts():
+    """Vectors are told apart by all of their indices, the first of which would be beyond 2**64."""
+    rng = np.random.default_rng(5)
+    far = np.array([0, 1, 7, 2**30, 2**32 - 1])
+    coords = (*rng.choice(far, (3, 300)), rng.integers(3, size=300))
+    values = rng.standard_normal(300)
+    x = sparse.coo_array((values, coords), shape=(2**32, 2**32, 2**32, 3))
+    x.sum_duplicates()
+    y = l2.normalize(x, 3)
+    assert all(map(np.array_equal, y.coords, x.coords))
+    for place in set(zip(*x.coords[:3], strict=True)):
+        of = np.all([c == p for c, p in zip(x.coords, place, strict=False)], axis=0)
+        unit = x.data[of] / np.linalg.norm(x.data[of])
+        np.testing.assert_array_almost_equal_nulp(y.data[of], unit, 4)
