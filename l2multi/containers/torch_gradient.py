@@ -5,11 +5,14 @@ done here, some vectors at a time; for all else, such as the derivative of that,
 to differentiate its own operations.
 """
 
+import functools
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 import l2multi
+from l2multi import _backends
 from l2multi.backends import torch as operations
 
 Axes = tuple[int, ...]
@@ -52,7 +55,9 @@ class Unit(_Computed):
         axes, eps, zero_nan, norms, _ = ctx.how
         made = None
         if not torch.is_grad_enabled() and operations.has_values(g):
-            made = _projected(x, g, axes, eps, norms)
+            made = _by_kernel(x, g, axes, eps)
+            if made is None:
+                made = _projected(x, g, axes, eps, norms)
         if made is None:
 
             def unit(x: torch.Tensor) -> torch.Tensor:
@@ -84,6 +89,35 @@ def _by_torch(function: Any, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         x = x if again else x.detach().requires_grad_()
         (found,) = torch.autograd.grad(function(x), x, g, create_graph=again)
     return found
+
+
+def _by_kernel(x: torch.Tensor, g: torch.Tensor, axes: Axes, eps: float) -> torch.Tensor | None:
+    """The same in one pass, by a kernel of a backend for NumPy; None where there is none for it."""
+    if axes != (x.ndim - 1,) or g.dtype != x.dtype or g.layout is not torch.strided:
+        return None
+    try:
+        write = _writer(x.dtype, _backends.named(None))
+    except ImportError:
+        return None
+    if write is None or not x.is_contiguous() or not x.numel():
+        return None
+    g = g.resolve_neg().contiguous()
+    y = operations.tensor(np.empty(x.shape, operations.numpy_dtype(x.dtype)))
+    n = x.shape[-1]
+    if not (x.data_ptr() and g.data_ptr()):  # zeros that torch keeps in no memory
+        return None
+    write(x.data_ptr(), g.data_ptr(), y.data_ptr(), x.numel() // n, n, eps)
+    return y
+
+
+@functools.cache
+def _writer(dtype: torch.dtype, name: str | None) -> Any:
+    """What writes derivatives of tensors of a dtype, of the first backend that has it."""
+    for row in _backends.rows("numpy", name):
+        make = getattr(_backends.load(row), "tangents", None)
+        if make is not None:
+            return make(operations.numpy_dtype(dtype))
+    return None
 
 
 def _projected(

@@ -279,6 +279,22 @@ def test_derivatives_at_every_size(scale, by):
     assert not second.any()
 
 
+@pytest.mark.parametrize("make", [lambda g: g, lambda g: g.t().contiguous().t(), torch._neg_view])
+def test_derivatives_by_kernel(make):
+    """In float64 and rounded once, of any gradient; another backend that is named has none."""
+    torch.manual_seed(3)
+    x, g = torch.randn(2, 40, 130)
+    want, *_ = torch.autograd.grad(
+        l2.normalize(wide := x.double().requires_grad_()), wide, make(g).double()
+    )
+    (got,) = torch.autograd.grad(l2.normalize(x.requires_grad_()), x, make(g))
+    assert ((got - want).abs() <= 0.51 * 2.0**-23 * want.abs()).all()
+    with l2.backend("numpy"):
+        (other,) = torch.autograd.grad(l2.normalize(x), x, make(g))
+    assert not torch.equal(other, got)
+    torch.testing.assert_close(other, got)
+
+
 def test_gradients_of_extreme_float64():
     """Where cubes of norms are beyond float64."""
     for scale in (1e-300, 1e-120, 1e120, 1e300):

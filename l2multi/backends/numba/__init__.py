@@ -6,7 +6,7 @@ Loads LLVM to link a kernel, and Numba only to compile one that did not come wit
 import ctypes
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,11 @@ WAIT = 2**22
 # Load-once caches.
 _paths: dict[np.dtype[Any], FastPath] = {}
 _functions: dict[shipped.Key, Any] = {}
+
+# Of a kernel for derivatives: see `tangents`.
+Tangents = Callable[[int, int, int, int, int, float], None]
+
+_call_type = ctypes.c_int64 * descriptor.CALL_SIZE
 
 
 def unsupported(x: Array, result: np.dtype[Any]) -> str | None:
@@ -251,6 +256,39 @@ def norm(
     return norms[()] if out is None else out
 
 
+def tangents(dtype: np.dtype[Any]) -> Tangents | None:
+    """What writes the tangents of unit vectors, along rows of neighbouring elements of a dtype, for
+    the tangents of the rows: the derivative forwards and backwards, for as a matrix it is
+    symmetric. None where there is no kernel for it.
+
+    Its arguments are the addresses of the rows, of their tangents and of the result, how many rows
+    there are and of how many elements, and `eps`: to look up addresses of arrays takes as long as a
+    row of 1000.
+    """
+    one = own(dtype)
+    if one.source.kind not in shipped.DERIVATIVES or one.source.parts > 1 or one.source.swap:
+        return None
+    key = one.key("jvp")
+    alone = function(key, 3)
+
+    def write(x: int, d: int, y: int, count: int, n: int, eps: float) -> None:
+        used = threads.threads(count * n, False)
+        call = _call_type()
+        call[descriptor.X], call[descriptor.TANGENT], call[descriptor.Y] = x, d, y
+        call[descriptor.N], call[descriptor.TOTAL] = n, count * n
+        call[descriptor.PARTS] = call[descriptor.TOGETHER] = 1
+        call[descriptor.POOL], call[descriptor.THREADS] = threads.POOL, used
+        if eps:
+            ctypes.c_double.from_buffer(call, 8 * descriptor.EPS).value = eps
+        if used == 1:
+            alone(0, count, ctypes.addressof(call))
+        else:
+            parallel = function(threads.PARALLEL_FOR, 3)
+            parallel(loader.address(key), count, ctypes.addressof(call))
+
+    return write
+
+
 def rounded(norms: Array, dtype: np.dtype[Any]) -> Array:
     """Norms in a dtype that no kernel writes."""
     with readable.exact_modes(), np.errstate(all="ignore"):
@@ -303,7 +341,7 @@ def filled(
     used: int,
 ) -> Any:
     """A call descriptor: its slots as planned, and the rest of them."""
-    call = (ctypes.c_int64 * descriptor.CALL_SIZE)(*planned)
+    call = _call_type(*planned)
     for slot, value in (
         (descriptor.X, address(x)),
         (descriptor.Y, 0 if y is None else address(y)),
