@@ -303,6 +303,9 @@ _backends.trace_as(is_normalized, _traced_is_normalized)
 def backend(name: str) -> contextlib.AbstractContextManager[None]:
     """Use the backend of this name inside a ``with`` block, in this thread and asyncio task.
 
+    What `torch.compile` compiles is for torch's operations: it is refused under another name, by
+    when it is traced; around later calls of what has been compiled, a name changes nothing.
+
     Parameters
     ----------
     name : {"numpy", "numba", "jax", "torch", "array_api"}

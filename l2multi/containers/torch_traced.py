@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from l2multi import _contract
+from l2multi import _backends, _contract
 from l2multi.backends import torch as operations
 
 
@@ -42,13 +42,20 @@ class Traced:
 TRACED = Traced()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _named(argument: str | None) -> str | None:
+    """The backend asked for while torch traces, which cannot trace context variables."""
+    return _backends.named(argument)
+
+
 def fast_path(x: Any, argument: str | None) -> Traced | None:
     """For a tensor."""
     if not isinstance(x, torch.Tensor):
         return None
-    if argument is not None and argument != "torch":
+    name = _named(argument)
+    if name is not None and name != "torch":
         raise TypeError(
-            f"x: backend {argument!r} cannot serve this input: a tensor that torch.compile traces "
+            f"x: backend {name!r} cannot serve this input: a tensor that torch.compile traces "
             'has no values yet; leave it out, or use backend="torch"'
         )
     return TRACED

@@ -404,6 +404,25 @@ def test_compiled():
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_backends_named_while_compiling(monkeypatch):
+    """By context or environment: torch's own serves, others are refused."""
+
+    def compiled(function):
+        torch.compiler.reset()
+        return torch.compile(function, fullgraph=True, backend="eager")
+
+    x, refused = torch.randn(3, 4), (TypeError, RuntimeError)
+    with l2.backend("torch"):
+        torch.testing.assert_close(compiled(l2.normalize)(x), l2.normalize(x))
+    for function in (l2.normalize, lambda x: l2.is_normalized(x)):
+        with l2.backend("numpy"), pytest.raises(refused, match="numpy"):
+            compiled(function)(x)
+    monkeypatch.setenv("L2MULTI_BACKEND", "numba")
+    with pytest.raises(refused, match="numba"):
+        compiled(l2.norm)(x)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported(strict):
     """With any number of vectors."""
