@@ -550,3 +550,17 @@ def test_more_places_than_an_int64_counts():
         of = np.all([c == p for c, p in zip(x.coords, place, strict=False)], axis=0)
         unit = x.data[of] / np.linalg.norm(x.data[of])
         np.testing.assert_array_almost_equal_nulp(y.data[of], unit, 4)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "c8"])
+def test_rows_of_one_length(dtype):
+    """The bits of dense ones, by whichever kernel, fresh and in place."""
+    for n in (3, 16, 17, 50, 511, 512):
+        x = np.random.default_rng(n).standard_normal((90, n)).astype(dtype)
+        want, lengths = l2.normalize(x, return_norm=True, backend="numpy")
+        held = sparse.csr_array(x)
+        got, norms = l2.normalize(held, return_norm=True, backend="numba")
+        assert np.array_equal(got.toarray(), want)
+        assert np.array_equal(norms, lengths)
+        l2.normalize(held, out=held, backend="numba")
+        assert np.array_equal(held.toarray(), want)
