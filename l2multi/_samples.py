@@ -33,12 +33,12 @@ class RowNorms:
             self.special += float(norms[~finite][~beyond].sum())
         self._add(norms[finite], 0)
 
-    def _add(self, norms: Array, down: int) -> None:
+    def _add(self, norms: Array, scale_down: int) -> None:
         digits, exponents = np.frexp(norms)
         whole = np.ldexp(digits, 53).astype(np.int64)
         for exponent in np.unique(exponents).tolist():
             # The least normal number has the exponent -1021; below, digits end in zeros.
-            by = exponent - 53 + self.UNIT + down
+            by = exponent - 53 + self.UNIT + scale_down
             same = sum(whole[exponents == exponent].tolist())
             self.total += same << by if by >= 0 else same >> -by
 
@@ -65,7 +65,7 @@ class Squares:
 
     def __init__(self, features: int) -> None:
         safe = rescue(np.dtype(np.float64))
-        self.lowest, self.factors = safe.lowest, (1.0, float(safe.up), float(safe.down))
+        self.lowest, self.factors = safe.lowest, (1.0, float(safe.scale_up), float(safe.scale_down))
         self.trees = [RowTree() for _ in self.factors]
         self.waiting: Any = np.empty((0, features), np.float16)
 
@@ -108,9 +108,9 @@ class Squares:
             plain, raised, lowered = (_over_lanes(tree.total()) for tree in trees)
             small, large = plain < self.lowest, plain == np.inf
             total = np.where(small, raised, np.where(large, lowered, plain))
-            _, up, down = self.factors
+            _, scale_up, scale_down = self.factors
             small &= total != 0
-            return np.sqrt(total), np.where(small, up, 1.0), np.where(large, down, 1.0)
+            return np.sqrt(total), np.where(small, scale_up, 1.0), np.where(large, scale_down, 1.0)
 
 
 def _canonical(X: Any) -> Any:

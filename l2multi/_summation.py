@@ -54,8 +54,8 @@ class Rescue(NamedTuple):
     """The safe range of a sum of squares and the powers of two for what lies outside."""
 
     lowest: Any
-    up: Any
-    down: Any
+    scale_up: Any
+    scale_down: Any
 
 
 def rescue(dtype: np.dtype[Any]) -> Rescue:

@@ -276,9 +276,9 @@ class L2Scaler(_Base):
                 self._sums = copy.copy(self._sums)  # which replace what they hold
             self._sums.add(X)
             self.n_samples_seen_ += X.shape[0]
-            self._by = root, up, down = self._sums.root(self.n_samples_seen_)
+            self._by = root, scale_up, scale_down = self._sums.root(self.n_samples_seen_)
             with np.errstate(over="ignore"):
-                norms = root / up / down
+                norms = root / scale_up / scale_down
             self.norms_ = close(np.broadcast_to(norms, X.shape[1:]).copy())
         except BaseException:
             self.__dict__ = before
@@ -287,11 +287,15 @@ class L2Scaler(_Base):
 
     def transform(self, X: Any) -> Any:
         """X over the norms, in the dtype of X if it is a floating one."""
-        return self._scaled(X, np.divide, lambda x, root, up, down: x * up / root * down)
+        return self._scaled(
+            X, np.divide, lambda x, root, scale_up, scale_down: x * scale_up / root * scale_down
+        )
 
     def inverse_transform(self, X: Any) -> Any:
         """X times the norms."""
-        return self._scaled(X, np.multiply, lambda x, root, up, down: x / down * root / up)
+        return self._scaled(
+            X, np.multiply, lambda x, root, scale_up, scale_down: x / scale_down * root / scale_up
+        )
 
     def _scaled(self, X: Any, one_step: Any, steps: Any) -> Any:
         check_is_fitted(self)

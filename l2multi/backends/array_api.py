@@ -85,7 +85,7 @@ _HOST = Like((0,), np.dtype(np.float64), "cpu", None)
 
 class _Vectors:
     """Vectors as wide as the device has numbers, and the roots of their sums of squares, axes kept,
-    each of the vector times `up` and `down`, which are powers of two, or None."""
+    each of the vector times `scale_up` and `scale_down`, which are powers of two, or None."""
 
     def __init__(self, x: Any, axes: Axes) -> None:
         self.like, self.axes = like(x), axes
@@ -101,7 +101,7 @@ class _Vectors:
         self.parts = [self.values]
         if self.complex:
             self.parts = [xp.real(self.values), xp.imag(self.values)]
-        self.up = self.down = None
+        self.scale_up = self.scale_down = None
         total = self.squares(1.0)
         if double is None or self.like.dtype in (np.float64, np.complex128):
             lowest, power = _SAFE[self.width]
@@ -109,8 +109,8 @@ class _Vectors:
             small, large = total < lowest, total == math.inf
             total = xp.where(small, self.squares(power), total)
             total = xp.where(large, self.squares(1 / power), total)
-            self.up = xp.where(small, self.constant(power), one)
-            self.down = xp.where(large, self.constant(1 / power), one)
+            self.scale_up = xp.where(small, self.constant(power), one)
+            self.scale_down = xp.where(large, self.constant(1 / power), one)
         self.root = xp.sqrt(total)
 
     def constant(self, value: float) -> Any:
@@ -138,28 +138,28 @@ class _Vectors:
 
     def length(self) -> Any:
         """The norms, axes kept."""
-        return self.root if self.up is None else self.root / self.up / self.down
+        return self.root if self.scale_up is None else self.root / self.scale_up / self.scale_down
 
     def units(self, eps: float, zero_nan: bool, dtype: np.dtype[Any]) -> Any:
         """The unit vectors."""
-        xp, root, up, down = self.xp, self.root, self.up, self.down
+        xp, root, scale_up, scale_down = self.xp, self.root, self.scale_up, self.scale_down
         zero = root == 0
         if eps:
             short = self.length() <= self.constant(eps)
-            if up is not None:  # so that neither `eps` nor its inverse is beyond the range
+            if scale_up is not None:  # so that neither `eps` nor its inverse is beyond the range
                 power = _SAFE[self.width][1]
                 less = eps < 1
-                up = xp.where(short, self.constant(power if less else 1.0), up)
-                down = xp.where(short, self.constant(1.0 if less else 1 / power), down)
+                scale_up = xp.where(short, self.constant(power if less else 1.0), scale_up)
+                scale_down = xp.where(short, self.constant(1.0 if less else 1 / power), scale_down)
                 eps = eps * power if less else eps / power
             root = xp.where(short, self.constant(eps), root)
         root = xp.where(zero, self.constant(math.nan if zero_nan else 1.0), root)
         if self.complex:
-            y = self.times(*(f for f in (up, 1 / root, down) if f is not None))
-        elif up is None:
+            y = self.times(*(f for f in (scale_up, 1 / root, scale_down) if f is not None))
+        elif scale_up is None:
             y = self.values / root
         else:
-            y = self.values * up / root * down
+            y = self.values * scale_up / root * scale_down
         return xp.astype(y, self.like.own(dtype))
 
     def times(self, *factors: Any) -> Any:

@@ -222,8 +222,10 @@ def _part(
             and _contract.rule(block.dtype).norm.itemsize > 4
         ):
             stack: Any = np.ma.stack if isinstance(found, np.ma.MaskedArray) else np.stack
-            return stack([found, *(norms(_times(block, f)) for f in (safe.up, safe.down))], -1)
-        return found[..., None] * np.array([wide.type(1), safe.up, safe.down])
+            return stack(
+                [found, *(norms(_times(block, f)) for f in (safe.scale_up, safe.scale_down))], -1
+            )
+        return found[..., None] * np.array([wide.type(1), safe.scale_up, safe.scale_down])
 
 
 def _times(block: Any, factor: Any) -> Any:
@@ -240,8 +242,8 @@ def _join(parts: Any, *, axis: Axes, keepdims: bool) -> Any:
 
 
 class _Whole:
-    """What the three norms of vectors say, axes kept: `root` is that of the vector times `up` and
-    `down`."""
+    """What the three norms of vectors say, axes kept: `root` is that of the vector times `scale_up`
+    and `scale_down`."""
 
     def __init__(self, total: Any, axes: Axes) -> None:
         self.axes, self.masked = axes, isinstance(total, np.ma.MaskedArray)
@@ -252,8 +254,11 @@ class _Whole:
         one, safe = total.dtype.type(1), rescue(total.dtype)
         below, above = found < np.sqrt(safe.lowest), found == np.inf
         self.root = np.where(below, small, np.where(above, self.large, found))
-        self.up, self.down = np.where(below, safe.up, one), np.where(above, safe.down, one)
-        self.length = self.root / self.up / self.down
+        self.scale_up, self.scale_down = (
+            np.where(below, safe.scale_up, one),
+            np.where(above, safe.scale_down, one),
+        )
+        self.length = self.root / self.scale_up / self.scale_down
         self.length[np.isnan(self.length)] = np.nan
 
     def refuse(self, zero: str, nonfinite: str, empty: bool) -> None:
@@ -284,7 +289,7 @@ def _divide(
         whole = _Whole(total, axes)
         whole.refuse(zero, nonfinite, block.size == 0)
         y = numpy.divide(
-            np.asarray(np.ma.getdata(block)), axes, (whole.root, whole.up, whole.down),
+            np.asarray(np.ma.getdata(block)), axes, (whole.root, whole.scale_up, whole.scale_down),
             eps=eps, zero_nan=zero == "nan", dtype=dtype,
         )  # fmt: skip
         return np.ma.MaskedArray(y, block.mask) if isinstance(block, np.ma.MaskedArray) else y

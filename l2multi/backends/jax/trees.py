@@ -121,12 +121,12 @@ def _three_roots(*leaves: jax.Array, width: np.dtype[Any]) -> Norms:
     plain = one(0)
     if sum(math.prod(x.shape) for x in leaves) < LARGE:
         return roots.chosen(plain, one(shift), one(-shift), width)
-    up, down = lax.cond(
+    raised, lowered = lax.cond(
         (plain >= least) & (plain < jnp.inf),
         lambda: (jnp.zeros_like(plain), jnp.zeros_like(plain)),
         lambda: (one(shift), one(-shift)),
     )
-    return roots.chosen(plain, up, down, width)
+    return roots.chosen(plain, raised, lowered, width)
 
 
 def _squares(leaves: Leaves, width: np.dtype[Any], exponent: int | None = None) -> jax.Array:
