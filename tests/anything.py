@@ -78,7 +78,7 @@ WRITABLE = ("contiguous", "fortran", "every other", "backwards", "turned", "unal
 
 def drawn(pick, subject, large=False):
     """A call that a subject can answer; `pick` takes one of some. With `large`, also of shapes that
-    take long, and of pairs of dtypes that must be compiled first."""
+    take long."""
     dtypes = [d for d in cases.DTYPES if subject.why_not(d) is None]
     if subject.few is not None:
         dtypes = [d for d in dtypes if d in subject.few] or dtypes
@@ -101,7 +101,7 @@ def drawn(pick, subject, large=False):
         if not subject.compiles_shapes and pick((False, False, True)):
             kind = "c" if function == "normalize" and dtype.kind == "c" else "f"
             asked = [d for d in ASKED if d.kind == kind and subject.why_not(d) is None]
-            asked = [d for d in asked if large or (dtype, d) in cases.CONVERSIONS]
+            asked = [d for d in asked if (dtype, d) in cases.CONVERSIONS]  # each is compiled
             keywords["dtype"] = pick(asked) if asked else None
         if subject.holds_layouts and dtype in cases.FLOATS:
             keywords["out"] = pick((None, None, "in place", *WRITABLE))
