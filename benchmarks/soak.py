@@ -78,7 +78,7 @@ class Soak:
             call = call._replace(seed=rng.randrange(1000))
             try:
                 anything.answered(subject, call)
-            except BaseException:
+            except Exception:
                 self.faults.append(f"{subject} {call}\n{traceback.format_exc()}")
             self.calls += 1
             self.by_subject[subject.variant] = self.by_subject.get(subject.variant, 0) + 1
@@ -148,7 +148,7 @@ def soak(
 
 def grown(samples: list[Sample]) -> list[str]:
     """What was not flat in the second half."""
-    middle, last = samples[len(samples) // 2], samples[-1]
+    middle, last = samples[(len(samples) - 1) // 2], samples[-1]
     found = []
     if last.megabytes > middle.megabytes + MEGABYTES:
         found.append(f"memory from {middle.megabytes} to {last.megabytes} MB")
@@ -176,7 +176,7 @@ def main() -> int:
         print(fault, file=sys.stderr)
     print(json.dumps(dict(sorted(run.by_subject.items()))))
     bad = grown(samples)
-    first, middle, last = samples[0], samples[len(samples) // 2], samples[-1]
+    first, middle, last = samples[0], samples[(len(samples) - 1) // 2], samples[-1]
     print(
         f"{last.calls:,} calls and {last.forks:,} forks in {last.minute:.0f} minutes, "
         f"{len(run.faults)} faults; at the begin, in the middle and at the end "

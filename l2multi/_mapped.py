@@ -51,6 +51,7 @@ class Mapped(Opened):
     def __init__(self, array: Array) -> None:
         self.array = array
         self.shape, self.dtype = array.shape, array.dtype
+        self.identity = identity(whole_of(array))
         self.place: Place | None = None
 
     def head(self, dtype: np.dtype[Any]) -> bytes:
@@ -80,7 +81,7 @@ class Mapped(Opened):
 
     def blocks(self, axes: tuple[int, ...]) -> Iterator[Block]:
         x = self.array
-        with contextlib.closing(Place(x, "rb", self.before)) as place:
+        with contextlib.closing(Place(x, "rb", self.before, self.identity)) as place:
             self.place = place
             for window in windows_of(x, axes):
                 values = place.like(x[window])
@@ -169,8 +170,11 @@ class Place:
         The bytes of the window, if it is one that can be copied.
     """
 
-    def __init__(self, array: Array, mode: str, before: int) -> None:
+    def __init__(
+        self, array: Array, mode: str, before: int, known: tuple[int, int] | None = None
+    ) -> None:
         self.whole: Any = whole_of(array)
+        self.known = known
         self.mode, self.before, self.at = mode, before, 0
         self.space: Any = None
         self.room: Array = np.empty(0, np.uint8)
@@ -191,6 +195,10 @@ class Place:
             return None
         if self.file is None:
             self.file = open(self.whole.filename, self.mode, buffering=0)  # noqa: SIM115
+            found = os.fstat(self.file.fileno())
+            if self.known not in (None, (found.st_dev, found.st_ino)):  # the map knows the old one
+                self.usable = False
+                return None
         self.at = self.whole.offset + lo - self.whole.ctypes.data
         if other and values is not None and other.space is not None and _alike(window, values):
             self.space = other.space
@@ -224,6 +232,15 @@ class Place:
         self.whole = None
         if self.file is not None:
             self.file.close()
+
+
+def identity(whole: Any) -> tuple[int, int] | None:
+    """What tells the file of a map from another of its name."""
+    name = getattr(whole, "filename", None)
+    if name is None:
+        return None
+    found = os.stat(name)
+    return found.st_dev, found.st_ino
 
 
 def _alike(a: Array, b: Array) -> bool:

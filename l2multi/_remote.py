@@ -28,10 +28,16 @@ def place(path: str) -> tuple[str, str]:
     return _place(*_system("source", path))
 
 
+def is_within(path: str, other: str) -> bool:
+    """Whether a path is another's, by whatever names, or that of something in it."""
+    (system, inner), (others, outer) = place(path), place(other)
+    return system == others and f"{inner}/".startswith(f"{outer}/")
+
+
 def parent(path: str) -> tuple[str, str]:
     """The `place` of the folder that a file is in; a link is not followed."""
     if not is_url(path):
-        return place(os.path.dirname(path) or os.curdir)
+        return place(os.path.dirname(path.rstrip(os.sep)) or os.curdir)
     system, inner = _system("source", path)
     return _place(system, inner.rstrip("/").rpartition("/")[0])
 

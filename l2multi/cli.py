@@ -451,6 +451,8 @@ def _terminable() -> Iterator[None]:
     sys.unraisablehook = keep
     try:
         yield
+        if _lost:
+            raise _lost[0]
     finally:
         sys.unraisablehook = before
         _lost.clear()

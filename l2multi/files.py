@@ -271,8 +271,7 @@ def norms_writer(
     if _formats.suffix(wanted) != ".npy" or os.path.isdir(wanted):
         raise ValueError(f"norms: expected the path of a .npy file, got {wanted!r}")
     for other in others:
-        inside = not _remote.is_url(other) and _file_arguments.is_within(wanted, other)
-        if inside or _remote.place(wanted) == _remote.place(other):
+        if _remote.is_within(wanted, other):
             raise ValueError(f"norms: expected another file than source and target, got {wanted!r}")
     path = stack.enter_context(_remote.sent("norms", wanted))
     place = os.path.realpath(path)

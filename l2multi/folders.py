@@ -129,7 +129,7 @@ def normalize_folder(
         if beside is not None:
             _remote.make("norms", beside)
     record = _read_record(target)
-    asked = {name: str(v) for name, v in sorted(keywords.items()) if v != _DEFAULTS.get(name)}
+    asked = {name: str(v) for name, v in sorted(keywords.items()) if _is_asked(name, v)}
     asked |= {"axis": str(axis), "version": l2multi.__version__}
     found = []
 
@@ -298,6 +298,12 @@ def _is_done(before: Any, now: dict[str, Any], target: str, norms: str | None) -
         return False
 
 
+def _is_asked(name: str, value: Any) -> bool:
+    """Whether a keyword says something. (NumPy finds float64 equal to None.)"""
+    default = _DEFAULTS.get(name)
+    return value is not default and (value is None or default is None or bool(value != default))
+
+
 def _seen_from(folder: str, path: str) -> str:
     """The path of a part from the folder of results, which may move together."""
     if _remote.is_url(path) or _remote.is_url(folder):
@@ -320,9 +326,10 @@ def _stale(record: dict[str, Any], pairs: list[tuple[str, str]], target: str) ->
             continue
         if not (_remote.is_url(path) or _remote.is_url(target)):
             path = os.path.normpath(os.path.join(os.path.realpath(target), path))
-        gone = _remote.parent(path) in folders and not _remote.kind("source", path)
-        if gone and _remote.kind("target", result):
-            yield Part(path, result, None, stale=True)
+        with contextlib.suppress(ImportError, OSError, ValueError):  # what cannot be asked now
+            gone = _remote.parent(path) in folders and not _remote.kind("source", path)
+            if gone and _remote.kind("target", result):
+                yield Part(path, result, None, stale=True)
 
 
 def _read_record(folder: str) -> dict[str, Any]:

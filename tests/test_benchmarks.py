@@ -508,9 +508,14 @@ def test_counts_are_compared_where_versions_are_equal(
     told = capsys.readouterr().out
     assert "MORE INSTRUCTIONS: b" in told
     assert "MORE INSTRUCTIONS: a" not in told
-    monkeypatch.setattr(counts, "versions", lambda: {"numpy": "1.0"})
+    here = counts.versions()
+    monkeypatch.setattr(counts, "versions", lambda: here | {"pint": "1.0"})
+    assert counts.main([]) == 1
+    assert "NOT compared" not in capsys.readouterr().out
+    monkeypatch.setattr(counts, "versions", lambda: here | {"numpy": "1.0"})
     assert counts.main([]) == 0
     assert "NOT compared" in capsys.readouterr().out
+    assert not counts.compared("normalize, quantity 2x2", here, here | {"pint": "1.0"})
 
 
 def test_the_record_of_counts_is_of_the_calls_that_are_counted() -> None:

@@ -419,11 +419,14 @@ def test_interrupt_that_python_forgets(number, code, command, monkeypatch, capsy
         return function(*arguments, **keywords)
 
     monkeypatch.setattr(_stream, name, interrupted)
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     before = sys.unraisablehook
     try:
         returned = main([*command, "--backend", "numpy"])
     except SystemExit as error:
         returned = error.code
+    finally:
+        signal.signal(signal.SIGINT, old)
     assert (returned, len(calls)) == (code, 1)
     message = "l2multi: interrupted; no file is left half written\n" * (code == 130)
     assert capsys.readouterr() == ("", message)

@@ -872,3 +872,27 @@ def test_urls_of_one_file(source, tmp_path):
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(FileExistsError, match="target: a folder cannot be replaced"):
         normalize_file(source, f"file://{tmp_path}/folder.npy")
+
+
+def test_a_source_that_is_replaced_is_read_as_it_was_opened(tmp_path):
+    """By another of its name, while it is read: never one's numbers under the other's head."""
+    x = np.random.default_rng(0).standard_normal((50, 8)).astype("f4")
+    source, other = tmp_path / "x.npy", tmp_path / "other.npy"
+    np.save(source, x)
+    np.save(other, np.arange(400, dtype=">f4").reshape(50, 8))
+
+    def replace(done, total):
+        if other.exists():
+            other.replace(source)
+
+    normalize_file(source, tmp_path / "y.npy", progress=replace)
+    assert not other.exists()
+    assert np.array_equal(np.load(tmp_path / "y.npy"), l2.normalize(x))
+
+
+def test_norms_within_source_or_target_by_url(tmp_path):
+    """Are refused as by a path."""
+    pytest.importorskip("fsspec")
+    np.save(tmp_path / "x.npy", np.ones((2, 2)))
+    with pytest.raises(ValueError, match="norms: expected another file"):
+        normalize_file(tmp_path / "x.npy", tmp_path / "y.npy", norms=(tmp_path / "y.npy").as_uri())

@@ -187,3 +187,13 @@ def test_a_record_of_something_else(record):
     Path("unit", RECORD).write_text(json.dumps(record))
     (part,) = normalize_folder("parts", "unit")
     assert part.report is not None
+
+
+def test_float64_asked_for_is_not_the_default(tmp_path):
+    """NumPy finds float64 equal to None, the default."""
+    (tmp_path / "p").mkdir()
+    np.save(tmp_path / "p" / "x.npy", np.ones((2, 2), np.float32))
+    wide = normalize_folder(tmp_path / "p", tmp_path / "u", dtype=np.dtype("float64"))
+    again = normalize_folder(tmp_path / "p", tmp_path / "u")
+    assert wide[0].report.dtype == np.float64
+    assert again[0].report.dtype == np.float32

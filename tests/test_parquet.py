@@ -293,8 +293,16 @@ def test_old_timestamps(nested):
     at_one = data.index((1000).to_bytes(8, "little") + day)
     data[at_one : at_one + 8] = (1001).to_bytes(8, "little")
     Path("in.parquet").write_bytes(data)
-    refused(ValueError, "source: .*column 't.*nanoseconds, which pyarrow cannot hold both",
-            "in.parquet", "out.parquet")  # fmt: skip
+    both = "source: .*others with nanoseconds, which pyarrow cannot read both"
+    refused(ValueError, both, "in.parquet", "out.parquet")
+    for order in ("beyond", "fine"), ("fine", "beyond"):
+        columns = {
+            "beyond": pa.array([at(1019, 1, 1)], pa.timestamp("us")),
+            "fine": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns")),
+        }
+        table = pa.table({name: columns[name] for name in order} | {"v": v[:1]})
+        pq.write_table(table, "in.parquet", use_deprecated_int96_timestamps=True)
+        refused(ValueError, both, "in.parquet", "out.parquet")
 
 
 def test_by_pandas():

@@ -119,9 +119,9 @@ class Lists(Column):
     def __init__(self, x: Any) -> None:
         self.parts = _parts(x, x.type)
         self.ends = [_ends(part) for part in self.parts]
-        self.bounds = self.ends[0]
-        for ends in self.ends[1:]:
-            self.bounds = np.append(self.bounds, ends[1:] + self.bounds[-1])
+        begins = np.cumsum([0, *(ends[-1] for ends in self.ends)])
+        shifted = [ends[1:] + begin for begin, ends in zip(begins[1:], self.ends[1:], strict=False)]
+        self.bounds = np.concatenate([self.ends[0], *shifted]) if shifted else self.ends[0]
         like = np.broadcast_to(np.empty((), _dtype(x.type.value_type)), (len(x), 1))
         library = "ragged" if len(self.parts) == 1 else "chunks"
         null = np.array(x.is_null()) if x.null_count else np.zeros(len(x), bool)

@@ -64,8 +64,8 @@ class Parquet(Table):
         """Whether timestamps of 96 bits are before 1677 or after 2262, which are other ones in 64
         bits of nanoseconds, without a word. In microseconds they are not, unless they have parts of
         one."""
+        beyond = parts = False
         for leaf in (leaf.path for leaf in self.leaves if leaf.physical_type == "INT96"):
-            beyond = parts = False
             fine, rough = (
                 self._opened(unit).iter_batches(_formats.WINDOW // 64, columns=[leaf])
                 for unit in ("ns", "us")
@@ -73,14 +73,12 @@ class Parquet(Table):
             for nanos, micros in zip(map(_int64, fine), map(_int64, rough), strict=True):
                 parts = parts or bool((nanos - micros * 1000 != 0).any())  # these wrap, too
                 beyond = beyond or bool((abs(micros) > np.iinfo(np.int64).max // 1000).any())
-            if beyond and parts:
-                raise pa.ArrowInvalid(
-                    f"column {leaf!r} has timestamps before 1677 or after 2262, and nanoseconds, "
-                    "which pyarrow cannot hold both"
-                )
-            if beyond:
-                return True
-        return False
+        if beyond and parts:
+            raise pa.ArrowInvalid(
+                "it has timestamps of 96 bits before 1677 or after 2262, and others with "
+                "nanoseconds, which pyarrow cannot read both"
+            )
+        return beyond
 
     def _check(self, size: int) -> None:
         """Compare what the head claims with itself and with the length of the file."""
