@@ -119,9 +119,11 @@ class Lists(Column):
     def __init__(self, x: Any) -> None:
         self.parts = _parts(x, x.type)
         self.ends = [_ends(part) for part in self.parts]
-        begins = np.cumsum([0, *(ends[-1] for ends in self.ends)])
-        shifted = [ends[1:] + begin for begin, ends in zip(begins[1:], self.ends[1:], strict=False)]
-        self.bounds = np.concatenate([self.ends[0], *shifted]) if shifted else self.ends[0]
+        self.bounds = self.ends[0]
+        if len(self.ends) > 1:
+            begins = np.cumsum([ends[-1] for ends in self.ends])
+            shifted = (e[1:] + b for e, b in zip(self.ends[1:], begins, strict=False))
+            self.bounds = np.concatenate([self.ends[0], *shifted])
         like = np.broadcast_to(np.empty((), _dtype(x.type.value_type)), (len(x), 1))
         library = "ragged" if len(self.parts) == 1 else "chunks"
         null = np.array(x.is_null()) if x.null_count else np.zeros(len(x), bool)
