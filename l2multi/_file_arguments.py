@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from l2multi import _containers, _contract, _formats
+from l2multi import _containers, _contract, _formats, _remote
 from l2multi._formats import Opened
 from l2multi._replacing import told
 
@@ -44,7 +44,7 @@ def check_target(source: str, target: str, *, made: bool = False) -> str:
     _formats.check_target(source, target)
     path = os.path.realpath(target)
     folder = _formats.find(source).folder
-    if folder and (is_within(path, source) or is_within(source, path)):
+    if folder and (_remote.is_within(path, source) or _remote.is_within(source, path)):
         raise ValueError(f"target: expected another folder than {source!r}, got {target!r}")
     try:
         status = os.stat(target)
@@ -68,12 +68,6 @@ def check_target(source: str, target: str, *, made: bool = False) -> str:
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", target)
     return path
-
-
-def is_within(path: str, folder: str) -> bool:
-    """Whether a path is that of a folder or file, or below it."""
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def prepare(

@@ -75,7 +75,7 @@ Tensor = Annotated[
     typer.Option(
         metavar="NAME",
         help="The name of the tensor, array or dataset to take, where a file (.npz, .safetensors, "
-        ".zarr, HDF5) has several; the others are carried through.",
+        ".zarr, HDF5) has several.",
     ),
 ]
 Column = Annotated[
@@ -83,7 +83,7 @@ Column = Annotated[
     typer.Option(
         metavar="NAME",
         help="The name of the column to take, where a table (Parquet, Arrow) has several columns "
-        "of vectors; the others are carried through.",
+        "of vectors.",
     ),
 ]
 Dims = Annotated[

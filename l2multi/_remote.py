@@ -6,8 +6,8 @@ Folders of files too, by the same functions as those of this machine.
 import contextlib
 import errno
 import glob
+import itertools
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -21,20 +21,24 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def place(path: str) -> tuple[str, str]:
+# A file system, empty for that of this machine, and a path in it.
+Place = tuple[Any, str]
+
+
+def place(path: str) -> Place:
     """What all paths of one file or folder have in common: its system, and where it is there."""
     if not is_url(path):
-        return "LocalFileSystem", os.path.realpath(path)
+        return "", os.path.realpath(path)
     return _place(*_system("source", path))
 
 
 def is_within(path: str, other: str) -> bool:
     """Whether a path is another's, by whatever names, or that of something in it."""
     (system, inner), (others, outer) = place(path), place(other)
-    return system == others and f"{inner}/".startswith(f"{outer}/")
+    return system == others and f"{inner}/".startswith(f"{outer.rstrip('/')}/")
 
 
-def parent(path: str) -> tuple[str, str]:
+def parent(path: str) -> Place:
     """The `place` of the folder that a file is in; a link is not followed."""
     if not is_url(path):
         return place(os.path.dirname(path.rstrip(os.sep)) or os.curdir)
@@ -42,9 +46,10 @@ def parent(path: str) -> tuple[str, str]:
     return _place(system, inner.rstrip("/").rpartition("/")[0])
 
 
-def _place(system: Any, inner: str) -> tuple[str, str]:
-    name = type(system).__name__
-    return name, os.path.realpath(inner) if name == "LocalFileSystem" else inner.rstrip("/")
+def _place(system: Any, inner: str) -> Place:
+    if type(system).__name__ == "LocalFileSystem":
+        return "", os.path.realpath(inner)
+    return system, inner.rstrip("/")  # systems of two hosts are not equal
 
 
 def check_apart(source: str, target: str) -> None:
@@ -59,9 +64,8 @@ def kind(argument: str, path: str) -> str:
         return "folder" if os.path.isdir(path) else "file" if os.path.lexists(path) else ""
     system, inner = _system(argument, path)
     with _errors(argument, path):
-        if system.isfile(
-            inner
-        ):  # first, for HTTP reads all of a file to tell whether it is a folder
+        # This first, for HTTP reads all of a file to tell whether it is a folder.
+        if system.isfile(inner):
             return "file"
         return "folder" if system.isdir(inner) else ""
 
@@ -81,8 +85,10 @@ def matching(pattern: str) -> list[str]:
     if not is_url(pattern):
         return sorted(glob.glob(pattern))
     system, inner = _system("source", pattern)
-    # As the caller writes what stands before the first part that varies.
-    head, base = (re.split(r"[*?[]", one)[0].rpartition("/")[0] for one in (pattern, inner))
+    # As the caller writes what stands before the path in the system.
+    ends = zip(reversed(pattern), reversed(inner), strict=False)
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+    head, base = pattern[: len(pattern) - same], inner[: len(inner) - same]
     with _errors("source", pattern):
         return sorted(head + name.removeprefix(base) for name in system.glob(inner))
 

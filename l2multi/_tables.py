@@ -250,9 +250,8 @@ def writing() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(
-            error.errno, os.strerror(error.errno)
-        ) from None  # without pyarrow's own words
+        why = os.strerror(error.errno)  # without pyarrow's own words
+        raise OSError(error.errno, why) from None
     except _ERRORS as error:
         raise ValueError(f"target: cannot be written as its source is ({_line(error)})") from None
 

@@ -51,9 +51,13 @@ def report(one: Report, dry_run: bool = False) -> str:
         "backend": one.backend,
         "why this one": one.why,
         "time": f"{one.seconds:.3f} s",
-        "throughput": f"{one.nbytes / one.seconds / 1e9:.2f} GB/s, read and written",
+        "throughput": _speed(one.nbytes, one.seconds, dry_run),
     }
     return lines(shown)
+
+
+def _speed(nbytes: int, seconds: float, dry_run: bool) -> str:
+    return f"{nbytes / seconds / 1e9:.2f} GB/s, read" + " and written" * (not dry_run)
 
 
 def part(one: Part) -> str:
@@ -83,7 +87,7 @@ def parts(all_: Sequence[Part], seconds: float, dry_run: bool = False) -> str:
             "zero vectors": sum(one.zero for one in reports),
             "not finite": sum(one.nonfinite for one in reports),
             "time": f"{seconds:.3f} s",
-            "throughput": f"{nbytes / seconds / 1e9:.2f} GB/s, read and written",
+            "throughput": _speed(nbytes, seconds, dry_run),
         }
     )
 

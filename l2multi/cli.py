@@ -211,7 +211,7 @@ def normalize(
 
     OUT is like IN, with unit vectors, and is replaced only when it is complete. Of several files,
     a folder or a pattern, OUT is a folder; a second run skips what was done. Files are known by
-    their suffix.
+    their suffix; what else is in them is carried through.
     """
     if len(paths) < 2:
         raise typer.BadParameter("expected IN and OUT", param_hint="IN... OUT")

@@ -153,7 +153,7 @@ def normalize_zarr(
         total.refuse()
         if not dry_run:
             zarr.tidy(source, temporary, opened.name)
-    return files.report_of(total, given, wanted, result, start)
+    return files.report_of(total, given, wanted, result, start, written=not dry_run)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ class Report(NamedTuple):
         From the call to the renamed file, compilation included, and the wait for the disk if a
         file was replaced.
     nbytes : int
-        Array bytes read plus array bytes written.
+        Bytes of the vectors that were read and of those that were written.
     source, target : str
         The paths, as they were given.
     shape : tuple of int
@@ -218,7 +218,7 @@ def normalize_file(
         one = begin()
         if dry_run:
             one.run(progress=progress)
-            return report_of(one, given, wanted, result, start)
+            return report_of(one, given, wanted, result, start, written=False)
         vectors = None
         if zero == "drop":  # how many vectors the result has, its head says
             one.run()
@@ -249,18 +249,21 @@ def _write(
 
 
 def report_of(
-    one: _stream.Pass, source: str, target: str, dtype: np.dtype[Any], start: float
-) -> Report:
+    one: _stream.Pass, source: str, target: str, dtype: np.dtype[Any], start: float, *,
+    written: bool = True,
+) -> Report:  # fmt: skip
     """What one way through a file was."""
     opened, used = one.opened, one.used
     reasons = used.values() if len(used) == 1 else (f"{name}: {why}" for name, why in used.items())
-    nbytes = one.elements * (opened.dtype.itemsize + dtype.itemsize)
+    dropped = one.zeros.count if one.policies["zero"] == "drop" else 0
+    nbytes = one.elements * opened.dtype.itemsize
+    if written:
+        nbytes += (one.elements - dropped * (one.length or 0)) * dtype.itemsize
     return Report(
         one.vectors, one.length, one.zeros.count, one.unbound.count, one.smallest, one.largest,
         opened.dtype, dtype, ", then ".join(used), time.perf_counter() - start, nbytes, source,
         target, opened.shape, "; ".join(reasons), tuple(one.zeros.first), tuple(one.unbound.first),
-        one.nulls.count, one.zeros.count if one.policies["zero"] == "drop" else 0,
-        opened.name or None,
+        one.nulls.count, dropped, opened.name or None,
     )  # fmt: skip
 
 

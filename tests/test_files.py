@@ -896,3 +896,13 @@ def test_norms_within_source_or_target_by_url(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((2, 2)))
     with pytest.raises(ValueError, match="norms: expected another file"):
         normalize_file(tmp_path / "x.npy", tmp_path / "y.npy", norms=(tmp_path / "y.npy").as_uri())
+
+
+def test_bytes_of_a_report(tmp_path):
+    """Of what was read, and of what was written."""
+    source, target = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(source, np.float32([[3, 4], [0, 0], [5, 12]]))
+    assert normalize_file(source, target).nbytes == 2 * 24
+    assert normalize_file(source, target, dry_run=True).nbytes == 24
+    assert normalize_file(source, target, zero="drop").nbytes == 24 + 16
+    assert normalize_file(source, target, dtype="float64").nbytes == 24 + 48

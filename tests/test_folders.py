@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import l2multi as l2
-from l2multi import files
+from l2multi import _remote, files
 from l2multi.cli import main
 from l2multi.folders import RECORD, normalize_folder
 from tests.streamed import draw, numpy_backend
@@ -197,3 +197,30 @@ def test_float64_asked_for_is_not_the_default(tmp_path):
     again = normalize_folder(tmp_path / "p", tmp_path / "u")
     assert wide[0].report.dtype == np.float64
     assert again[0].report.dtype == np.float32
+
+
+def test_places():
+    """Two hosts of one kind are two; a pattern's matches are called as the pattern is."""
+    fsspec = pytest.importorskip("fsspec")
+
+    class Buckets(fsspec.AbstractFileSystem):
+        """Names begin with those of hosts."""
+
+        protocol = "buckets"
+
+        def __init__(self, host=None, **options):
+            super().__init__(host=host, **options)
+
+        @staticmethod
+        def _get_kwargs_from_urls(path):
+            return {"host": path.partition("://")[2].partition("/")[0][:3]}
+
+        def glob(self, path, **options):
+            return ["one-a/x.npy", "one-b/x.npy"]
+
+    fsspec.register_implementation("buckets", Buckets, clobber=True)
+    one, two = "buckets://one/x.npy", "buckets://two/x.npy"
+    assert _remote.place(one) == _remote.place(one)
+    assert _remote.place(one)[0] != _remote.place(two)[0]
+    found = _remote.matching("buckets://one-*/x.npy")
+    assert found == ["buckets://one-a/x.npy", "buckets://one-b/x.npy"]

@@ -215,6 +215,7 @@ def _part(
 
         found = norms(block)
         safe, plain = rescue(wide), np.ma.getdata(found)
+        factors = safe.scale_up, safe.scale_down
         lost = (plain == np.inf) | ((plain > 0) & (plain < np.sqrt(safe.lowest)))
         if (
             lost.any()
@@ -222,10 +223,8 @@ def _part(
             and _contract.rule(block.dtype).norm.itemsize > 4
         ):
             stack: Any = np.ma.stack if isinstance(found, np.ma.MaskedArray) else np.stack
-            return stack(
-                [found, *(norms(_times(block, f)) for f in (safe.scale_up, safe.scale_down))], -1
-            )
-        return found[..., None] * np.array([wide.type(1), safe.scale_up, safe.scale_down])
+            return stack([found, *(norms(_times(block, factor)) for factor in factors)], -1)
+        return found[..., None] * np.array([wide.type(1), *factors])
 
 
 def _times(block: Any, factor: Any) -> Any:
@@ -254,10 +253,8 @@ class _Whole:
         one, safe = total.dtype.type(1), rescue(total.dtype)
         below, above = found < np.sqrt(safe.lowest), found == np.inf
         self.root = np.where(below, small, np.where(above, self.large, found))
-        self.scale_up, self.scale_down = (
-            np.where(below, safe.scale_up, one),
-            np.where(above, safe.scale_down, one),
-        )
+        self.scale_up = np.where(below, safe.scale_up, one)
+        self.scale_down = np.where(above, safe.scale_down, one)
         self.length = self.root / self.scale_up / self.scale_down
         self.length[np.isnan(self.length)] = np.nan
 

@@ -23,7 +23,7 @@ BLOCK = 2**18
 
 
 class Made(NamedTuple):
-    """What has been computed, and of what."""
+    """What has been computed, and of what; and which backend was named, if one was."""
 
     y: torch.Tensor
     axes: tuple[int, ...]
@@ -31,6 +31,7 @@ class Made(NamedTuple):
     zero_nan: bool = False
     norms: torch.Tensor | None = None
     keepdims: bool = False
+    backend: str | None = None
 
 
 class _Computed(torch.autograd.Function):
@@ -52,10 +53,10 @@ class Unit(_Computed):
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
         """``(g - u <u, g>) / norm``."""
         (x,) = ctx.saved_tensors
-        axes, eps, zero_nan, norms, _ = ctx.how
+        axes, eps, zero_nan, norms, _, name = ctx.how
         made = None
         if not torch.is_grad_enabled() and operations.has_values(g):
-            made = _by_kernel(x, g, axes, eps)
+            made = _by_kernel(x, g, axes, eps, name)
             if made is None:
                 made = _projected(x, g, axes, eps, norms)
         if made is None:
@@ -74,10 +75,10 @@ class Length(_Computed):
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
         """``u * g``."""
         (x,) = ctx.saved_tensors
-        axes, *_, keepdims = ctx.how
+        axes, *_, keepdims, name = ctx.how
         if torch.is_grad_enabled() or not operations.has_values(g):
             return _by_torch(lambda x: operations.length(x, axes, keepdims, ctx.dtype), x, g), None
-        unit = l2multi.normalize(x, axes)
+        unit = l2multi.normalize(x, axes, backend=name)
         shape = [1 if d in axes else n for d, n in enumerate(x.shape)]
         return (unit * g.reshape(shape)).to(x.dtype), None
 
@@ -91,12 +92,14 @@ def _by_torch(function: Any, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _by_kernel(x: torch.Tensor, g: torch.Tensor, axes: Axes, eps: float) -> torch.Tensor | None:
+def _by_kernel(
+    x: torch.Tensor, g: torch.Tensor, axes: Axes, eps: float, name: str | None
+) -> torch.Tensor | None:
     """The same in one pass, by a kernel of a backend for NumPy; None where there is none for it."""
     if axes != (x.ndim - 1,) or g.dtype != x.dtype or g.layout is not torch.strided:
         return None
     try:
-        write = _writer(x.dtype, _backends.named(None))
+        write = _writer(x.dtype, name)
     except ImportError:
         return None
     if write is None or not x.is_contiguous() or not x.numel():

@@ -123,13 +123,15 @@ class HostTensor(Opened):
         if not self.needs_grad:
             return made
         eps, nan = self.request.eps, self.request.zero == "nan"
-        return Unit.apply(self.x, Made(made, self.over, eps, nan))
+        name = _backends.named(self.request.backend)
+        return Unit.apply(self.x, Made(made, self.over, eps, nan, backend=name))
 
     def close_norms(self, norms: Any, axes: tuple[int, ...], keepdims: bool = False) -> Any:
         made = tensor(np.asarray(norms))
         if not self.needs_grad or made.dtype == torch.bool:
             return made
-        return Length.apply(self.x, Made(made, axes, keepdims=keepdims))
+        name = _backends.named(self.request.backend)
+        return Length.apply(self.x, Made(made, axes, keepdims=keepdims, backend=name))
 
     def close_target(self, out: Any, axes: tuple[int, ...] | None, keepdims: bool = False) -> Any:
         if self.lazy is not None:

@@ -593,3 +593,21 @@ def test_sparse_keywords():
         assert l2.norm(x, dtype="float64").dtype == torch.float64
         with pytest.raises(TypeError, match="torch has no longdouble"):
             l2.norm(x, dtype=np.longdouble)
+
+
+def test_gradient_by_the_backend_that_was_named():
+    """In whatever context it is computed, and however that was named."""
+    x = np.random.default_rng(0).standard_normal((50, 300), dtype=np.float32)
+    g = torch.from_numpy(np.random.default_rng(1).standard_normal((50, 300), dtype=np.float32))
+
+    def gradient(**keywords):
+        a = torch.from_numpy(x.copy()).requires_grad_()
+        y = l2.normalize(a, **keywords)
+        with l2.backend("numba"):
+            y.backward(g)
+        return a.grad
+
+    named = gradient(backend="numpy")
+    with l2.backend("numpy"):
+        assert torch.equal(gradient(), named)
+    np.testing.assert_allclose(gradient(), named, rtol=1e-5, atol=1e-6)
