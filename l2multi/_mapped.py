@@ -25,8 +25,8 @@ from l2multi._formats import Array, Block, Opened, Writer
 # read every page for each few. This many neighbours fill whole pages, and their norms are small.
 NEIGHBOURS = 2**16
 
-# Bytes of a window, which stay in the cache. Of 300 MB of float32, two MiB take as long, half a MiB
-# or 16 take 1.2 of the time (Zen 5, two cores).
+# Bytes of a window, which stay in the cache. 300 MB of float32 take 1.04 of the time with half as
+# many, 1.12 with a quarter, 1.2 with four times as many (Zen 5, two cores).
 PLACE = 2**22
 
 # Of madvise(2), from Linux 5.14, of which `mmap` has no names. 205 MB of float32 take 104 ms with

@@ -1,11 +1,11 @@
-"""The options that commands share, and what parses them. Imports typer."""
+"""The options of the commands, and what parses them. Imports typer."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from l2multi import _backends
+from l2multi import _backends, _contract, _file_arguments
 from l2multi.formats.npy import NAMELESS
 
 
@@ -109,3 +109,65 @@ Backend = Annotated[
 Json = Annotated[bool, flag("--json", help="Print JSON, one object on a line.")]
 Quiet = Annotated[bool, flag("--quiet", "-q", help="Print nothing but errors.")]
 Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Save a plot as PNG, PDF or SVG.")]
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IN... OUT",
+        parser=path,
+        help="The file to read and the file to write; or several, a folder or a pattern to "
+        "read, and the folder to write to. All may be URLs.",
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        help="Of the result, such as float32; by default that of IN, and float64 where IN has "
+        "integers.",
+    ),
+]
+Eps = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER",
+        help="Vectors are divided by their norms, but by this where a norm is less.",
+    ),
+]
+Zero = Annotated[
+    str,
+    choice(
+        _file_arguments.ZERO,
+        "Zero vectors stay, become NaN, stop the command, are left out, or become null.",
+    ),
+]
+NonFinite = Annotated[
+    str,
+    choice(
+        _contract.NONFINITE,
+        "Vectors with inf or NaN have NaN in the result, or stop the command.",
+    ),
+]
+ReturnNorms = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Save the norms of the vectors of IN too, as .npy; of several files, into this "
+        "folder. (In Python, norms=.)",
+    ),
+]
+DryRun = Annotated[bool, flag("--dry-run", help="Read, check and report, and write nothing.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Have a cluster of Dask compute, where IN is a .zarr: the one whose scheduler has "
+        "this address; local starts one on this machine.",
+    ),
+]
+Tol = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="How far a norm may be from 1; by default four units in the last place of the dtype.",
+    ),
+]

@@ -141,69 +141,20 @@ def _before(
 
 @_command
 def normalize(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IN... OUT",
-            parser=_options.path,
-            help="The file to read and the file to write; or several, a folder or a pattern to "
-            "read, and the folder to write to. All may be URLs.",
-        ),
-    ],
+    paths: _options.Paths,
     axis: _options.Axis = "-1",
     tensor: _options.Tensor = None,
     column: _options.Column = None,
     dims: _options.Dims = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            help="Of the result, such as float32; by default that of IN, and float64 where IN has "
-            "integers.",
-        ),
-    ] = None,
+    dtype: _options.Dtype = None,
     dtype_in: _options.DtypeIn = None,
-    eps: Annotated[
-        float,
-        typer.Option(
-            metavar="NUMBER",
-            help="Vectors are divided by their norms, but by this where a norm is less.",
-        ),
-    ] = 0.0,
-    zero: Annotated[
-        str,
-        _options.choice(
-            _file_arguments.ZERO,
-            "Zero vectors stay, become NaN, stop the command, are left out, or become null.",
-        ),
-    ] = "keep",
-    nonfinite: Annotated[
-        str,
-        _options.choice(
-            _contract.NONFINITE,
-            "Vectors with inf or NaN have NaN in the result, or stop the command.",
-        ),
-    ] = "propagate",
-    return_norms: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Save the norms of the vectors of IN too, as .npy; of several files, into this "
-            "folder. (In Python, norms=.)",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, _options.flag("--dry-run", help="Read, check and report, and write nothing.")
-    ] = False,
+    eps: _options.Eps = 0.0,
+    zero: _options.Zero = "keep",
+    nonfinite: _options.NonFinite = "propagate",
+    return_norms: _options.ReturnNorms = None,
+    dry_run: _options.DryRun = False,
     backend: _options.Backend = None,
-    dask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Have a cluster of Dask compute, where IN is a .zarr: the one whose scheduler has "
-            "this address; local starts one on this machine.",
-        ),
-    ] = None,
+    dask: _options.Dask = None,
     json_: _options.Json = False,
     quiet: _options.Quiet = False,
 ) -> int | None:
@@ -279,14 +230,7 @@ def check(
     column: _options.Column = None,
     dims: _options.Dims = None,
     dtype_in: _options.DtypeIn = None,
-    tol: Annotated[
-        float | None,
-        typer.Option(
-            metavar="NUMBER",
-            help="How far a norm may be from 1; by default four units in the last place of the "
-            "dtype.",
-        ),
-    ] = None,
+    tol: _options.Tol = None,
     backend: _options.Backend = None,
     plot: _options.Plot = None,
     json_: _options.Json = False,

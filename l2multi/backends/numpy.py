@@ -237,14 +237,7 @@ def _run(
             canonical = not np.isfinite(root).all()
             for part in slices:
                 values = read(part)
-                if narrow:
-                    values *= 1 / root
-                elif scale_up is None:
-                    values /= root
-                else:
-                    values *= scale_up
-                    values /= root
-                    values *= scale_down
+                _divide_by(root, scale_up, scale_down, values, narrow)
                 if canonical:
                     values[np.isnan(values)] = np.nan
                 if target.dtype.kind != "f" or target.dtype.itemsize < 4:
@@ -254,6 +247,20 @@ def _run(
                     width = piece.size // len(values)
                     piece[...] = values[:, done : done + width].reshape(piece.shape)
                     done += width
+
+
+def _divide_by(
+    root: Array, scale_up: Array | None, scale_down: Any, values: Array, narrow: bool
+) -> None:
+    """Rows of values over their roots, in place; times the inverses where all are `narrow`."""
+    if narrow:
+        values *= 1 / root
+    elif scale_up is None:
+        values /= root
+    else:
+        values *= scale_up
+        values /= root
+        values *= scale_down
 
 
 def _are_narrow(x: Array, y: Array) -> bool:
