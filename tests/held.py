@@ -120,7 +120,7 @@ class MaskedSubject(Held):
 
     def _along(self, a, axis):
         """The first of the axes of the vectors, if they can have more entries."""
-        axes = range(a.ndim) if axis is None else np.atleast_1d(np.array(axis)).ravel()
+        axes = range(a.ndim) if axis is None else np.atleast_1d(np.array(axis)).ravel().tolist()
         try:
             axes = [range(a.ndim)[d] for d in axes]
         except (IndexError, TypeError):
