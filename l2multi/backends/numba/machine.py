@@ -155,9 +155,10 @@ class Habits(NamedTuple):
 #                    lines that the nearest cache has
 #   once     Xeon    norms of 100000x768 float32: 0.76 with the prefetch. Zen 3: 1x4000000 float32
 #                    0.7 to 0.9, 20000x768 float64 1.16
-#            Zen 4   1.5: it looks ahead itself (as Zen 5 does, it is assumed)
+#            Zen 4   1.5: it looks ahead itself. Zen 5: rows of 128 to 1000000, float16 and float32
+#                    0.8 to 1.0, float64 0.5 to 0.7; half as far ahead is up to 0.2 slower
 #   stream   Zen 4   5208x768 float32, 16 MB and as many to write: 1.7 streamed. Zen 3: 0.8
-_HABITS = {"znver4": Habits(0, 0, 2**24), "znver5": Habits(1, 0, 2**23)}
+_HABITS = {"znver4": Habits(0, 0, 2**24), "znver5": Habits(1, 2**13, 2**23)}
 _USUAL = Habits(0, 2**12, 2**23)
 
 

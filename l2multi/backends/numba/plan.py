@@ -27,8 +27,7 @@ BATCH_ROOM, INNER_ROOM = BATCH * (AXES + 1), INNER * AXES  # one row to spare
 # that they take when they are gathered.
 LONG_SEGMENT = 2**8
 
-# Groups of sixteen columns that make a tile. By one group at a time, 4000x768 float32 in Fortran
-# order took 1.4 times as long: one line of each row is slow to come.
+# Groups of sixteen columns that go to a thread together.
 GROUPS = 4
 
 # Levels of the tree over a column, and elements from which vectors that are neighbours go one by

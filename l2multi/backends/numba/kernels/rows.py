@@ -9,7 +9,7 @@ from l2multi.backends.numba.dtypes import Kind
 from l2multi.backends.numba.kernels import common
 from l2multi.backends.numba.kernels.common import worker
 from l2multi.backends.numba.lanes import BLOCK, lesser, splat, sum_lanes
-from l2multi.backends.numba.memory import get_int
+from l2multi.backends.numba.memory import LINE, get_int
 
 
 def row_sum(source: Kind, scaled: bool) -> Any:
@@ -20,7 +20,7 @@ def row_sum(source: Kind, scaled: bool) -> Any:
         arithmetic.sum_squares_of_some(source, scaled, rows) for rows in (1, 4, BLOCK)
     )
     size, line = source.size, source.size * LANES
-    prefetch = memory.prefetch(common.BLOCK_SIZE * size)
+    prefetch, prefetch_line = memory.prefetch(common.BLOCK_SIZE * size), memory.prefetch(LINE)
 
     @device
     def add_blocks(x, first, count, factor, table, stack, ahead):
@@ -51,17 +51,20 @@ def row_sum(source: Kind, scaled: bool) -> Any:
         blocks = n // common.BLOCK_SIZE
         add_blocks(x, 0, blocks, factor, table, stack, ahead)
         tail, left = x + blocks * common.BLOCK_SIZE * size, n - blocks * common.BLOCK_SIZE
+        if ahead != 0:
+            for offset in range(0, left * size, LINE):
+                prefetch_line(tail + ahead + offset)
         return finish(tail, blocks, left, factor, table, stack)
 
     return add_blocks, finish, sum_row
 
 
-def row_scale(source: Kind, target: Kind, exact: bool = False) -> Any:
+def row_scale(source: Kind, target: Kind) -> Any:
     """A function that divides neighbouring elements by the divisor, and prefetches and streams if
     all is plain and it is told to."""
     load, load_some = memory.loads(source)
-    store, store_masked = memory.stores(target)
-    store_some = store_exactly(target) if exact else store_masked
+    store, _ = memory.stores(target)
+    store_some = store_rest(target)
     step, step_streaming = (
         arithmetic.scaling(source, target, non_temporal) for non_temporal in (False, True)
     )
@@ -76,7 +79,7 @@ def row_scale(source: Kind, target: Kind, exact: bool = False) -> Any:
         if stream:
             first = lesser(-y % boundary // written, n)
             if first:
-                store_some(plainly(load_some(x, first, table_x), factor), y, first, table_y)
+                store_some(plainly(load_some(x, first, table_x), factor), x, y, first, table_y)
                 x += first * size
                 y += first * written
                 n -= first
@@ -98,7 +101,9 @@ def row_scale(source: Kind, target: Kind, exact: bool = False) -> Any:
                 y += write
         left = n % LANES
         if left:
-            store_some(plainly(load_some(x, left, table_x), factor), y, left, table_y)
+            if ahead:
+                prefetch(x + ahead)
+            store_some(plainly(load_some(x, left, table_x), factor), x, y, left, table_y)
 
     @device
     def scale(call, x, y, n, root, scale_up, scale_down, plain, ahead, stream):
@@ -114,31 +119,35 @@ def row_scale(source: Kind, target: Kind, exact: bool = False) -> Any:
                 y += write
             if left:
                 v = with_care(load_some(x, left, table_x), factor, ups, downs)
-                store_some(v, y, left, table_y)
+                store_some(v, x, y, left, table_y)
 
     return scale
 
 
-def store_exactly(target: Kind) -> Any:
-    """As a store of some lanes, but of no width beyond them. In place, where the next vector begins
-    right there, its load would wait until a masked store is done."""
-    store, _ = memory.stores(target)
+def store_rest(target: Kind) -> Any:
+    """A function that stores the first of the lanes that were read from `x`. In place it writes no
+    wider than they are: the next vector begins right there, and its load would wait for a masked
+    store to be done."""
+    store, store_masked = memory.stores(target)
     reserve, size = memory.stack(1), target.size
 
     @device
-    def store_some(v, y, count, table):
-        lanes = reserve()
-        store(v, lanes, table)
-        cabi.copy_bytes(y, lanes, count * size)
+    def store_some(v, x, y, count, table):
+        if x == y:
+            lanes = reserve()
+            store(v, lanes, table)
+            cabi.copy_bytes(y, lanes, count * size)
+        else:
+            store_masked(v, y, count, table)
 
     return store_some
 
 
-def one_row(source: Kind, target: Kind, exact: bool = False) -> Any:
+def one_row(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to one vector of neighbouring elements."""
     *_, sum_row = row_sum(source, False)
     *_, sum_rescaled = row_sum(source, source.needs_rescaling)
-    needs_rescaling, scale = source.needs_rescaling, row_scale(source, target, exact)
+    needs_rescaling, scale = source.needs_rescaling, row_scale(source, target)
     reserve = memory.stack(common.LEVELS)
 
     @device

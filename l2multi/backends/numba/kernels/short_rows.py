@@ -18,6 +18,7 @@ from l2multi.backends.numba.lanes import (
     I64,
     Value,
     add,
+    greater,
     indices,
     intrinsic,
     lanes,
@@ -26,7 +27,7 @@ from l2multi.backends.numba.lanes import (
     splat,
     vector_of,
 )
-from l2multi.backends.numba.memory import get, get_double, get_int, put, read, slot, write
+from l2multi.backends.numba.memory import LINE, get, get_double, get_int, put, read, slot, write
 from l2multi.backends.numba.plan import BATCH
 
 FEW = 4  # elements up to which sixteen vectors that lie one after another are transposed
@@ -234,9 +235,24 @@ def short_rows_tile(source: Kind, target: Kind) -> Any:
     return tile
 
 
+def fetching(prefetch: Any) -> Any:
+    """A function that prefetches the lines of LANES vectors, `step` bytes apart, so many vectors
+    ahead. 937500x16 float32, beyond the caches, then took 0.25 to 0.3 of the time (one core of a
+    Zen 5); up to FEW elements no more than a hundredth is won or lost."""
+
+    @device
+    def fetch(at, step, ahead):
+        at += ahead * step
+        for offset in range(0, LANES * step, LINE if step <= 2 * LINE else step):
+            prefetch(at + offset)
+
+    return fetch
+
+
 def short_rows(source: Kind, target: Kind) -> Any:
     """Vectors along the last axis of the batch, which has `tiles` of sixteen of them."""
-    tile = short_rows_tile(source, target)
+    tile, read = short_rows_tile(source, target), source.size
+    fetch, fetch_to_write = fetching(memory.prefetch(LINE)), fetching(memory.prefetch_for_write)
 
     @worker
     def run(first, last, call):
@@ -248,9 +264,16 @@ def short_rows(source: Kind, target: Kind) -> Any:
         )
         width, norm_step = get_int(batch, last_axis), get_int(batch, last_axis + 3)
         step_x, step_y = get_int(batch, last_axis + 1), get_int(batch, last_axis + 2)
+        ahead = 0
+        if n > FEW and common.beyond_caches(call, read):
+            ahead = greater(common.PREFETCH_LONG // (LANES * n * read), 1) * LANES
         for i in range(first, last):
             start = i % tiles * LANES
             at_x, at_y, norm = common.places(x, y, norms, batch, axes, i // tiles * width + start)
+            if ahead:
+                fetch(at_x, step_x, ahead)
+                if y != 0 and y != x:
+                    fetch_to_write(at_y, step_y, ahead)
             tile(call, at_x, at_y, norm, n, step_x, step_y, lesser(width - start, LANES), norm_step)
 
     return run
