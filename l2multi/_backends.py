@@ -280,7 +280,7 @@ def select(
             if why is None:
                 why = found.unready(x, axes, result, look)
         if why is None:
-            reason = f"first of the {library} backends that can serve it"
+            reason = f"first of the backends for {library} arrays that can serve it"
             return Selection(row, found, "; ".join([reason, *passed]))
         passed.append(f"not {row.name}: {why}" if name is None else why)
     who = "no backend can" if name is None else f"backend {name!r} cannot"

@@ -231,7 +231,8 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
     if out.dtype not in (dtype, dtype.newbyteorder()):
-        raise TypeError(f"out: expected dtype {name(dtype)}, got {name(out.dtype)}")
+        cure = "; try without out=" if out.dtype.kind in "iub" else ""  # as of integers in place
+        raise TypeError(f"out: expected dtype {name(dtype)}, got {name(out.dtype)}{cure}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if not out.flags.writeable:

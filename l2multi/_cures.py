@@ -1,6 +1,7 @@
 """What to do with what is not supported, or means more than its numbers. Knows no library: what an
 object offers decides."""
 
+import os
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -50,7 +51,9 @@ def of(x: Any, name: str = "x") -> str | None:
     for offer, how in _OFFERS:
         if hasattr(kind, offer):
             return how.format(name)
-    if isinstance(x, (str, bytes)):
+    if isinstance(x, (str, os.PathLike)):
+        return f"l2multi.files.normalize_file({name}, ...), if it names a file"
+    if isinstance(x, bytes):
         return None
     if isinstance(x, Mapping):
         return f"list({name}.values())"

@@ -183,7 +183,9 @@ def test_refusals():
             l2.norm(x)
         with pytest.raises(TypeError, match=r"polars type .* is not supported"):
             x.to_frame("v").select(pl.col("v").l2.norm())
-    with pytest.raises(TypeError, match="is a table"):
+    with pytest.raises(TypeError, match=r"one vector, try x\.to_numpy\(\)$"):
+        l2.norm(pl.Series([3.0, 4.0]))
+    with pytest.raises(TypeError, match=r"is a table.* of columns of numbers, x\.to_numpy\(\)$"):
         l2.norm(FRAME)
     with pytest.raises(Exception, match="zero norm"):
         FRAME.select(pl.col("v").l2.normalize(zero="raise"))

@@ -35,7 +35,7 @@ def open(x: Any, request: _contract.Request) -> Opened:
     if table:
         raise TypeError(
             f"x: {_cures.type_name(x)} is a table, and vectors are in a column of it; try "
-            "pyarrow.table(x)[name], or x[name] of a DataFrame"
+            "pyarrow.table(x)[name], or x[name] of a DataFrame; of columns of numbers, x.to_numpy()"
         )
     return arrow.open(column, request)
 

@@ -214,7 +214,7 @@ def _number(kind: Any) -> np.dtype[Any]:
     try:
         _contract.rule(dtype)
     except TypeError as error:
-        how = 'of a frame, its columns of numbers alone are x.select_dtypes("number")'
+        how = 'columns of numbers alone are x.select_dtypes("number")'
         if isinstance(kind, pd.SparseDtype):
             how = "try x.sparse.to_coo() of a frame, x.sparse.to_dense() of a Series"
         if kind == np.object_ or getattr(kind, "type", None) is list:  # as Arrow's lists are

@@ -21,6 +21,7 @@ def inner(dtype: Any) -> Any:
         raise TypeError(
             f"x: polars type {dtype} is not supported; accepted are Array and List columns, of one "
             "dimension, of Float16 to Float64, Boolean, and integers up to 64 bits"
+            + ("; of numbers, which make one vector, try x.to_numpy()" if dtype in _NUMBERS else "")
         )
     return found
 

@@ -176,7 +176,7 @@ UNFIT = [
     (np.ones(6, "f4"), ValueError, "^out: expected shape"),
     (np.ones((1, 2, 3), "f4"), ValueError, "^out: expected shape"),
     (np.ones((2, 3), "f8"), TypeError, "^out: expected dtype float32, got float64"),
-    (np.ones((2, 3), "i4"), TypeError, "^out: expected dtype"),
+    (np.ones((2, 3), "i4"), TypeError, "^out: expected dtype float32, got int32; try without out="),
     (np.ones((2, 3), np.dtype("f8").newbyteorder()), TypeError, "^out: expected dtype"),
     (_read_only((2, 3)), ValueError, "^out: .*read-only"),
     ([[0.0] * 3] * 2, TypeError, "^out: .*list"),

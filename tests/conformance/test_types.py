@@ -3,6 +3,7 @@
 import array
 import collections
 import fractions
+import pathlib
 import re
 
 import ml_dtypes
@@ -214,6 +215,13 @@ def test_cures(x, cure):
         assert l2.norm(eval(cure, {"np": np, "x": x}), None) > 0
 
 
+@pytest.mark.parametrize("x", ["emb.npy", pathlib.Path("emb.npy")], ids=repr)
+def test_names_of_files(x):
+    """They are told the function for files."""
+    with pytest.raises(TypeError, match=r"^x: .*; try l2multi\.files\.normalize_file\(x, "):
+        l2.normalize(x)
+
+
 def test_a_number_has_no_axes():
     """What is said then works too."""
     told = r"^axis: a number has no axes, try axis=None: axis -1"
@@ -222,7 +230,7 @@ def test_a_number_has_no_axes():
     assert l2.norm(-3.0, axis=None) == 3
 
 
-@pytest.mark.parametrize("x", [None, "34", b"34", object(), tensor(is_meta=True)])
+@pytest.mark.parametrize("x", [None, b"34", object(), tensor(is_meta=True)])
 def test_nothing_is_told_that_does_not_help(x):
     with pytest.raises(TypeError, match=r"accepted are [^;]*$"):
         l2.normalize(x)
