@@ -94,16 +94,18 @@ def sum_of_squares(row):
         low = min(e, default=0)
         return sum(a * a << 2 * (b - low) for a, b in zip(m, e, strict=True)), 2 * low
     limbs, exponents = _limbs(row)
-    order = np.argsort(exponents, kind="stable")
-    limbs = [limb[order] for limb in limbs]
-    values, starts = np.unique(exponents[order], return_index=True)
-    low, count = int(values[0]), len(limbs)
+    order = np.argsort(exponents.astype(np.int16), kind="stable")  # by digits: in linear time
+    exponents, limbs = exponents[order], [limb[order] for limb in limbs]
+    starts = np.flatnonzero(np.diff(exponents, prepend=exponents[0] - 1))
+    values = exponents[starts].tolist()
+    low, count = values[0], len(limbs)
     total = 0
     for i in range(count):
-        for j in range(count):
+        for j in range(i + 1):
             sums = np.add.reduceat(limbs[i] * limbs[j], starts)
-            for e, s in zip(values.tolist(), sums.tolist(), strict=True):
-                total += s << (2 * (e - low) + LIMB * (2 * count - 2 - i - j))
+            twice = LIMB * (2 * count - 2 - i - j) + (i != j)
+            for e, s in zip(values, sums.tolist(), strict=True):
+                total += s << (2 * (e - low) + twice)
     return total, 2 * low - 2 * LIMB * count
 
 

@@ -119,7 +119,7 @@ def test_unknown_names(monkeypatch):
     with pytest.raises(ValueError, match="unknown name ''"):
         l2.normalize(X, backend="")
     monkeypatch.setenv(_backends.ENVIRONMENT, "cupid")
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=rf"{match}; it came from \$L2MULTI_BACKEND$"):
         l2.normalize(X)
     assert l2.norm(X, backend="numpy") == 5
 
