@@ -55,7 +55,9 @@ class Unit(_Computed):
         (x,) = ctx.saved_tensors
         axes, eps, zero_nan, norms, _, name = ctx.how
         made = None
-        if not torch.is_grad_enabled() and operations.has_values(g):
+        # With `eps` and zero vectors that become NaN, the derivative at these is another.
+        plain = not (eps and zero_nan) and not torch.is_grad_enabled()
+        if plain and operations.has_values(g):
             made = _by_kernel(x, g, axes, eps, name)
             if made is None:
                 made = _projected(x, g, axes, eps, norms)

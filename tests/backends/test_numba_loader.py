@@ -678,6 +678,50 @@ def test_levels_in_order() -> None:
     assert [level.name for level in machine.levels()] == names[: len(LEVELS)]
 
 
+@pytest.mark.parametrize(
+    ("system", "architecture", "name"),
+    [
+        ("Linux", "AArch64", "aarch64"),
+        ("Windows", "ARM64", "aarch64-windows"),
+        ("Darwin", "arm64", "aarch64-darwin"),
+        ("Linux", "riscv64", machine.NATIVE),
+    ],
+)
+def test_levels_of_other_machines(
+    system: str, architecture: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ships is for Linux: elsewhere kernels have other names, and are compiled where used."""
+    monkeypatch.delenv(machine.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    level = machine.here.__wrapped__()
+    assert level.name == name
+    assert bool(level.triple) == (name == "aarch64")
+
+
+@pytest.mark.parametrize(
+    ("system", "environment", "place"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/x/l2multi"),
+        ("linux", {"XDG_CACHE_HOME": "", "HOME": "/h"}, "/h/.cache/l2multi"),
+        ("linux", {"XDG_CACHE_HOME": "x", "HOME": "/h"}, None),  # the standard has it ignored
+        ("darwin", {"HOME": "/h"}, "/h/Library/Caches/l2multi"),
+        ("win32", {"LOCALAPPDATA": "/w"}, "/w/l2multi"),
+        ("win32", {}, None),
+    ],
+)
+def test_where_the_cache_is(
+    system: str, environment: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each system has such files, if nobody names a directory."""
+    monkeypatch.setattr(sys, "platform", system)
+    for name in (cache.DIRECTORY, "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cache.directory() == place
+
+
 # What leans on inner parts of Numba, LLVM and Python, by who would miss them: all, or who compiles.
 PRIVATE = {
     "llvmlite.binding.create_mcjit_compiler": "link",

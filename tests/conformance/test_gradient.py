@@ -16,7 +16,8 @@ def of_norm(x):
 
 @pytest.mark.dtypes(np.dtype("f4"), np.dtype("f8"))
 def test_zero_vector(backend, dtype):
-    """With ``eps=0`` the derivatives at the zero vector are 0; with `eps`, ``1 / eps``."""
+    """With ``eps=0`` the derivatives at the zero vector are 0; with `eps`, ``1 / eps``, but where
+    it becomes NaN whatever `eps` is."""
     x = np.array([[0, 0], [3, 4]], dtype)
     norm = backend.gradient(lambda a: l2.norm(a, backend=backend.name).sum(), x)
     np.testing.assert_allclose(norm, [[0, 0], [0.6, 0.8]], rtol=1e-6)
@@ -26,6 +27,10 @@ def test_zero_vector(backend, dtype):
         lambda a: l2.normalize(a, eps=0.5, backend=backend.name)[:, 0].sum(), x
     )
     np.testing.assert_allclose(first, [[2, 0], [0.128, -0.096]], rtol=1e-5)
+    first = backend.gradient(
+        lambda a: l2.normalize(a, eps=0.5, zero="nan", backend=backend.name)[:, 0].sum(), x
+    )
+    np.testing.assert_allclose(first, [[0, 0], [0.128, -0.096]], rtol=1e-5)
 
 
 @pytest.mark.dtypes(np.dtype("f4"), np.dtype("f8"))
