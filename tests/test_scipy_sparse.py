@@ -564,3 +564,54 @@ def test_rows_of_one_length(dtype):
         assert np.array_equal(norms, lengths)
         l2.normalize(held, out=held, backend="numba")
         assert np.array_equal(held.toarray(), want)
+
+
+@pytest.mark.parametrize("how", ["serial", "parallel"])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_whether_indices_ascend(dtype, how):
+    """As SciPy finds it, wherever one does not, at the ends of vectors too; and of no others."""
+    ragged = pytest.importorskip("l2multi.backends.numba.ragged")
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(0, 70, 3000)
+    lengths[:40] = [0, 0, *range(38)]
+    ends = np.append(0, np.cumsum(lengths)).astype(dtype)
+    good = np.concatenate([np.sort(rng.choice(2**30, n, replace=False)) for n in lengths])
+    good = np.append(good, [5, 5]).astype(dtype)  # that belong to none
+    if dtype == "int64":
+        good += np.int64(2**33)
+
+    def scipys(indices):
+        x = sparse.csr_array((len(lengths), 2**40))
+        x.data, x.indices, x.indptr = np.ones(len(indices)), indices, ends
+        return x.has_canonical_format
+
+    with importlib.import_module("l2multi.backends.numba.threads").force(how):
+        assert ragged.ascending(good, ends) is scipys(good) is True
+        assert ragged.ascending(good[:100], ends[:2]) is None
+        for wrong in (good.astype(good.dtype.newbyteorder()), good[::-1], good.astype("u4")):
+            assert ragged.ascending(wrong, ends) is None
+        starts = np.flatnonzero(lengths > 1)
+        for i in (*starts[:40], *starts[-40:]):
+            for at in {ends[i] + 1, (ends[i] + ends[i + 1] + 1) // 2, ends[i + 1] - 1}:
+                for less in (0, 1):
+                    bad = good.copy()
+                    bad[at] = bad[at - 1] - less
+                    assert ragged.ascending(bad, ends) is scipys(bad) is False, (i, at, less)
+
+
+def test_large_unsorted_and_repeated():
+    """Found by our own look, beside what SciPy has not kept: same values, and nothing kept on x."""
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((900, 60))
+    x = sparse.csr_array(a)
+    for change in ((10, 11), (11, 10), (7, 7)):  # as it is, unsorted, repeated
+        indices = x.indices.copy()
+        indices[60 * 800 + 10 : 60 * 800 + 12] = change
+        y = sparse.csr_array((x.data.copy(), indices, x.indptr), shape=x.shape)
+        want = y.toarray()
+        want /= np.linalg.norm(want, axis=1, keepdims=True)
+        got = l2.normalize(y)
+        assert "_has_canonical_format" not in vars(y)
+        np.testing.assert_allclose(got.toarray(), want, rtol=1e-14)
+        l2.normalize(y, out=y)
+        np.testing.assert_allclose(y.toarray(), want, rtol=1e-14)

@@ -7,13 +7,14 @@ matrix has the same bits in every format.
 """
 
 import copy
+import functools
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from l2multi import _contract
+from l2multi import _backends, _contract
 from l2multi._opened import Opened
 from l2multi._ragged import Array, Ragged
 
@@ -223,10 +224,31 @@ def _offsets(x: Any, axes: tuple[int, ...]) -> Array | None:
         return None
     if x.format == "csr" and axes not in ((last,), (0, 1)[: x.ndim]):
         return None
-    if not x.has_canonical_format:
+    if not _canonical(x):
         return None
     offsets: Array = x.indptr if len(axes) == 1 else x.indptr[[0, -1]]
     return offsets
+
+
+@functools.cache
+def _ascending() -> Any:
+    """What finds whether indices ascend, of the first backend that has it."""
+    for row in _backends.rows("ragged"):
+        try:
+            return _backends.load(row).ascending  # type: ignore[attr-defined]
+        except (ImportError, AttributeError):
+            continue
+    return None
+
+
+def _canonical(x: Any) -> bool:
+    """Whether entries are stored in order and each once. SciPy looks at them by one core, and keeps
+    what it finds."""
+    if "_has_canonical_format" not in vars(x) and (look := _ascending()) is not None:
+        found = look(x.indices, x.indptr)
+        if found is not None:
+            x.has_canonical_format = found
+    return bool(x.has_canonical_format)
 
 
 def _check_indptr(x: Any) -> None:

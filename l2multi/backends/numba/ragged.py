@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from l2multi._ragged import Array, Ragged
 from l2multi.backends import numba as dense
 from l2multi.backends import numpy_ragged as readable
-from l2multi.backends.numba import descriptor, loader, threads
+from l2multi.backends.numba import descriptor, loader, shipped, threads
 from l2multi.backends.numba.pairs import Pair, own, pair
 
 check, report, unsupported = dense.check, dense.report, dense.unsupported
@@ -77,6 +77,29 @@ def _rows(x: Ragged) -> Array | None:
     return None if x.size // max(x.count, 1) in MIDDLE else x.rows
 
 
+def ascending(indices: Array, ends: Array) -> bool | None:
+    """Whether the indices of each vector ascend, so that none comes twice; None where they are too
+    few for this to be worth while, or there is no kernel for them."""
+    key = ("ascending", *[indices.dtype.name] * 2)
+    if (
+        indices.size < threads.PARALLEL or key not in shipped.KEYS or not indices.dtype.isnative
+        or not indices.flags.c_contiguous or not loader.available(key)
+    ):  # fmt: skip
+        return None
+    ends = np.ascontiguousarray(ends, np.int64)
+    call = (ctypes.c_int64 * descriptor.CALL_SIZE)()
+    for slot, value in (
+        (descriptor.X, dense.address(indices)),
+        (descriptor.BATCH, dense.address(ends)),
+        (descriptor.TOTAL, indices.size),
+        (descriptor.TOGETHER, 1),
+        (descriptor.POOL, threads.POOL),
+    ):
+        call[slot] = value
+    _give(key, len(ends) - 1, call, threads.threads(indices.size, False))
+    return not call[descriptor.SCRATCH]
+
+
 def _run(
     one: Pair, x: Ragged, y: Array | None, norms: Array | None, eps: float, zero_root: float
 ) -> None:
@@ -92,8 +115,13 @@ def _run(
     planned[descriptor.BATCH], planned[descriptor.TOGETHER] = dense.address(ends), 1
     planned[descriptor.PARTS] = one.source.parts
     call = dense.filled(planned, one, x.entries, y, norms, eps, zero_root, used)
-    worker, at = one.key("ragged"), ctypes.addressof(call)
+    _give(one.key("ragged"), x.count, call, used)
+
+
+def _give(worker: shipped.Key, count: int, call: Any, used: int) -> None:
+    """Have a worker do so many vectors, by so many threads."""
+    call[descriptor.THREADS], at = used, ctypes.addressof(call)
     if used == 1:
-        dense.function(worker, 3)(0, x.count, at)
+        dense.function(worker, 3)(0, count, at)
     else:
-        dense.function(threads.PARALLEL_FOR, 3)(loader.address(worker), x.count, at)
+        dense.function(threads.PARALLEL_FOR, 3)(loader.address(worker), count, at)

@@ -29,6 +29,7 @@ PAIRS = (
 )
 SHARED = ("fast_call", "parallel_for", "helper", "long_rows", "xla_ffi")
 DERIVATIVES = ("float32", "float16", "bfloat16")
+INDICES = ("int32", "int64")
 
 # In this order, for neighbours that are alike make a wheel smaller: 0.53 of what it takes by pairs.
 KEYS: tuple[Key, ...] = (
@@ -36,15 +37,16 @@ KEYS: tuple[Key, ...] = (
     *((name, *pair) for name in descriptor.WORKERS for pair in PAIRS),
     *(("ragged", kind, kind) for kind in _FLOATS),
     *(("jvp", kind, kind) for kind in DERIVATIVES),
+    *(("ascending", kind, kind) for kind in INDICES),
 )
 
 # The files of this folder that shape object code, all that `build` imports but the libraries.
 SOURCES = (
     "arithmetic", "build", "cabi", "compiler", "descriptor", "dtypes", "fast_call",
-    "fast_call_entry", "kernels/__init__", "kernels/columns", "kernels/common", "kernels/gathered",
-    "kernels/jvp", "kernels/long_rows", "kernels/narrow_columns", "kernels/ragged", "kernels/rows",
-    "kernels/segmented", "kernels/short_rows", "kernels/tiles", "lanes", "machine", "memory",
-    "plan", "shipped", "thread_pool", "threads", "xla_ffi",
+    "fast_call_entry", "kernels/__init__", "kernels/ascending", "kernels/columns", "kernels/common",
+    "kernels/gathered", "kernels/jvp", "kernels/long_rows", "kernels/narrow_columns",
+    "kernels/ragged", "kernels/rows", "kernels/segmented", "kernels/short_rows", "kernels/tiles",
+    "lanes", "machine", "memory", "plan", "shipped", "thread_pool", "threads", "xla_ffi",
 )  # fmt: skip
 
 

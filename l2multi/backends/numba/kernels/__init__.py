@@ -24,9 +24,11 @@ gathered        a..b.. a..b.. a..b.. a..b..         anything else, and the other
 
 ragged          aaaaaa bbb cccccccccccccc d ...     as rows, each of its own length
 
-`long_rows` shares each of a few long rows among the threads; `jvp` is the derivative of rows.
+`long_rows` shares each of a few long rows among the threads; `jvp` is the derivative of rows;
+`ascending` looks at indices of ragged vectors.
 """
 
+from l2multi.backends.numba.kernels.ascending import ascending
 from l2multi.backends.numba.kernels.columns import columns
 from l2multi.backends.numba.kernels.gathered import gathered
 from l2multi.backends.numba.kernels.jvp import jvp
@@ -48,4 +50,5 @@ WORKERS = {
     "part_sum": part_sum,
     "part_scale": part_scale,
     "jvp": jvp,
+    "ascending": ascending,
 }

@@ -1,0 +1,65 @@
+"""Ascending: whether the indices of each vector ascend, and so none comes twice."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+
+from l2multi._summation import LANES
+from l2multi.backends.numba import descriptor, memory
+from l2multi.backends.numba.compiler import primitive
+from l2multi.backends.numba.dtypes import Kind
+from l2multi.backends.numba.kernels import common
+from l2multi.backends.numba.kernels.common import worker
+from l2multi.backends.numba.lanes import I64, Value, first_lanes, vector_of
+from l2multi.backends.numba.memory import get_int, set_int
+
+
+def ascending(source: Kind, target: Kind) -> Any:
+    """Indices of vectors that begin and end where a table tells, as `ragged` has it; `SCRATCH` is
+    set to 1 where some do not ascend."""
+    element, size, step = source.element, source.size, source.size * LANES
+    assert target is source
+
+    def bits(builder: Any, flags: Value) -> Value:
+        return builder.zext(builder.bitcast(flags, ir.IntType(LANES)), I64)
+
+    @primitive(types.intp, types.intp)
+    def descents(builder: Any, at: Value) -> Value:
+        """A bit for each of LANES indices whose next is not larger."""
+        these, nexts = (
+            memory.read(builder, builder.add(at, ir.Constant(I64, past)), vector_of(element))
+            for past in (0, size)
+        )
+        return bits(builder, builder.icmp_signed("<=", nexts, these))
+
+    @primitive(types.intp, types.intp, types.intp)
+    def some_descents(builder: Any, at: Value, count: Value) -> Value:
+        these, nexts = (
+            memory.read_some(builder, builder.add(at, ir.Constant(I64, past)), element, count)
+            for past in (0, size)
+        )
+        found = builder.icmp_signed("<=", nexts, these)
+        return bits(builder, builder.and_(found, first_lanes(builder, count)))
+
+    prefetch = memory.prefetch(step)
+
+    @worker
+    def run(first, last, call):
+        x, ends, found = get_int(call, descriptor.X), get_int(call, descriptor.BATCH), 0
+        end = get_int(ends, first)
+        for i in range(first, last):
+            at, end = x + end * size, get_int(ends, i + 1)
+            pairs = x + (end - 1) * size - at  # in bytes
+            while pairs > 0:
+                prefetch(at + common.PREFETCH_LONG)
+                if pairs >= step:
+                    found |= descents(at)
+                else:
+                    found |= some_descents(at, pairs // size)
+                at += step
+                pairs -= step
+        if found:
+            set_int(call, descriptor.SCRATCH, 1)
+
+    return run
