@@ -587,7 +587,6 @@ def test_whether_indices_ascend(dtype, how):
 
     with importlib.import_module("l2multi.backends.numba.threads").force(how):
         assert ragged.ascending(good, ends) is scipys(good) is True
-        assert ragged.ascending(good[:100], ends[:2]) is None
         for wrong in (good.astype(good.dtype.newbyteorder()), good[::-1], good.astype("u4")):
             assert ragged.ascending(wrong, ends) is None
         starts = np.flatnonzero(lengths > 1)

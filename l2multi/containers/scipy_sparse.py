@@ -241,10 +241,14 @@ def _ascending() -> Any:
     return None
 
 
+FEW = 2**15  # entries up to which SciPy is done before a kernel has begun
+
+
 def _canonical(x: Any) -> bool:
     """Whether entries are stored in order and each once. SciPy looks at them by one core, and keeps
     what it finds."""
-    if "_has_canonical_format" not in vars(x) and (look := _ascending()) is not None:
+    unknown = "_has_canonical_format" not in vars(x) and x.indices.size >= FEW
+    if unknown and (look := _ascending()) is not None:
         found = look(x.indices, x.indptr)
         if found is not None:
             x.has_canonical_format = found

@@ -78,11 +78,11 @@ def _rows(x: Ragged) -> Array | None:
 
 
 def ascending(indices: Array, ends: Array) -> bool | None:
-    """Whether the indices of each vector ascend, so that none comes twice; None where they are too
-    few for this to be worth while, or there is no kernel for them."""
+    """Whether the indices of each vector ascend, so that none comes twice; None where there is no
+    kernel for them."""
     key = ("ascending", *[indices.dtype.name] * 2)
     if (
-        indices.size < threads.PARALLEL or key not in shipped.KEYS or not indices.dtype.isnative
+        key not in shipped.KEYS or not indices.dtype.isnative
         or not indices.flags.c_contiguous or not loader.available(key)
     ):  # fmt: skip
         return None
