@@ -79,7 +79,7 @@ XLA_SIZE = XLA_POOL + 1
 
 # What suits this machine's memory, by a symbol of this name; see `machine.Habits`.
 MACHINE = "l2multi_machine"
-ONCE, STREAM, MACHINE_SIZE = range(3)
+ONCE, ONCE_FROM, STREAM, MACHINE_SIZE = range(4)
 
 # The pair descriptor, which `fast_call` reads: for one pair of dtypes, the addresses of the workers
 # that are linked by now (0 for the rest), and what does not change from call to call.

@@ -190,7 +190,7 @@ def _link(key: Key, code: shipped.Code) -> int:
     module.triple = target.triple
     engine = llvm.create_mcjit_compiler(module, target)  # the first finds the process's symbols
     habits = machine.habits()
-    slots(_MACHINE, descriptor.MACHINE_SIZE)[:] = habits.once, habits.stream
+    slots(_MACHINE, descriptor.MACHINE_SIZE)[:] = habits.once, habits.once_from, habits.stream
     llvm.add_symbol(descriptor.XLA_TABLE, XLA_TABLE)
     llvm.add_symbol(descriptor.MACHINE, _MACHINE)
     # LLVM ends the process where it misses a symbol.

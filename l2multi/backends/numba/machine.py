@@ -145,6 +145,7 @@ class Habits(NamedTuple):
 
     near: int  # how near prefetches bring a line: 1 into the nearest cache, 0 the next
     once: int  # how many bytes ahead to prefetch x where it is read once, in the order it lies in
+    once_from: int  # bytes of x from which it is so
     stream: int  # bytes of y from which it is streamed
 
 
@@ -156,10 +157,11 @@ class Habits(NamedTuple):
 #   once     Xeon    norms of 100000x768 float32: 0.76 with the prefetch. Zen 3: 1x4000000 float32
 #                    0.7 to 0.9, 20000x768 float64 1.16
 #            Zen 4   1.5: it looks ahead itself. Zen 5: rows of 128 to 1000000, float16 and float32
-#                    0.8 to 1.0, float64 0.5 to 0.7; half as far ahead is up to 0.2 slower
+#                    0.8 to 1.0, float64 0.5 to 0.7; half as far ahead is up to 0.2 slower. Under
+#                    16 MB, in its last cache, 1.0 to 1.1
 #   stream   Zen 4   5208x768 float32, 16 MB and as many to write: 1.7 streamed. Zen 3: 0.8
-_HABITS = {"znver4": Habits(0, 0, 2**24), "znver5": Habits(1, 2**13, 2**23)}
-_USUAL = Habits(0, 2**12, 2**23)
+_HABITS = {"znver4": Habits(0, 0, 0, 2**24), "znver5": Habits(1, 2**13, 2**24, 2**23)}
+_USUAL = Habits(0, 2**12, 0, 2**23)
 
 
 def habits() -> Habits:

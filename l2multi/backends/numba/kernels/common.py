@@ -280,7 +280,9 @@ def memory_habits(call, n, axes, read, write):
     x, y = get_int(call, descriptor.X), get_int(call, descriptor.Y)
     if not beyond_caches(call, read):
         return 0, 0, 0
-    once = get_int(_habits(), descriptor.ONCE)
+    once = 0
+    if total * read >= get_int(_habits(), descriptor.ONCE_FROM):
+        once = get_int(_habits(), descriptor.ONCE)
     if y == 0:
         return once if once or n >= BLOCK_SIZE else PREFETCH_LONG, 0, 0
     stream = 0
