@@ -188,6 +188,17 @@ class Calls:
         record[descriptor.BATCH], record[descriptor.BATCH_AXES] = ctypes.addressof(batch), 1
         self.call(key, 0, len(x), ctypes.addressof(record))
 
+    def ascending(self, indices: Array, ends: Array) -> None:
+        """Whether the indices of each vector ascend."""
+        found, record = np.zeros(1, np.int64), (ctypes.c_int64 * descriptor.CALL_SIZE)()
+        self.arrays = {descriptor.X: indices, descriptor.BATCH: ends, descriptor.NORMS: found}
+        for slot, array in self.arrays.items():
+            record[slot] = 0 if array is None else array.ctypes.data
+        self.label = f"ascending {indices.dtype} {len(ends) - 1}"
+        self.call(
+            ("ascending", *[indices.dtype.name] * 2), 0, len(ends) - 1, ctypes.addressof(record)
+        )
+
     def call(self, key: shipped.Key, *arguments: int) -> None:
         """Call a worker, or what runs workers, and note what another machine needs to do so."""
         record = list((ctypes.c_int64 * descriptor.CALL_SIZE).from_address(arguments[-1]))
@@ -442,6 +453,17 @@ def test_the_bits_of_arm(tmp_path: Path) -> None:
         calls.jobs += modes.jobs
         seen.update(key for job in calls.jobs for key in job.keys)
         size += sum(len(one) for job in calls.jobs for one in job.want)
+    for kind in shipped.INDICES:
+        calls = Calls()
+        ends = np.array([0, 0, 1, 17, 50, 120], np.int64)
+        for at in (None, *range(1, 120)):
+            indices = np.arange(120, dtype=kind)
+            if at is not None:  # fine where a vector begins
+                indices[at:] -= at % 2 + 1
+            calls.ascending(indices, ends)
+        assert {job.want for job in calls.jobs} == {(bytes(8),), ((1).to_bytes(8, "little"),)}
+        run(program, LOWEST, calls.jobs)
+        seen.update(key for job in calls.jobs for key in job.keys)
     not_called = set(shipped.KEYS) - set(seen)
     # Python's, a thread's, and XLA's.
     assert not_called == {("fast_call",), ("helper",), ("xla_ffi",)}

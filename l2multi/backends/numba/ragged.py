@@ -87,9 +87,10 @@ def ascending(indices: Array, ends: Array) -> bool | None:
     ):  # fmt: skip
         return None
     ends = np.ascontiguousarray(ends, np.int64)
-    call = (ctypes.c_int64 * descriptor.CALL_SIZE)()
+    call, found = (ctypes.c_int64 * descriptor.CALL_SIZE)(), ctypes.c_int64(0)
     for slot, value in (
         (descriptor.X, dense.address(indices)),
+        (descriptor.NORMS, ctypes.addressof(found)),
         (descriptor.BATCH, dense.address(ends)),
         (descriptor.TOTAL, indices.size),
         (descriptor.TOGETHER, 1),
@@ -97,7 +98,7 @@ def ascending(indices: Array, ends: Array) -> bool | None:
     ):
         call[slot] = value
     _give(key, len(ends) - 1, call, threads.threads(indices.size, False))
-    return not call[descriptor.SCRATCH]
+    return not found.value
 
 
 def _run(

@@ -16,8 +16,8 @@ from l2multi.backends.numba.memory import get_int, set_int
 
 
 def ascending(source: Kind, target: Kind) -> Any:
-    """Indices of vectors that begin and end where a table tells, as `ragged` has it; `SCRATCH` is
-    set to 1 where some do not ascend."""
+    """Indices of vectors that begin and end where a table tells, as `ragged` has it; 1 is written
+    in place of norms where some do not ascend."""
     element, size, step = source.element, source.size, source.size * LANES
     assert target is source
 
@@ -60,6 +60,6 @@ def ascending(source: Kind, target: Kind) -> Any:
                 at += step
                 pairs -= step
         if found:
-            set_int(call, descriptor.SCRATCH, 1)
+            set_int(get_int(call, descriptor.NORMS), 0, 1)
 
     return run
