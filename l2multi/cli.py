@@ -85,6 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except _FAILURES as error:
         return _failed(error)
+    except SystemExit as left:
+        if left.code != 1:  # of a signal
+            raise
+        _unheard()  # the parser or rich met a reader that has gone, such as `head`, and gave up
+        return 0
 
 
 _FAILURES = (OSError, ValueError, TypeError, ImportError, MemoryError)
@@ -96,10 +101,23 @@ def _failed(error: BaseException, code: int = 1) -> int:
     try:
         print(end="", flush=True)
     except OSError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _unheard()
     print(f"l2multi: error: {_one_line(error)}", file=sys.stderr)
     return code
+
+
+def _say(text: str) -> None:
+    """Print it, to whoever still reads: one who has gone has heard enough, and ends no work."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _unheard()
+
+
+def _unheard() -> None:
+    """From now on what is printed goes nowhere."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _FORMATS = f"Known suffixes: {_formats.known()}. What has another is taken for .npy."
@@ -203,7 +221,7 @@ def normalize(
     else:
         text = _terminal.as_json(report) if json_ else _terminal.report(report, dry_run)
     try:
-        print(text, flush=True)
+        _say(text)
     except OSError as error:
         told_ = f"OUT is complete, but not the report: {error.strerror}"
         raise OSError(error.errno, told_) from None
@@ -211,15 +229,15 @@ def normalize(
 
 
 def _print_part(part: Part) -> None:
-    print(_terminal.part(part), flush=True)
+    _say(_terminal.part(part))
 
 
 def _print_json(part: Part) -> None:
     if part.report is None:
         what = "stale" if part.stale else "done before"
-        print(json.dumps({"source": part.source, "target": part.target, what: True}))
+        _say(json.dumps({"source": part.source, "target": part.target, what: True}))
     else:
-        print(_terminal.as_json(part.report), flush=True)
+        _say(_terminal.as_json(part.report))
 
 
 @_command
@@ -248,9 +266,9 @@ def check(
                 dtype_in=dtype_in, tol=tol, backend=backend, progress=_heeding(progress),
             )  # fmt: skip
         if json_:
-            print(_terminal.as_json(found, source=source))
+            _say(_terminal.as_json(found, source=source))
         elif not quiet:
-            print(_terminal.check(found, source))
+            _say(_terminal.check(found, source))
             if found.counts and (plot or sys.stdout.isatty()):
                 _terminal.histogram(found.counts)
         if plot and found.counts:
@@ -292,9 +310,9 @@ def info(
             "why this one": told.why,
         }
         if json_:
-            print(json.dumps(shown | {"shape": opened.shape}))
+            _say(json.dumps(shown | {"shape": opened.shape}))
         else:
-            print(_terminal.lines(shown))
+            _say(_terminal.lines(shown))
 
 
 @_command
@@ -310,7 +328,7 @@ def bench(
     for cell in _bench.run(quick):
         cells.append(cell)
         if json_:
-            print(_terminal.as_json(cell), flush=True)
+            _say(_terminal.as_json(cell))
     if not json_:
         _terminal.table_of(cells)
     if plot:

@@ -147,7 +147,7 @@ def normalize_folder(
             # Before it is done: who changes it meanwhile is found out.
             now = {"asked": asked, "source": "" if dry_run else digest(here)}
             if dry_run or not _is_done(record.get(name), now, result, beside_):
-                with _remote.sent("target", result) as there:
+                with _remote.sent("target", result) as there, _naming(path):
                     report = normalize_file(
                         here, there, axis, norms=beside_, dry_run=dry_run, progress=progress,
                         **keywords,
@@ -162,6 +162,18 @@ def normalize_folder(
     for part in _stale(record, pairs, target):
         tell(part)
     return found
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Refusals of a part say which it is."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        message = str(error)
+        if message.startswith("source: ") and path not in message:
+            error.args = (f"{message}, in {path!r}",)
+        raise
 
 
 def is_many(path: Path) -> bool:
@@ -191,7 +203,7 @@ def _sources(source: Path | Iterable[Path]) -> list[str]:
     if not found:
         raise ValueError(
             f"source: expected files that bear one of {_formats.known()}, got {path!r}, where "
-            "there are none"
+            f"there are none ({' and '.join(_formats.COMMON)} are taken by a pattern alone)"
         )
     return found
 

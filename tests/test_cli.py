@@ -453,6 +453,37 @@ def test_report_that_cannot_be_printed(tmp_path, unbuffered):
     np.testing.assert_allclose(np.load(target), [[0.6, 0.8]])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["normalize", "x.npy", "y.npy"], 0),
+        (["normalize", "parts", "unit"], 0),
+        (["check", "x.npy"], 1),
+        (["info", "x.npy", "--json"], 0),
+        (["--help"], 0),
+    ],
+)
+def test_reader_that_has_gone(tmp_path, arguments, code):
+    """As of `l2multi ... | head`: the work is done, and what it came to is told."""
+    np.save(tmp_path / "x.npy", [[3.0, 4.0]])
+    (tmp_path / "parts").mkdir()
+    for name in "ab":
+        np.save(tmp_path / "parts" / f"{name}.npy", [[3.0, 4.0]])
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "l2multi", *arguments],
+            cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (code, "")
+    if arguments[0] == "normalize":
+        made = tmp_path / ("y.npy" if arguments[-1] == "y.npy" else "unit/b.npy")
+        np.testing.assert_allclose(np.load(made), [[0.6, 0.8]])
+
+
 def test_warm(tmp_path, monkeypatch, capsys):
     """It compiles what does not ship, and a later process finds it."""
     command = [sys.executable, "-m", "l2multi", "warm", "--dtype", "float16", "--to", "float8_e5m2"]
