@@ -18,6 +18,7 @@ import pytest
 
 import l2multi as l2
 from l2multi import _backends, _contract, _usable
+from tests import conftest
 
 X = np.array([3.0, 4.0])
 FUNCTIONS = (l2.normalize, l2.norm, l2.is_normalized, l2.explain)
@@ -122,6 +123,13 @@ def test_unknown_names(monkeypatch):
     with pytest.raises(ValueError, match=rf"{match}; it came from \$L2MULTI_BACKEND$"):
         l2.normalize(X)
     assert l2.norm(X, backend="numpy") == 5
+
+
+def test_every_backend_is_in_the_tables():
+    missing = set(_backends.NAMES) - set(_usable.INSTALL)
+    assert not missing, f"enter {missing} in INSTALL of l2multi/_usable.py"
+    missing = set(_backends.NAMES) - {"numpy", *conftest.VARIANTS}
+    assert not missing, f"enter a Subject for {missing} in VARIANTS of tests/conftest.py"
 
 
 @pytest.mark.parametrize(

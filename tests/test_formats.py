@@ -15,6 +15,7 @@ import l2multi as l2
 from l2multi import _formats, _mapped
 from l2multi.cli import main
 from l2multi.files import normalize_file
+from tests import fuzz_files
 from tests.streamed import BEFORE, draw, refused, small_windows, write
 
 pytestmark = pytest.mark.usefixtures("small_windows")
@@ -183,6 +184,8 @@ EXAMPLES = {
     ".npz": archive, ".safetensors": tensors, ".fvecs": vecs, ".fbin": bins, ".vec": text,
     ".bin": words,
 }  # fmt: skip
+# Those that another library reads, whose tests have files of their own; and .npy.
+ELSEWHERE = {".zarr", ".h5", ".parquet", ".arrow"}
 READ_HERE = [row for row in _formats.ROWS if row.suffix in EXAMPLES]
 
 
@@ -194,6 +197,14 @@ def example(suffix: str) -> bytes:
 def named(row) -> str | None:
     """What the vectors are called in an example."""
     return "emb" if "tensor" in row.takes else None
+
+
+def test_every_format_has_an_example():
+    suffixes = {row.suffix for row in _formats.ROWS} - ELSEWHERE
+    missing = suffixes - {".npy", *EXAMPLES}
+    assert not missing, f"enter {missing} in EXAMPLES (or ELSEWHERE) of tests/test_formats.py"
+    missing = suffixes - set(fuzz_files.SUFFIXES)
+    assert not missing, f"enter {missing} in _SEEDS of tests/fuzz_files.py"
 
 
 @pytest.mark.parametrize("row", READ_HERE, ids=lambda row: row.suffix)
