@@ -281,7 +281,8 @@ def chosen(names: list[str], tensor: str | None, path: str) -> str:
     if tensor in names:
         return tensor
     shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
-    raise ValueError(f"tensor: expected one of those in {path!r} ({shown}), got {tensor!r}")
+    got = "none" if tensor is None else repr(tensor)
+    raise ValueError(f"tensor: expected one of those in {path!r} ({shown}), got {got}")
 
 
 def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:

@@ -325,7 +325,8 @@ def _find(schema: Any, column: str | None, path: str) -> tuple[str, tuple[int, .
             f"columns are {tuple(found)[:20]!r}"
         )
     told = ", ".join(map(repr, list(vectors)[:20])) + ", ..." * (len(vectors) > 20)
-    raise ValueError(f"column: expected one of the vectors in {path!r} ({told}), got {column!r}")
+    got = "none" if column is None else repr(column)
+    raise ValueError(f"column: expected one of the vectors in {path!r} ({told}), got {got}")
 
 
 def _fields(fields: Any, prefix: str, at: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -105,6 +105,18 @@ def test_folders_of_other_systems(places, end, capsys):
     assert "where there are none" in capsys.readouterr().err
 
 
+def test_refused_part_is_named(tmp_path, capsys):
+    """Those before it are done."""
+    for name, x in (("a", 1), ("b", 0), ("c", 1)):
+        np.save(tmp_path / f"{name}.npy", np.full((2, 3), x, np.float32))
+    part, target = os.path.join(str(tmp_path), "b.npy"), str(tmp_path / "unit")
+    with pytest.raises(l2.ZeroVectorError, match=rf"^source: zero norm .*, in {part!r}$"):
+        normalize_folder(tmp_path, target, zero="raise")
+    assert main(["normalize", str(tmp_path), target, "--zero", "raise"]) == 1
+    assert capsys.readouterr().err.endswith(f", in {part!r}\n")
+    assert sorted(os.listdir(target)) == [".l2multi.json", "a.npy"]
+
+
 def test_dry_run_elsewhere():
     system = fsspec.filesystem("memory")
     parts("a.npy")

@@ -107,7 +107,7 @@ def test_the_only_one():
     with h5py.File("in.h5", "a") as file:
         file["test"], file["neighbors"] = x[:5], np.zeros((5, 10), int)
     told = r"tensor: expected one of those in 'in.h5' \('a/b/emb', 'test'\), got "
-    refused(ValueError, told + "None", *FILES)
+    refused(ValueError, told + "none", *FILES)
     for name in ("train", "a/b", "/"):
         refused(ValueError, told + f"'{name}'", *FILES, tensor=name)
     normalize_file("in.h5", "one.h5", tensor="a/b/emb")

@@ -405,7 +405,7 @@ def test_which_column(suffix, capsys):
     assert read(target)["tokens"][0].as_py() == [0.6, 0.8]
     write(source, pa.table({"i": ids, "a": x, "b": x}))
     message = "column: expected one of the vectors in .*'a', 'b'.*, got "
-    refused(ValueError, message + "None", source, target)
+    refused(ValueError, message + "none", source, target)
     refused(ValueError, message + "'c'", source, target, column="c")
     command = ["normalize", source, target, "--quiet"]
     assert main(command) == 1

@@ -145,15 +145,10 @@ def open(path: str, request: Request) -> Sliced:
     """The array that is named, or the only one."""
     _library()
     names = sorted(_arrays(path))
-    name = request.tensor
-    if name is None and len(names) == 1:
-        (name,) = names
-    name = None if name is None else name.strip("/")
-    if name not in names:
-        shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
-        if not names:
-            raise ValueError(f"source: expected a .zarr folder with an array, got {path!r}")
-        raise ValueError(f"tensor: expected one of those in {path!r} ({shown}), got {name!r}")
+    if not names:
+        raise ValueError(f"source: expected a .zarr folder with an array, got {path!r}")
+    asked = None if request.tensor is None else request.tensor.strip("/")
+    name = _formats.chosen(names, asked, path)
     own = os.path.join(path, name)
     meta = _described(own)
     if '"pickle"' in json.dumps(meta):
