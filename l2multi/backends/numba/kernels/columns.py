@@ -253,6 +253,19 @@ def ahead_of_tile(batch, axes, column, size):
     return TILE * size
 
 
+@device
+def distances(call, batch, axes, n, stride_x, stride_y, read, write, to_write):
+    """How many bytes ahead to prefetch x while columns are summed, and x and, if it is `to_write`
+    and not streamed, y while they are divided; 0 for not at all."""
+    if not common.beyond_caches(call, read):
+        return 0, 0, 0
+    if n * TILE * read > common.PREFETCH_MOST:
+        ahead_y = ROWS_AHEAD * stride_y if to_write else 0
+        return common.BLOCK_SIZE * stride_x, ROWS_AHEAD * stride_x, ahead_y
+    ahead_y = ahead_of_tile(batch, axes, 2, write) if to_write else 0
+    return ahead_of_tile(batch, axes, 1, read), 0, ahead_y
+
+
 def columns(source: Kind, target: Kind) -> Any:
     """Tiles of the vectors along the last axis of the batch, which has `tiles` of them."""
     tile = column_tile(source, target)
@@ -283,15 +296,9 @@ def columns(source: Kind, target: Kind) -> Any:
         aligned = not narrow and stride % LINE == 0
         _, _, stream = common.memory_habits(call, n, axes, read, write)
         stream = stream if aligned else 0
-        ahead = ahead_x = ahead_y = 0
-        if common.beyond_caches(call, read):
-            write_y = y != x and stream == 0
-            if n * TILE * read > common.PREFETCH_MOST:
-                ahead, ahead_x = common.BLOCK_SIZE * stride_x, ROWS_AHEAD * stride_x
-                ahead_y = ROWS_AHEAD * stride_y if write_y else 0
-            else:
-                ahead = ahead_of_tile(batch, axes, 1, read)
-                ahead_y = ahead_of_tile(batch, axes, 2, write) if write_y else 0
+        ahead, ahead_x, ahead_y = distances(
+            call, batch, axes, n, stride_x, stride_y, read, write, y != x and stream == 0
+        )
         i = first
         while i < last:
             column, row = i % tiles * LANES, i // tiles * width

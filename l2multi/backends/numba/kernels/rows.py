@@ -63,8 +63,7 @@ def row_scale(source: Kind, target: Kind) -> Any:
     """A function that divides neighbouring elements by the divisor, and prefetches and streams if
     all is plain and it is told to."""
     load, load_some = memory.loads(source)
-    store, _ = memory.stores(target)
-    store_some = store_rest(target)
+    (store, _), store_some = memory.stores(target), store_rest(target)
     step, step_streaming = (
         arithmetic.scaling(source, target, non_temporal) for non_temporal in (False, True)
     )
