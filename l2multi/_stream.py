@@ -126,6 +126,8 @@ class Pass:
         self.elements += self.opened.elements(block)
         plain, valid = self.opened.plain(norms)
         zero, finite = _contract.are_zero(plain), np.isfinite(plain)
+        if self.length == 0:  # to no policy are empty vectors zero vectors
+            zero = np.zeros_like(zero)
         if valid is not None:
             self.nulls.add(~valid, block.starts)
             zero, plain = zero & valid, np.where(valid, plain, plain.dtype.type(np.nan))

@@ -54,9 +54,9 @@ class Table(Opened):
         self.kind = _at(schema, self.place).type
         try:
             opened = arrow.open(nothing(self.kind), _NOTHING_ASKED)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             told = str(error).removeprefix("x: ")
-            raise TypeError(f"source: column {self.name!r} of {path!r}: {told}") from None
+            raise type(error)(f"source: column {self.name!r} of {path!r}: {told}") from None
         self.dtype = opened.array.dtype
         inner = (None,) if isinstance(opened, arrow.Lists) else opened.array.shape[1:]
         self.shape = (rows, *inner)

@@ -14,7 +14,7 @@ import safetensors.numpy
 import l2multi as l2
 from l2multi import _formats, _mapped
 from l2multi.cli import main
-from l2multi.files import normalize_file
+from l2multi.files import check_file, normalize_file
 from tests import fuzz_files
 from tests.streamed import BEFORE, draw, refused, small_windows, write
 
@@ -285,7 +285,7 @@ def test_pages_of_a_window(head):
 BOUNDED = """
 import resource, sys
 import numpy as np
-from l2multi.files import normalize_file
+from l2multi.files import check_file, normalize_file
 
 small, large, target, tensor = sys.argv[1:]
 for axis in (-1, 0):
@@ -327,3 +327,31 @@ def test_every_suffix_is_documented(capsys):
     for text in (capsys.readouterr().out, details):
         for suffix in _formats.known().split(", "):
             assert suffix in text
+
+
+def test_lists_of_no_elements(tmp_path):
+    """Empty vectors are no zero vectors, as in memory and in a .npy."""
+    pa = pytest.importorskip("pyarrow")
+    kind = pa.list_(pa.float32(), 0)
+    lists = pa.Array.from_buffers(kind, 3, [None], children=[pa.array([], pa.float32())])
+    batch = pa.RecordBatch.from_arrays([lists], ["e"])
+    with pa.OSFile(f"{tmp_path}/x.arrow", "wb") as file, pa.ipc.new_file(file, batch.schema) as w:
+        w.write_batch(batch)
+    np.save(tmp_path / "x.npy", np.zeros((3, 0), np.float32))
+    for suffix in ("arrow", "npy"):
+        source, target = tmp_path / f"x.{suffix}", tmp_path / f"y.{suffix}"
+        report, check = normalize_file(source, target, zero="raise"), check_file(source)
+        assert (report.vectors, report.length, report.zero) == (3, 0, 0)
+        assert (check.unit, check.zero, check.off) == (0, 0, 3)
+
+
+def test_list_size_below_zero(tmp_path):
+    """As a damaged file says: one clear line."""
+    pa = pytest.importorskip("pyarrow")
+    schema = pa.schema([("e", pa.list_(pa.float32(), 12345))])
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_file(sink, schema).close()
+    size = [n.to_bytes(4, "little", signed=True) for n in (12345, -12345)]
+    (tmp_path / "x.arrow").write_bytes(sink.getvalue().to_pybytes().replace(*size))
+    with pytest.raises(ValueError, match=r"^source: column 'e' of .*: expected lists of a size"):
+        normalize_file(tmp_path / "x.arrow", tmp_path / "y.arrow")

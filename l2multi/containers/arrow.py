@@ -224,6 +224,8 @@ def _rows(x: Any, storage: Any) -> tuple[Array, Array]:
     """The values of a fixed-size list array as a matrix, and which of its rows are null or have a
     null element."""
     width, n = storage.list_size, len(x)
+    if width < 0:  # as a damaged file says
+        raise ValueError(f"x: expected lists of a size of 0 or more, got {storage}")
     values = x.values.slice(x.offset * width, n * width)
     missing = np.asarray(x.is_null())
     if values.null_count:
