@@ -64,7 +64,9 @@ def check_target(source: str, target: str, *, made: bool = False) -> str:
             )
     # What /dev/stdout leads to may be a pipe, or have no name any more.
     elif not (stat.S_ISREG(status.st_mode) and os.path.exists(path)):
-        raise ValueError(f"target: expected a file, got {target!r}, which is not one")
+        inside = os.path.join(target, os.path.basename(source))
+        cure = f" (try {inside!r})" if stat.S_ISDIR(status.st_mode) else ""
+        raise ValueError(f"target: expected a file, got {target!r}, which is not one{cure}")
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", target)
     return path

@@ -269,9 +269,10 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def known() -> str:
-    """All suffixes, for messages."""
-    return ", ".join(kind for row in ROWS for kind in row.suffixes)
+def known(alone: bool = False) -> str:
+    """All suffixes, for messages; or those that say vectors by themselves."""
+    kinds = [kind for row in ROWS for kind in row.suffixes]
+    return ", ".join(kind for kind in kinds if not (alone and kind in COMMON))
 
 
 def chosen(names: list[str], tensor: str | None, path: str) -> str:
@@ -280,9 +281,25 @@ def chosen(names: list[str], tensor: str | None, path: str) -> str:
         return names[0]
     if tensor in names:
         return tensor
+    raise not_named("tensor", f"those in {path!r}", names, tensor)
+
+
+class NotNamedError(ValueError):
+    """A file holds many, and none was named: `names`, for the keyword `option`."""
+
+    option: str
+    names: list[str]
+
+
+def not_named(option: str, what: str, names: list[str], asked: str | None) -> ValueError:
+    """The error where none of the names in a file was asked for."""
     shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
-    got = "none" if tensor is None else repr(tensor)
-    raise ValueError(f"tensor: expected one of those in {path!r} ({shown}), got {got}")
+    told = f"{option}: expected one of {what} ({shown}), got "
+    if asked is not None or not names:
+        return ValueError(told + ("none" if asked is None else repr(asked)))
+    error = NotNamedError(f"{told}none; name one, such as {option}={names[0]!r}")
+    error.option, error.names = option, names
+    return error
 
 
 def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:

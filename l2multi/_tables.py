@@ -324,9 +324,7 @@ def _find(schema: Any, column: str | None, path: str) -> tuple[str, tuple[int, .
             f"source: expected a table with a column of lists of numbers, got {path!r}, whose "
             f"columns are {tuple(found)[:20]!r}"
         )
-    told = ", ".join(map(repr, list(vectors)[:20])) + ", ..." * (len(vectors) > 20)
-    got = "none" if column is None else repr(column)
-    raise ValueError(f"column: expected one of the vectors in {path!r} ({told}), got {got}")
+    raise _formats.not_named("column", f"the vectors in {path!r}", list(vectors), column)
 
 
 def _fields(fields: Any, prefix: str, at: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

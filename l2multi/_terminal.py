@@ -73,8 +73,10 @@ def part(one: Part) -> str:
     return f"{one.target}: {told.vectors} vectors" + "".join(f", {what}" for what in more)
 
 
-def parts(all_: Sequence[Part], seconds: float, dry_run: bool = False) -> str:
-    """What was done to a folder, or would be."""
+def parts(
+    all_: Sequence[Part], seconds: float, dry_run: bool = False, left: Sequence[str] = ()
+) -> str:
+    """What was done to a folder, or would be, and which of its files were left out."""
     reports = [one.report for one in all_ if one.report is not None]
     nbytes = sum(one.nbytes for one in reports)
     stale = sum(one.stale for one in all_)
@@ -83,6 +85,7 @@ def parts(all_: Sequence[Part], seconds: float, dry_run: bool = False) -> str:
     return lines(
         {
             "files": f"{len(reports)} read, none written" if dry_run else done,
+            **({"not taken": _some(left)} if left else {}),
             "vectors": sum(one.vectors for one in reports),
             "zero vectors": sum(one.zero for one in reports),
             "not finite": sum(one.nonfinite for one in reports),
@@ -90,6 +93,12 @@ def parts(all_: Sequence[Part], seconds: float, dry_run: bool = False) -> str:
             "throughput": _speed(nbytes, seconds, dry_run),
         }
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names, and how to have such files taken."""
+    shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+    return f"{shown} (name such files, or a pattern, if they hold vectors)"
 
 
 def check(one: Check, source: str) -> str:

@@ -30,7 +30,7 @@ from l2multi import (
 )
 from l2multi.__main__ import interrupted
 from l2multi.files import check_file, normalize_file
-from l2multi.folders import Part, is_many, normalize_folder
+from l2multi.folders import Part, is_many, left_out, normalize_folder
 from l2multi.formats.npy import NAMELESS
 
 # What typer's parser raises, whichever parser it brings with it.
@@ -217,7 +217,9 @@ def normalize(
     if quiet or (many and json_):
         return None
     if many:
-        text = _terminal.parts(parts, time.perf_counter() - start, dry_run)
+        seconds = time.perf_counter() - start
+        left = left_out(sources[0]) if len(sources) == 1 else []
+        text = _terminal.parts(parts, seconds, dry_run, left)
     else:
         text = _terminal.as_json(report) if json_ else _terminal.report(report, dry_run)
     try:
@@ -287,11 +289,18 @@ def info(
     dtype_in: _options.DtypeIn = None,
     json_: _options.Json = False,
 ) -> None:
-    """Tell what a file of vectors holds, by its head, and who would normalize it."""
+    """Tell what a file of vectors holds, by its head, and who would normalize it.
+
+    Where it holds many arrays or columns, and none is named, they are listed.
+    """
     known = _file_arguments.request(tensor, column, dtype_in)
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(_remote.fetched("source", source))
-        opened = _file_arguments.open_file(here, known)
+        try:
+            opened = _file_arguments.open_file(here, known)
+        except _formats.NotNamedError as error:
+            _print_names(here, source, known, error, json_)
+            return
         stack.callback(opened.close)
         axes = _contract.normalize_axes(_options.axes_of(axis), len(opened.shape))
         told = l2multi.explain(opened.sample(axes), opened.check_axes(axes))
@@ -313,6 +322,33 @@ def info(
             _say(json.dumps(shown | {"shape": opened.shape}))
         else:
             _say(_terminal.lines(shown))
+
+
+def _print_names(
+    here: str,
+    source: str,
+    known: _formats.Request,
+    which: _formats.NotNamedError,
+    json_: bool,
+) -> None:
+    """Tell what a file holds of which one is to be named."""
+    shown: dict[str, Any] = {}
+    for name in which.names:
+        named: dict[str, Any] = {which.option: name}
+        try:
+            opened = _file_arguments.open_file(here, known._replace(**named))
+        except (TypeError, ValueError) as error:
+            shown[name] = {"error": _one_line(error)}
+        else:
+            shown[name] = {"shape": opened.shape, "dtype": opened.dtype.name}
+            opened.close()
+    if json_:
+        _say(json.dumps({"file": source, f"{which.option}s": shown}))
+        return
+    _say(_terminal.lines({"file": source, "format": _formats.find(source).suffix}))
+    for name, one in shown.items():
+        told = one.get("error") or f"{_terminal.shape(one['shape'])} {one['dtype']}"
+        _say(_terminal.lines({f"--{which.option}": f"{name}: {told}"}))
 
 
 @_command

@@ -201,11 +201,25 @@ def _sources(source: Path | Iterable[Path]) -> list[str]:
     else:
         found = [one for one in _remote.matching(path) if not is_many(one)]
     if not found:
+        told = ""
+        if left := left_out(source):
+            told = f"; of {left[0]!r} and the like, name the files or a pattern such as '*.txt'"
         raise ValueError(
-            f"source: expected files that bear one of {_formats.known()}, got {path!r}, where "
-            f"there are none ({' and '.join(_formats.COMMON)} are taken by a pattern alone)"
+            f"source: expected files that bear one of {_formats.known(alone=True)}, got {path!r}, "
+            f"where there are none{told}"
         )
     return found
+
+
+def left_out(source: Path | Iterable[Path]) -> list[str]:
+    """The files of a folder that may be of vectors, and are taken only where they are asked for."""
+    if not isinstance(source, str | bytes | os.PathLike):
+        return []
+    path = os.fsdecode(source)
+    if not (is_many(path) and _remote.kind("source", path)):
+        return []
+    names = _remote.listed(path)
+    return [name for name in names if _formats.suffix(name) in _formats.COMMON]
 
 
 def _pairs(sources: list[str], target: str) -> list[tuple[str, str]]:
@@ -244,6 +258,8 @@ def _norms_of(paths: list[str], target: str, folder: str) -> dict[str, str]:
             f"norms: expected another folder than those of the parts and the results, got "
             f"{folder!r}"
         )
+    if _remote.kind("norms", folder) == "file":
+        raise ValueError(f"norms: expected a folder, for those of each part, got {folder!r}")
     stems = Counter(_split(path)[0] for path in paths)
     found = {}
     for path in paths:

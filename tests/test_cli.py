@@ -484,6 +484,21 @@ def test_reader_that_has_gone(tmp_path, arguments, code):
         np.testing.assert_allclose(np.load(made), [[0.6, 0.8]])
 
 
+def test_info_lists_what_is_to_be_named(capsys):
+    """With shapes and dtypes, or why it cannot be taken; what needs a name asks for it."""
+    np.savez("x.npz", emb=np.ones((5, 4), np.float32), words=np.array(["a"]), b=np.ones(3))
+    assert main(["info", "x.npz"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in told[:1]] == [["file", "x.npz"]]
+    assert "--tensor       emb: (5, 4) float32" in told
+    assert "--tensor       b: (3,) float64" in told
+    assert main(["info", "x.npz", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["tensors"]
+    assert found["emb"] == {"shape": [5, 4], "dtype": "float32"}
+    message = refused(capsys, "normalize", "x.npz", "y.npz")
+    assert message.endswith("got none; name one, such as --tensor 'emb'")
+
+
 def test_warm(tmp_path, monkeypatch, capsys):
     """It compiles what does not ship, and a later process finds it."""
     command = [sys.executable, "-m", "l2multi", "warm", "--dtype", "float16", "--to", "float8_e5m2"]

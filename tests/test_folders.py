@@ -105,18 +105,6 @@ def test_folders_of_other_systems(places, end, capsys):
     assert "where there are none" in capsys.readouterr().err
 
 
-def test_refused_part_is_named(tmp_path, capsys):
-    """Those before it are done."""
-    for name, x in (("a", 1), ("b", 0), ("c", 1)):
-        np.save(tmp_path / f"{name}.npy", np.full((2, 3), x, np.float32))
-    part, target = os.path.join(str(tmp_path), "b.npy"), str(tmp_path / "unit")
-    with pytest.raises(l2.ZeroVectorError, match=rf"^source: zero norm .*, in {part!r}$"):
-        normalize_folder(tmp_path, target, zero="raise")
-    assert main(["normalize", str(tmp_path), target, "--zero", "raise"]) == 1
-    assert capsys.readouterr().err.endswith(f", in {part!r}\n")
-    assert sorted(os.listdir(target)) == [".l2multi.json", "a.npy"]
-
-
 def test_dry_run_elsewhere():
     system = fsspec.filesystem("memory")
     parts("a.npy")
@@ -236,3 +224,46 @@ def test_places():
     assert _remote.place(one)[0] != _remote.place(two)[0]
     found = _remote.matching("buckets://one-*/x.npy")
     assert found == ["buckets://one-a/x.npy", "buckets://one-b/x.npy"]
+
+
+@pytest.mark.parametrize(("value", "option"), [(0, "zero"), (np.nan, "nonfinite")])
+def test_part_that_a_policy_refuses_is_named(value, option, capsys):
+    """Parts before it are done, as the guide says, and it is not."""
+    os.mkdir("parts")
+    for name, fill in (("0", 1), ("1", value), ("2", 1)):
+        np.save(f"parts/{name}.npy", np.full((5, 4), fill, np.float32))
+    assert main(["normalize", "parts", "done", f"--{option}", "raise"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "done/0.npy: 5 vectors\n"
+    assert err.endswith("the first at position 0 of the batch, in 'parts/1.npy'\n")
+    assert sorted(os.listdir("done")) == [RECORD, "0.npy"]
+
+
+def test_files_of_common_suffixes_are_told(capsys):
+    """They may hold vectors; the message of a folder of them alone says how they are taken."""
+    parts("0.npy")
+    Path("parts/g.txt").write_text("a 3 4\n")
+    assert main(["normalize", "parts", "done"]) == 0
+    assert "not taken      g.txt (name such files" in capsys.readouterr().out
+    os.remove("parts/0.npy")
+    assert main(["normalize", "parts", "other"]) == 1
+    told = capsys.readouterr().err
+    assert ".txt," not in told
+    assert told.endswith("of 'g.txt' and the like, name the files or a pattern such as '*.txt'\n")
+    assert main(["normalize", "parts/*.txt", "done"]) == 0
+
+
+def test_norms_of_parts_where_a_file_is(capsys):
+    """A folder is asked for, and nothing is made."""
+    parts("0.npy")
+    Path("norms.npy").write_bytes(b"")
+    assert main(["normalize", "parts", "done", "--return-norms", "norms.npy"]) == 1
+    assert "--return-norms: expected a folder, for those of each" in capsys.readouterr().err
+    assert not os.path.exists("done")
+
+
+def test_file_into_a_folder(capsys):
+    """The message says which path was meant."""
+    parts("0.npy")
+    assert main(["normalize", "parts/0.npy", "parts"]) == 1
+    assert "(try 'parts/0.npy')" in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_safetensors_keywords(monkeypatch, capsys):
     x = draw((3, 4), ml_dtypes.bfloat16)
     write("in.safetensors", *several(x, "BF16")[:3], ("e8", "F8_E8M0", np.zeros(3, "u1")))
     message = r"tensor: expected one of those in .* \('ids', 'none', 'emb', 'e8'\), got "
-    refused(ValueError, message + "none", "in.safetensors", "out.safetensors")
+    refused(ValueError, message + "none; name one", "in.safetensors", "out.safetensors")
     refused(ValueError, message + "'x'", "in.safetensors", "out.safetensors", tensor="x")
     refused(ValueError, message, "in.safetensors", "out.safetensors", tensor="__metadata__")
     refused(TypeError, "F8_E8M0 of tensor 'e8'", "in.safetensors", "out.safetensors", tensor="e8")
