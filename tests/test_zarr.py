@@ -17,7 +17,7 @@ import pytest
 import l2multi as l2
 from l2multi import _formats, _replacing
 from l2multi.cli import main
-from l2multi.files import normalize_file
+from l2multi.files import check_file, normalize_file
 from l2multi.folders import normalize_folder
 from l2multi.formats import zarr as zarr_format
 from tests.streamed import draw, small_windows
@@ -509,6 +509,22 @@ def test_results_stay_out_of_the_source():
     assert files("a.zarr") == before
     normalize_file("a.zarr", "b.zarr/")
     assert sorted(os.listdir()) == ["a.zarr", "b.zarr"]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_next_to_nothing_is_stored(version, monkeypatch):
+    """Where a large claim stands for nothing, nobody waits for its zeros; here a small one."""
+    array = zarr.create_array(
+        "in.zarr", shape=(10**6, 8), chunks=(10**5, 8), dtype="f4", zarr_format=version,
+        compressors=None,
+    )  # fmt: skip
+    monkeypatch.setattr(zarr_format, "LARGE", 2**24)
+    assert check_file("in.zarr").zero == 10**6
+    monkeypatch.setattr(zarr_format, "DENSEST", 10)
+    told = "^source: expected vectors that are stored, got 'in.zarr', which claims 32,000,000 bytes"
+    refused(ValueError, told)
+    array[:200_000] = 1
+    assert check_file("in.zarr").zero == 800_000
 
 
 def test_links_are_refused():

@@ -141,6 +141,27 @@ class Target:
                 )
 
 
+# Bytes of vectors from which those that are stored are counted, and how many one of these may stand
+# for, by compression and by chunks that are not there.
+LARGE, DENSEST = 2**40, 10**6
+
+
+def _check_stored(path: str, shape: tuple[int, ...], itemsize: int) -> None:
+    """Refuse vectors of which next to none are stored: reading what stands for the others, number
+    by number, would take days."""
+    claimed, stored = math.prod(shape) * itemsize, 0
+    if claimed < LARGE:
+        return
+    for folder, _, names in os.walk(path):
+        stored += sum(os.path.getsize(os.path.join(folder, name)) for name in names)
+        if stored * DENSEST >= claimed:
+            return
+    raise ValueError(
+        f"source: expected vectors that are stored, got {path!r}, which claims {claimed:,} "
+        f"bytes of them and has {stored:,}"
+    )
+
+
 def open(path: str, request: Request) -> Sliced:
     """The array that is named, or the only one."""
     _library()
@@ -171,6 +192,7 @@ def open(path: str, request: Request) -> Sliced:
             f"{coded[0]!r}; decode it first, as xarray.open_zarr does"
         )
     _check_dtype(held.dtype, name, request.dtype_in)
+    _check_stored(own.rstrip(os.sep), array.shape, held.dtype.itemsize)
     return Zarr(path, name, held, request.dtype_in)
 
 
