@@ -7,7 +7,6 @@ matrix has the same bits in every format.
 """
 
 import copy
-import functools
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -230,7 +229,6 @@ def _offsets(x: Any, axes: tuple[int, ...]) -> Array | None:
     return offsets
 
 
-@functools.cache
 def _ascending() -> Any:
     """What finds whether indices ascend, of the first backend that has it."""
     for row in _backends.rows("ragged"):

@@ -27,35 +27,43 @@ TILE_ROOM = STACKS + TREE_LEVELS * LANES
 _allocate, _free = cabi.external("malloc", I64, I64), cabi.external("free", ir.VoidType(), I64)
 
 
+def group_sum(source: Kind, scaled: bool, rows: int) -> Any:
+    """A function: the tree over some rows of a group of columns, be it whole or not."""
+    whole = arithmetic.sum_squares(source, scaled, rows)
+    some = arithmetic.sum_squares_of_some(source, scaled, rows)
+
+    @device
+    def sum_(x, stride, columns, scale, table):
+        if columns >= LANES:
+            return whole(x, stride, scale, table)
+        return some(x, stride, columns, 0, columns, scale, table)
+
+    return sum_
+
+
 def column_end(source: Kind, scaled: bool) -> Any:
     """A function: the sums of squares of a group of columns, by its subtrees and the rows left."""
-    one, *some = (arithmetic.sum_squares_of_some(source, scaled, k) for k in (1, 2, 4, BLOCK))
-    some_two, some_four, some_eight = some
-    two, four, eight = (arithmetic.sum_squares(source, scaled, k) for k in (2, 4, BLOCK))
+    one = arithmetic.sum_squares_of_some(source, scaled, 1)
+    two, four = (group_sum(source, scaled, rows) for rows in (2, 4))
+    eight = arithmetic.sum_squares(source, scaled)
+    some_four = arithmetic.sum_squares_of_some(source, scaled, 4)
     prefetch = memory.prefetch(LANES * source.size)
 
     @device
     def few(x, stride, rows, columns, scale, table):
         """The tree over no more than a block's rows, by none beyond them: lanes that are not asked
         for are waited for all the same."""
-        all_lanes, total = columns == LANES, splat(0.0)
+        total = splat(0.0)
         if rows == BLOCK:
-            if all_lanes:
+            if columns == LANES:
                 return eight(x, stride, scale, table)
-            return some_eight(x, stride, columns, 0, columns, scale, table)
+            total = some_four(x + 4 * stride, stride, columns, 0, columns, scale, table)
         if rows & 1:
             total = one(x + (rows - 1) * stride, 0, columns, 0, columns, scale, table)
         if rows & 2:
-            at = x + (rows & 4) * stride
-            if all_lanes:
-                total = add(two(at, stride, scale, table), total)
-            else:
-                total = add(some_two(at, stride, columns, 0, columns, scale, table), total)
-        if rows & 4:
-            if all_lanes:
-                total = add(four(x, stride, scale, table), total)
-            else:
-                total = add(some_four(x, stride, columns, 0, columns, scale, table), total)
+            total = add(two(x + (rows & 4) * stride, stride, columns, scale, table), total)
+        if rows >= 4:
+            total = add(four(x, stride, columns, scale, table), total)
         return total
 
     @device
@@ -79,8 +87,7 @@ def column_end(source: Kind, scaled: bool) -> Any:
 
 def column_sum(source: Kind, scaled: bool) -> Any:
     """A function: the sums of squares of the vectors of a tile."""
-    whole, finish = arithmetic.sum_squares(source, scaled), column_end(source, scaled)
-    some = arithmetic.sum_squares_of_some(source, scaled, BLOCK)
+    block_sum, finish = group_sum(source, scaled, BLOCK), column_end(source, scaled)
     across = LANES * source.size
     prefetch = memory.prefetch(across, BLOCK)
 
@@ -96,12 +103,7 @@ def column_sum(source: Kind, scaled: bool) -> Any:
                     scale = get(slots + group * tiles.GROUP_BYTES, tiles.FACTORS)
                     if ahead != 0:
                         prefetch(at + ahead, LANES * stride)
-                    if some_columns >= LANES:
-                        total = whole(at, LANES * stride, scale, table)
-                    else:
-                        total = some(
-                            at, LANES * stride, some_columns, 0, some_columns, scale, table
-                        )
+                    total = block_sum(at, LANES * stride, some_columns, scale, table)
                     common.push(stack, STACKS + lane * groups + group, LANES * groups, block, total)
             x += common.BLOCK_SIZE * stride
         for number in range(groups):

@@ -59,22 +59,20 @@ def row_sum(source: Kind, scaled: bool) -> Any:
     return add_blocks, finish, sum_row
 
 
-def row_scale(source: Kind, target: Kind) -> Any:
-    """A function that divides neighbouring elements by the divisor, and prefetches and streams if
-    all is plain and it is told to."""
-    load, load_some = memory.loads(source)
-    (store, _), store_some = memory.stores(target), store_rest(target)
+def row_scale_plainly(source: Kind, target: Kind) -> Any:
+    """A function that divides neighbouring elements by the divisor where all is plain, and
+    prefetches and streams if it is told to."""
+    _, load_some = memory.loads(source)
+    store_some, (plainly, _) = store_rest(target), common.divided(source.narrow and target.narrow)
     step, step_streaming = (
         arithmetic.scaling(source, target, non_temporal) for non_temporal in (False, True)
     )
-    product = source.narrow and target.narrow
     size, written, boundary = source.size, target.size, memory.boundary(target)
     read, write = size * LANES, written * LANES
     prefetch = memory.prefetch(read)
-    plainly, with_care = common.divided(product)
 
     @device
-    def scale_plainly(x, y, n, factor, table_x, table_y, ahead, stream):
+    def scale(x, y, n, factor, table_x, table_y, ahead, stream):
         if stream:
             first = lesser(-y % boundary // written, n)
             if first:
@@ -103,6 +101,17 @@ def row_scale(source: Kind, target: Kind) -> Any:
             if ahead:
                 prefetch(x + ahead)
             store_some(plainly(load_some(x, left, table_x), factor), x, y, left, table_y)
+
+    return scale
+
+
+def row_scale(source: Kind, target: Kind) -> Any:
+    """A function that divides neighbouring elements by the divisor, whatever they are like."""
+    load, load_some = memory.loads(source)
+    (store, _), store_some = memory.stores(target), store_rest(target)
+    product = source.narrow and target.narrow
+    read, write = source.size * LANES, target.size * LANES
+    scale_plainly, (_, with_care) = row_scale_plainly(source, target), common.divided(product)
 
     @device
     def scale(call, x, y, n, root, scale_up, scale_down, plain, ahead, stream):
