@@ -7,11 +7,10 @@ import inspect
 import json
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -25,7 +24,7 @@ from l2multi import (
     _formats,
     _options,
     _remote,
-    _stream,
+    _signals,
     _terminal,
 )
 from l2multi.__main__ import interrupted
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     1
     """
     try:
-        with _terminable():
+        with _signals.terminable():
             arguments = sys.argv[1:] if argv is None else list(argv)
             code = app(arguments, prog_name="l2multi", standalone_mode=False)
             print(end="", flush=True)
@@ -195,7 +194,7 @@ def normalize(
     if dask is not None and (many or column):
         raise typer.BadParameter("it is for one .zarr, which has no columns", param_hint="--dask")
     with _terminal.progress(not quiet) as drawn:
-        progress = _heeding(drawn)
+        progress = _signals.heeding(drawn)
         if dask is not None:
             from l2multi.dask import normalize_zarr  # which needs more to be installed
 
@@ -222,12 +221,17 @@ def normalize(
         text = _terminal.parts(parts, seconds, dry_run, left)
     else:
         text = _terminal.as_json(report) if json_ else _terminal.report(report, dry_run)
+    _report(text)
+    return None
+
+
+def _report(text: str) -> None:
+    """Say what was done, of which OUT is complete whether or not this can be printed."""
     try:
         _say(text)
     except OSError as error:
-        told_ = f"OUT is complete, but not the report: {error.strerror}"
-        raise OSError(error.errno, told_) from None
-    return None
+        told = f"OUT is complete, but not the report: {error.strerror}"
+        raise OSError(error.errno, told) from None
 
 
 def _print_part(part: Part) -> None:
@@ -265,7 +269,7 @@ def check(
         with _terminal.progress(not quiet) as progress:
             found = check_file(
                 source, _options.axes_of(axis), tensor=tensor, column=column, dims=dims,
-                dtype_in=dtype_in, tol=tol, backend=backend, progress=_heeding(progress),
+                dtype_in=dtype_in, tol=tol, backend=backend, progress=_signals.heeding(progress),
             )  # fmt: skip
         if json_:
             _say(_terminal.as_json(found, source=source))
@@ -420,59 +424,6 @@ def _dtype(name: str) -> np.dtype[Any]:
     except TypeError:
         known = ", ".join((*_NUMPY_DTYPES, *NAMELESS))
         raise TypeError(f"dtype: {name} is not supported; accepted are {known}") from None
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let what ends a process raise, so that the temporary file is removed as after an interrupt;
-    not a hang-up that ``nohup`` has it ignore."""
-
-    def leave(signum: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + signum)
-
-    previous: dict[int, Any] = {}
-    try:
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, leave)
-    except ValueError:  # not in the main thread, which is the only one that signals reach
-        pass
-    before = sys.unraisablehook
-
-    def keep(what: Any) -> None:
-        if issubclass(what.exc_type, KeyboardInterrupt | SystemExit):
-            _lost.append(what.exc_value)
-        else:
-            before(what)
-
-    sys.unraisablehook = keep
-    try:
-        yield
-        if _lost:
-            raise _lost[0]
-    finally:
-        sys.unraisablehook = before
-        _lost.clear()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-# What a signal raised where Python would print it and go on: in a callback of a weak reference, of
-# which h5py has many; there one of 25 interrupts was lost.
-_lost: list[BaseException] = []
-
-
-def _heeding(draw: _stream.Progress | None) -> _stream.Progress:
-    """Progress that raises what was lost."""
-
-    def look(done: int, total: int) -> None:
-        if _lost:
-            raise _lost[0]
-        if draw is not None:
-            draw(done, total)
-
-    return look
 
 
 # What the functions call their arguments, and what the command does.
