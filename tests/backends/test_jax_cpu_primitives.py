@@ -131,9 +131,10 @@ TRAIN = """
 @pytest.mark.parametrize("dtype", ["float32", "float16"])  # whose kernel to bfloat16 does not ship
 def test_one_answer_for_ever(dtype, tmp_path):
     """A script prints the same in its first process, in later ones, and without a cache."""
-    code = textwrap.dedent(TRAIN).format(dtype=dtype)
+    code, full, nothing = textwrap.dedent(TRAIN).format(dtype=dtype), tmp_path / "a", tmp_path / "b"
+    nothing.mkdir(mode=0o555)
     found = set()
-    for place in (tmp_path, tmp_path, ""):
+    for place in (full, full, nothing, "", "/proc/nowhere"):
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "L2MULTI_CACHE_DIR": str(place)},

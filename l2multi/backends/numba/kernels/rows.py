@@ -98,7 +98,7 @@ def row_scale_plainly(source: Kind, target: Kind) -> Any:
                 y += write
         left = n % LANES
         if left:
-            if ahead:
+            if ahead and not stream:
                 prefetch(x + ahead)
             store_some(plainly(load_some(x, left, table_x), factor), x, y, left, table_y)
 
