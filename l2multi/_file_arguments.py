@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from l2multi import _containers, _contract, _formats, _remote
-from l2multi._formats import Opened
+from l2multi._formats import OpenFile
 from l2multi._replacing import told
 
 ZERO = (*_contract.ZERO, "drop", "null")
 
 
-def request(tensor: str | None, column: str | None, dtype_in: Any) -> _formats.Request:
+def selection(tensor: str | None, column: str | None, dtype_in: Any) -> _formats.Selection:
     """The keywords that say what is meant in a file."""
     known = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)
-    return _formats.Request(tensor, column, known)
+    return _formats.Selection(tensor, column, known)
 
 
-def open_file(path: str, request: _formats.Request) -> Opened:
+def open_file(path: str, selection: _formats.Selection) -> OpenFile:
     """What a file holds, opened by the row of its suffix."""
     row = _formats.find(path)
     with told("source", path):
@@ -35,7 +35,7 @@ def open_file(path: str, request: _formats.Request) -> Opened:
                 f"source: expected a {row.suffix} {what}, got {path!r}, which is not a {what} "
                 f"({cure})"
             )
-        return row.open(path, request)
+        return row.open(path, selection)
 
 
 def check_target(source: str, target: str, *, made: bool = False) -> str:
@@ -73,7 +73,7 @@ def check_target(source: str, target: str, *, made: bool = False) -> str:
 
 
 def prepare(
-    opened: Opened, path: str, axis: _contract.Axis, dims: Any, dtype: Any, zero: Any
+    opened: OpenFile, path: str, axis: _contract.Axis, dims: Any, dtype: Any, zero: Any
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """The axes of the vectors, which are cut to `dims`, and the dtype of the result; refused if
     that or what shall become of zero vectors is nothing for this file."""
@@ -85,7 +85,7 @@ def prepare(
     return axes, result
 
 
-def cut(opened: Opened, axes: tuple[int, ...], dims: Any) -> None:
+def cut(opened: OpenFile, axes: tuple[int, ...], dims: Any) -> None:
     """Have the first elements of each vector count alone."""
     wanted = _containers.known("dims", dims, operator.index)
     if axes != (len(opened.shape) - 1,):
@@ -98,7 +98,7 @@ def cut(opened: Opened, axes: tuple[int, ...], dims: Any) -> None:
     opened.cut(wanted)
 
 
-def check_zero(opened: Opened, axes: tuple[int, ...], zero: Any, path: str) -> None:
+def check_zero(opened: OpenFile, axes: tuple[int, ...], zero: Any, path: str) -> None:
     """Refuse what cannot be done with zero vectors here."""
     _contract.check_choice("zero", zero, ZERO)
     kind = _formats.find(path).suffix
@@ -113,7 +113,7 @@ def check_zero(opened: Opened, axes: tuple[int, ...], zero: Any, path: str) -> N
         )
 
 
-def result_dtype(opened: Opened, path: str, dtype: Any) -> np.dtype[Any]:
+def result_dtype(opened: OpenFile, path: str, dtype: Any) -> np.dtype[Any]:
     """The dtype of the result; refused if the format cannot name it."""
     own = _contract.rule(opened.dtype).result
     asked = own.name if dtype is None else dtype

@@ -1,7 +1,7 @@
 """The table of file formats: what they are called, and how a file is opened and its like created.
 
-A row says the suffixes and which module opens a file: its ``open(path, request)`` returns an
-`Opened`. `files` takes the blocks of that one by one and hands them to a `Writer`, and knows no
+A row says the suffixes and which module opens a file: its ``open(path, selection)`` returns an
+`OpenFile`. `files` takes the blocks of that one by one and hands them to a `Writer`, and knows no
 format.
 """
 
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 WINDOW = 2**24
 
 
-class Request(NamedTuple):
+class Selection(NamedTuple):
     """The keywords that say what is meant in a file."""
 
     tensor: str | None = None
@@ -62,7 +62,7 @@ class Writer:
         """Complete the file, or give it up."""
 
 
-class Opened:
+class OpenFile:
     """A file whose head was found to be sound: its vectors, and how a file like it is written.
 
     Attributes
@@ -158,13 +158,13 @@ class Row(NamedTuple):
             return not found or any(name in found for name in self.folder)
         return False
 
-    def open(self, path: str, request: Request) -> Opened:
+    def open(self, path: str, selection: Selection) -> OpenFile:
         """A file opened for reading."""
-        for name, value in request._asdict().items():
+        for name, value in selection._asdict().items():
             if value is not None and name not in self.takes:
                 told = f"{value!r}, and a {self.suffix} file has no use for it"
                 raise ValueError(f"{name}: expected none, got {told}: {self.rules}")
-        opened: Opened = importlib.import_module(self.module).open(path, request)
+        opened: OpenFile = importlib.import_module(self.module).open(path, selection)
         return opened
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from l2multi import _formats
 from l2multi._contract import Axis
-from l2multi._formats import Array, Block, Opened, Writer
+from l2multi._formats import Array, Block, OpenFile, Writer
 
 # Where vectors lie across the file, neighbours share pages, and a window of a few vectors would
 # read every page for each few. This many neighbours fill whole pages, and their norms are small.
@@ -34,7 +34,7 @@ PLACE = 2**22
 READ, WRITE = 22, 23
 
 
-class Mapped(Opened):
+class Mapped(OpenFile):
     """A file whose vectors are mapped.
 
     Attributes

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from l2multi._contract import Axis
-from l2multi._formats import Array, Block, Opened, Writer
+from l2multi._formats import Array, Block, OpenFile, Writer
 from l2multi._mapped import windows
 
 # Blocks are as much smaller, for several copies of each are in memory on its way.
 COPIES = 4
 
 
-class Sliced(Opened):
+class Sliced(OpenFile):
     """A file whose vectors are an array of another library.
 
     Attributes

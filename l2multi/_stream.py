@@ -8,7 +8,7 @@ import numpy as np
 
 from l2multi import _backends, _contract
 from l2multi._api import explain, norm, normalize
-from l2multi._formats import Array, Block, Opened, Writer
+from l2multi._formats import Array, Block, OpenFile, Writer
 from l2multi._replacing import told
 
 Progress = Callable[[int, int], None]
@@ -58,7 +58,7 @@ class Pass:
     """
 
     def __init__(
-        self, opened: Opened, path: str, axes: tuple[int, ...], dtype: np.dtype[Any],
+        self, opened: OpenFile, path: str, axes: tuple[int, ...], dtype: np.dtype[Any],
         policies: dict[str, Any], backend: str | None, norm_dtype: np.dtype[Any] | None = None,
     ) -> None:  # fmt: skip
         self.opened, self.path, self.axes, self.dtype = opened, path, axes, dtype

@@ -18,7 +18,7 @@ import numpy as np
 
 from l2multi import _contract, _formats
 from l2multi._api import normalize
-from l2multi._formats import Array, Block, Opened
+from l2multi._formats import Array, Block, OpenFile
 
 try:
     import pyarrow as pa
@@ -34,7 +34,7 @@ except ImportError as error:
 __all__ = ["pa"]
 
 
-class Table(Opened):
+class Table(OpenFile):
     """A table of which one column has vectors, one in each row.
 
     Attributes

@@ -297,7 +297,7 @@ def info(
 
     Where it holds many arrays or columns, and none is named, they are listed.
     """
-    known = _file_arguments.request(tensor, column, dtype_in)
+    known = _file_arguments.selection(tensor, column, dtype_in)
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(_remote.fetched("source", source))
         try:
@@ -331,7 +331,7 @@ def info(
 def _print_names(
     here: str,
     source: str,
-    known: _formats.Request,
+    known: _formats.Selection,
     which: _formats.NotNamedError,
     json_: bool,
 ) -> None:

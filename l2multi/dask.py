@@ -38,7 +38,7 @@ class _Job(NamedTuple):
     """What is the same for all windows."""
 
     source: str
-    request: _formats.Request
+    selection: _formats.Selection
     dims: int | None
     written: str | None
     target: str
@@ -50,7 +50,7 @@ class _Job(NamedTuple):
 
     def opened(self) -> Any:
         """The source."""
-        opened = _file_arguments.open_file(self.source, self.request)
+        opened = _file_arguments.open_file(self.source, self.selection)
         if self.dims is not None:
             _file_arguments.cut(opened, self.axes, self.dims)
         return opened
@@ -119,8 +119,8 @@ def normalize_zarr(
     row = _formats.find(source)
     if row.module != zarr.__name__:
         raise ValueError(f"source: expected a .zarr folder, got {given!r}")
-    request = _file_arguments.request(tensor, None, dtype_in)
-    opened: Any = _file_arguments.open_file(source, request)
+    selection = _file_arguments.selection(tensor, None, dtype_in)
+    opened: Any = _file_arguments.open_file(source, selection)
     with told("target", target):
         path = _file_arguments.check_target(source, target, made=dry_run)
     axes, result = _file_arguments.prepare(opened, source, axis, dims, dtype, zero)
@@ -129,7 +129,7 @@ def normalize_zarr(
         found = stack.enter_context(_client(client))
         wanted_norms = norms is not None and not dry_run
         job = _Job(
-            source, request, dims, None, target, axes, result, policies, backend, wanted_norms
+            source, selection, dims, None, target, axes, result, policies, backend, wanted_norms
         )  # fmt: skip
         total = job.one(opened)
         keep_norms = None

@@ -204,7 +204,7 @@ def normalize_file(
         source = stack.enter_context(_remote.fetched("source", given))
         target = stack.enter_context(_remote.sent("target", wanted))
         opened = _file_arguments.open_file(
-            source, _file_arguments.request(tensor, column, dtype_in)
+            source, _file_arguments.selection(tensor, column, dtype_in)
         )
         stack.callback(opened.close)
         with told("target", target):
@@ -388,7 +388,7 @@ def check_file(
     with ExitStack() as stack:
         source = stack.enter_context(_remote.fetched("source", os.fsdecode(source)))
         opened = _file_arguments.open_file(
-            source, _file_arguments.request(tensor, column, dtype_in)
+            source, _file_arguments.selection(tensor, column, dtype_in)
         )
         stack.callback(opened.close)
         axes = _contract.normalize_axes(axis, len(opened.shape))

@@ -277,13 +277,13 @@ class _Lengths:
 
     def __init__(self, axis: _contract.Axis, keywords: dict[str, Any]) -> None:
         asked = {name: keywords.get(name) for name in ("tensor", "column", "dtype_in")}
-        self.request = _file_arguments.request(**asked)
+        self.selection = _file_arguments.selection(**asked)
         self.axis, self.dims = axis, keywords.get("dims")
         self.first: tuple[str, int] | None = None
 
     def look(self, here: str, path: str) -> None:
         """At a part, which messages call `path`."""
-        with contextlib.closing(_file_arguments.open_file(here, self.request)) as opened:
+        with contextlib.closing(_file_arguments.open_file(here, self.selection)) as opened:
             axes = _contract.normalize_axes(self.axis, len(opened.shape))
             along = [opened.shape[d] for d in axes]
         if 0 in opened.shape or None in along or axes != (len(opened.shape) - 1,):

@@ -236,12 +236,38 @@ def _larger(a, b):
     return a if a[0] << (a[1] - low) >= b[0] << (b[1] - low) else b
 
 
+class Same:
+    """Whether two arrays agree to the last bit; where not, its repr says where first."""
+
+    def __init__(self, why):
+        self.why = why
+
+    def __bool__(self):
+        return not self.why
+
+    def __repr__(self):
+        return self.why or "the same bits"
+
+
 def same_bits(a, b):
     """Whether two arrays agree to the last bit, NaNs and signs of zero included."""
     a, b = parts(np.asarray(a)), parts(np.asarray(b))
     if a.dtype != b.dtype or a.shape != b.shape:
-        return False
+        return Same(f"{a.dtype} of shape {a.shape}, not {b.dtype} of shape {b.shape}")
     if a.dtype.itemsize > 8:  # longdouble has bytes of padding
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-        return bool((same & (np.signbit(a) == np.signbit(b))).all())
-    return a.tobytes() == b.tobytes()
+        same &= np.signbit(a) == np.signbit(b)
+    else:
+        same = (as_bytes(a) == as_bytes(b)).all(-1)
+    if same.all():
+        return Same("")
+    first = tuple(int(i) for i in np.argwhere(~same)[0])
+    return Same(
+        f"{np.count_nonzero(~same)} of {same.size} differ, the first at {first}: "
+        f"{a[first]!r}, not {b[first]!r}"
+    )
+
+
+def as_bytes(a):
+    """The bytes of each element."""
+    return np.frombuffer(a.tobytes(), np.uint8).reshape(*a.shape, a.dtype.itemsize)

@@ -63,3 +63,12 @@ def test_same_bits_bites():
     assert reference.same_bits(one, one.copy())
     for other in (-one, np.array([0.0, -np.nan]), one.astype("f4"), one[None], one[:1]):
         assert not reference.same_bits(one, other)
+    assert repr(reference.same_bits(one, -one)) == (
+        "2 of 2 differ, the first at (0,): np.float64(0.0), not np.float64(-0.0)"
+    )
+    assert (
+        repr(reference.same_bits(one, one[:1]))
+        == "float64 of shape (2,), not float64 of shape (1,)"
+    )
+    assert reference.same_bits(one[:0], one[1:1])
+    assert reference.same_bits(np.float32(1), np.array(1, "f4"))

@@ -539,5 +539,5 @@ def test_links_are_refused():
 def test_windows_of_chunks_across():
     """A window has the chunks that it touches, and no more than its bytes ask for."""
     zarr.create_array("a.zarr", shape=(50, 4000), dtype="f4", chunks=(50, 10))[...] = 1
-    opened = zarr_format.open("a.zarr", _formats.Request())
+    opened = zarr_format.open("a.zarr", _formats.Selection())
     assert max(block.values.nbytes for block in opened.blocks((0,))) <= 50 * 10 * 4

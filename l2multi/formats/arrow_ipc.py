@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _formats
-from l2multi._formats import Array, Block, Request, Writer
+from l2multi._formats import Array, Block, Selection, Writer
 from l2multi._tables import Joined, Table, pa, size_of, writing
 
 _MAGIC = b"ARROW1"
@@ -205,6 +205,6 @@ def _header(message: Any) -> _Flat:
     return header
 
 
-def open(path: str, request: Request) -> ArrowFile:
+def open(path: str, selection: Selection) -> ArrowFile:
     """By its first bytes."""
-    return ArrowFile(path, request.column)
+    return ArrowFile(path, selection.column)

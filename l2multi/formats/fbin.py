@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from l2multi._formats import Request, suffix
+from l2multi._formats import Selection, suffix
 from l2multi._mapped import Mapped
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -24,7 +24,7 @@ class Fbin(Mapped):
         return np.array(self.shape, "<u4").tobytes()
 
 
-def open(path: str, request: Request) -> Mapped:
+def open(path: str, selection: Selection) -> Mapped:
     """All vectors."""
     kind = suffix(path)
     dtype = DTYPES[kind]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _contract, _formats
-from l2multi._formats import Array, Block, Request
+from l2multi._formats import Array, Block, Selection
 from l2multi._mapped import reserve
 from l2multi._sliced import Sliced
 
@@ -220,19 +220,19 @@ def _replaced(old: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return parent[name]
 
 
-def open(path: str, request: Request) -> Sliced:
+def open(path: str, selection: Selection) -> Sliced:
     """The dataset that is named, or the only one of floating numbers."""
     h5py = _h5py()
     with _asked(f"source: expected a complete HDF5 file, got {path!r}"):
         file = h5py.File(path, "r", locking=False)
     try:
-        return _read(file, path, request)
+        return _read(file, path, selection)
     except BaseException:
         file.close()
         raise
 
 
-def _read(file: Any, path: str, request: Request) -> Hdf5:
+def _read(file: Any, path: str, selection: Selection) -> Hdf5:
     """The dataset of an open file."""
     h5py = _h5py()
     whole = f"source: expected a complete HDF5 file, got {path!r}"
@@ -243,19 +243,19 @@ def _read(file: Any, path: str, request: Request) -> Hdf5:
         if isinstance(found, h5py.Dataset) and found.shape:
             (names if found.dtype.kind in "fc" else others).append(name)
 
-    wanted = (request.tensor or "").strip("/")
+    wanted = (selection.tensor or "").strip("/")
     with _asked(whole):
         dataset = file.get(wanted) if wanted else None
         if not isinstance(dataset, h5py.Dataset):
             file.visititems(look)
     if not isinstance(dataset, h5py.Dataset):
-        wanted = _formats.chosen(names or others, request.tensor, path)
+        wanted = _formats.chosen(names or others, selection.tensor, path)
         dataset = file[wanted]
     with _asked(whole):
         _check(dataset, wanted, file)
     array, dtype = dataset, dataset.dtype
-    if request.dtype_in is not None or dtype.kind == "V":
-        array, dtype = _viewed(dataset, wanted, request.dtype_in)
+    if selection.dtype_in is not None or dtype.kind == "V":
+        array, dtype = _viewed(dataset, wanted, selection.dtype_in)
     try:
         _contract.rule(dtype)
     except TypeError:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l2multi import _contract
-from l2multi._formats import Array, Request, is_known, known
+from l2multi._formats import Array, Selection, is_known, known
 from l2multi._mapped import Mapped
 
 # What numpy.save writes as nameless bytes: the dtypes of ml_dtypes, and their size.
@@ -48,10 +48,10 @@ def header(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes
     return file.getvalue()
 
 
-def open(path: str, request: Request) -> Mapped:
+def open(path: str, selection: Selection) -> Mapped:
     """The one array of the file, whose bytes are taken for ``dtype_in`` if that was given."""
     with builtins.open(path, "rb") as file:
-        return _read(file, path, request.dtype_in)
+        return _read(file, path, selection.dtype_in)
 
 
 def create(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from l2multi import _formats
 from l2multi._contract import Axis
-from l2multi._formats import Array, Block, Opened, Request, Writer
+from l2multi._formats import Array, Block, OpenFile, Selection, Writer
 from l2multi._mapped import Mapped, MappedWriter, reserve, unload, windows
 from l2multi._sliced import COPIES
 from l2multi.formats import npy
@@ -77,7 +77,7 @@ class Plain(Member, Mapped):
         return PlainWriter(self, path, dtype)
 
 
-class Packed(Member, Opened):
+class Packed(Member, OpenFile):
     """A member that is compressed."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], *args: Any) -> None:
@@ -265,7 +265,7 @@ def _wrong(path: str, why: str) -> ValueError:
     return ValueError(f"source: expected a complete .npz file, got {path!r} ({why})")
 
 
-def open(path: str, request: Request) -> Opened:
+def open(path: str, selection: Selection) -> OpenFile:
     """The array that is named, or the only one."""
     with builtins.open(path, "rb") as file:
         try:
@@ -281,9 +281,9 @@ def open(path: str, request: Request) -> Opened:
             names = [info.filename[:-4] for info in infos if info.filename.endswith(".npy")]
             if not names:
                 raise _wrong(path, "it has no array")
-            info = archive.getinfo(_formats.chosen(names, request.tensor, path) + ".npy")
+            info = archive.getinfo(_formats.chosen(names, selection.tensor, path) + ".npy")
             try:
-                return _read(file, archive, info, path, request.dtype_in)
+                return _read(file, archive, info, path, selection.dtype_in)
             except TypeError:
                 raise
             except Exception as error:
@@ -316,7 +316,7 @@ def _begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 def _read(
     file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str,
     dtype_in: np.dtype[Any] | None,
-) -> Opened:  # fmt: skip
+) -> OpenFile:  # fmt: skip
     """One array of an archive."""
     if info.flag_bits & 1:
         raise ValueError("it is encrypted")

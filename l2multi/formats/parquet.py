@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _formats
-from l2multi._formats import Array, Block, Request, Writer
+from l2multi._formats import Array, Block, Selection, Writer
 from l2multi._tables import Gathered, Table, pa, size_of, writing
 
 pq: Any = __import__("pyarrow.parquet").parquet
@@ -290,6 +290,6 @@ def _leaves(schema: Any, settings: dict[str, Any]) -> list[Any]:
     return [found.column(i) for i in range(len(found))]
 
 
-def open(path: str, request: Request) -> Parquet:
+def open(path: str, selection: Selection) -> Parquet:
     """By its head, which stands at the end."""
-    return Parquet(path, request.column)
+    return Parquet(path, selection.column)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l2multi import _contract, _formats
-from l2multi._formats import Array, Request
+from l2multi._formats import Array, Selection
 from l2multi._mapped import Mapped
 
 # The names of dtypes, and what NumPy and ml_dtypes call them; the format has more.
@@ -86,10 +86,10 @@ class Safetensors(Mapped):
         return _tensor(space, changed[self.name], dtype.newbyteorder("<"))
 
 
-def open(path: str, request: Request) -> Mapped:
+def open(path: str, selection: Selection) -> Mapped:
     """The tensor that is named, or the only one."""
     with builtins.open(path, "rb") as file:
-        return _read(file, path, request.tensor)
+        return _read(file, path, selection.tensor)
 
 
 def _read(file: BinaryIO, path: str, name: str | None) -> Mapped:

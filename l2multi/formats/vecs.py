@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from l2multi._formats import Array, Block, Request, suffix
+from l2multi._formats import Array, Block, Selection, suffix
 from l2multi._mapped import Mapped, MappedWriter
 
 DTYPES: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".bvecs": np.dtype("u1")}
@@ -75,7 +75,7 @@ class VecsWriter(MappedWriter):
         self.lengths = None
 
 
-def open(path: str, request: Request) -> Mapped:
+def open(path: str, selection: Selection) -> Mapped:
     """All vectors; that they have the length of the first is checked while they are read."""
     kind = suffix(path)
     dtype = DTYPES[kind]

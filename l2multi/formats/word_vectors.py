@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l2multi import _formats
-from l2multi._formats import Array, Block, Opened, Request, Writer, suffix
+from l2multi._formats import Array, Block, OpenFile, Selection, Writer, suffix
 from l2multi._sliced import COPIES
 
 # The longest line of a text, and the longest word of a binary: so much is read to find its end.
@@ -37,7 +37,7 @@ _SPACES = bytes(range(33))
 F32 = np.dtype("<f4")
 
 
-class WordVectors(Opened):
+class WordVectors(OpenFile):
     """The vectors of words, which are read from the first to the last."""
 
     dtype = F32
@@ -334,7 +334,7 @@ class Binary(WordVectors):
         return b"".join(parts)
 
 
-def open(path: str, request: Request) -> Opened:
+def open(path: str, selection: Selection) -> OpenFile:
     """All words. Lines are counted, and a text without a header has as many as that."""
     kind = Binary if suffix(path) == ".bin" else Text
     with builtins.open(path, "rb") as file:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from l2multi import _contract, _formats
-from l2multi._formats import Array, Request
+from l2multi._formats import Array, Selection
 from l2multi._sliced import Sliced
 
 Meta = dict[str, Any]
@@ -162,13 +162,13 @@ def _check_stored(path: str, shape: tuple[int, ...], itemsize: int) -> None:
     )
 
 
-def open(path: str, request: Request) -> Sliced:
+def open(path: str, selection: Selection) -> Sliced:
     """The array that is named, or the only one."""
     _library()
     names = sorted(_arrays(path))
     if not names:
         raise ValueError(f"source: expected a .zarr folder with an array, got {path!r}")
-    asked = None if request.tensor is None else request.tensor.strip("/")
+    asked = None if selection.tensor is None else selection.tensor.strip("/")
     name = _formats.chosen(names, asked, path)
     own = os.path.join(path, name)
     meta = _described(own)
@@ -191,9 +191,9 @@ def open(path: str, request: Request) -> Sliced:
             f"source: the numbers of array {name!r} stand for others, by its attribute "
             f"{coded[0]!r}; decode it first, as xarray.open_zarr does"
         )
-    _check_dtype(held.dtype, name, request.dtype_in)
+    _check_dtype(held.dtype, name, selection.dtype_in)
     _check_stored(own.rstrip(os.sep), array.shape, held.dtype.itemsize)
-    return Zarr(path, name, held, request.dtype_in)
+    return Zarr(path, name, held, selection.dtype_in)
 
 
 def _library() -> Any:
