@@ -196,6 +196,59 @@ def _torch_compiled(work: Work, x: Array) -> Call:
     return torch.compile(_torch(work, x), dynamic=False)  # type: ignore[no-any-return]
 
 
+def _on_tensors(function: Callable[..., Any], work: Work, x: Array) -> Call:
+    """A function of a tensor, and, where the work is so, its backward pass alone."""
+    import torch
+
+    t = _tensor(x)
+    match work.operation:
+        case "new":
+            return functools.partial(function, t)
+        case "out":
+            return functools.partial(function, t, out=_tensor(common.target(work, x)))
+        case "inplace":
+            return functools.partial(function, t, out=t)
+        case "gradient":
+            t.requires_grad_()
+            weights = t.detach().flip(-1)
+            y = function(t)
+            return lambda: torch.autograd.grad(y, t, weights, retain_graph=True)[0]
+    raise NotImplementedError
+
+
+def ours_on_tensors(work: Work, x: Array) -> Call:
+    """l2multi on a tensor."""
+    call = _on_tensors(l2.normalize, work, x)
+    return common.waited(call, common.settled(call))
+
+
+def _normalize(compiled: bool, work: Work, x: Array) -> Call:
+    import torch
+    from torch.nn.functional import normalize
+
+    function = functools.partial(normalize, dim=-1)
+    if not compiled:
+        return _on_tensors(function, work, x)
+    if work.operation not in ("new", "gradient"):
+        raise NotImplementedError
+    torch.compiler.reset()  # for it compiles a function only so often, and goes on without
+    return _on_tensors(torch.compile(function, dynamic=False), work, x)
+
+
+def _largest_first(work: Work, x: Array) -> Call:
+    """As PhysicsNeMo's `safe_normalize`: over the largest element first, then over the norm."""
+    import torch
+
+    def function(t: Any) -> Any:
+        largest = t.abs().amax(-1, keepdim=True)
+        scaled = t / torch.where(largest > 0, largest, 1)
+        return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+
+    if work.operation not in ("new", "gradient"):
+        raise NotImplementedError
+    return _on_tensors(function, work, x)
+
+
 def _jax(work: Work, x: Array) -> Call:
     import jax
     import jax.numpy as jnp
@@ -311,6 +364,9 @@ PEERS = (
     Peer("three float32 sums", ("jax",), _formula("three_sums")),
     Peer("one, and three if needed", ("jax",), _formula("rescue")),
     Peer("torch.compile", ("torch",), _torch_compiled, _from_tensor),
+    Peer("F.normalize", ("torch",), functools.partial(_normalize, False), _from_tensor),
+    Peer("F.normalize, compiled", ("torch",), functools.partial(_normalize, True), _from_tensor),
+    Peer("largest first", ("torch",), _largest_first, _from_tensor),
 )
 OURS = Peer("l2multi", ("l2multi",), ours)
 
@@ -360,9 +416,10 @@ def _wanted(work: Work, x: Any) -> list[_Wanted]:
     keywords: dict[str, Any] = {"return_norm": True, "backend": "numpy"}
     unit, norm = l2.normalize(first, work.axis, dtype=result_dtype(work, x.dtype), **keywords)
     if work.operation == "gradient":
-        weights = np.flip(first, work.axis)
+        weights = np.flip(first, work.axis).astype(np.float64)
         along = (unit * weights).sum(work.axis, keepdims=True)
-        unit = (weights - unit * along) / np.expand_dims(norm, work.axis)
+        gradient = (weights - unit * along) / np.expand_dims(norm, work.axis)
+        unit = gradient.astype(unit.dtype)
     units = _Wanted(unit, x.shape, False)
     left = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
     norms = _Wanted(norm, left, True)

@@ -123,6 +123,13 @@ def jax_cells() -> Iterator[Cell]:
         yield from (Cell("grid", operation, "float32", "rows", shape) for shape in JAX_SHAPES)
 
 
+def torch_cells() -> Iterator[Cell]:
+    """Tensors on a CPU; the gradient is the backward pass alone."""
+    for operation in ("new", "out", "inplace", "gradient"):
+        for dtype in ("float32", "bfloat16", "float16"):
+            yield from (Cell("grid", operation, dtype, "rows", shape) for shape in SHAPES)
+
+
 def gpu_cells() -> Iterator[Cell]:
     """Vectors of 2^6 to 2^16 elements, by size of the array."""
     for megabytes in (1, 8, 64, 512, 8192):
@@ -154,6 +161,12 @@ FIELDS = {
         limit=limits.device_copy,
         budget=3.0,
         longer=4.0,
+    ),
+    # Tensors on a CPU.
+    "torch": Field(
+        torch_cells,
+        ("F.normalize", "F.normalize, compiled", "largest first"),
+        ours=contenders.ours_on_tensors,
     ),
     # JAX arrays on an accelerator, all under `jax.jit`; torch on the same memory.
     "gpu": Field(

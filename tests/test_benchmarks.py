@@ -443,6 +443,28 @@ def test_race_on_jax_arrays(
     assert ("programs" in facts) == (field == "gpu")
 
 
+@pytest.mark.usefixtures("tiny")
+def test_race_on_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for what asks for a C++ compiler."""
+    pytest.importorskip("torch", reason="of the extra `torch`")
+    few = fields.FIELDS["torch"]._replace(peers=("F.normalize", "largest first"))
+    monkeypatch.setitem(fields.FIELDS, "torch", few)
+    given = [str(tmp_path), "--field", "torch", "--budget", "0", "--only", "/rows/1x128"]
+    assert race.main(given) == 0
+    facts, cells = race.read((tmp_path / "torch.json").read_text())
+    assert not facts["left out"]
+    assert {(cell.operation, cell.dtype) for cell in cells} == {
+        (operation, dtype)
+        for operation in ("new", "out", "inplace", "gradient")
+        for dtype in ("float32", "bfloat16", "float16")
+    }
+    for cell in cells:
+        written = cell.operation in ("out", "inplace")
+        assert set(cell.times) == {fields.OURS, "F.normalize"} | (
+            set() if written else {"largest first"}
+        )
+
+
 def test_gradients_of_other_functions_are_left_out() -> None:
     x = jax.device_put(common.array("9x24", "float32")[0])
     work = common.Work("gradient")
