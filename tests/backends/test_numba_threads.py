@@ -328,6 +328,22 @@ def test_helpers_by_work() -> None:
     run(script)
 
 
+def test_helpers_by_columns() -> None:
+    """Narrow rows of columns are not split among threads; each of many matrices is."""
+    script = """
+    limit(4)
+    for shape, most in (((9000, 100), 1), ((9000, 176), 1), ((3, 5000, 100), 3), ((300, 1600), 4)):
+        z = np.ones(shape, np.float32)
+        for _ in range(3):
+            l2.normalize(z, -2)
+        with general_path():
+            l2.normalize(z, -2)
+        assert helpers() == most - 1, (shape, helpers())
+        assert l2.explain(z, -2).threads == most, shape
+    """
+    run(script)
+
+
 def test_mask_in_xla() -> None:
     """Calls by XLA keep to the mask of Numba that was seen last."""
     pytest.importorskip("jax")

@@ -206,10 +206,13 @@ def machine_code() -> dict[str, str]:
 def kernel(x: Array, axes: tuple[int, ...], result: np.dtype[Any], out: Any) -> tuple[str, int]:
     """The name of the kernel and its number of threads."""
     y = out if isinstance(out, np.ndarray) and out.shape == x.shape else None
-    layout = _layout(x, axes, pair(x.dtype, result), y)
+    if x.size == 0:
+        return "compiled rows", 1
+    planned = _plan(x, y, None, axes, pair(x.dtype, result))
     in_place = y is not None and address(x) == address(y)
-    used = threads.threads(x.size, layout == "columns" and in_place, explain=True)
-    return f"compiled {layout}", used
+    used = threads.threads(x.size, planned.layout == "columns" and in_place, explain=True)
+    chunks = planned.items // planned.call[descriptor.TOGETHER]
+    return f"compiled {planned.layout}", used if planned.layout == "rows" else min(used, chunks)
 
 
 def normalize(

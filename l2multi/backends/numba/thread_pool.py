@@ -37,11 +37,6 @@ from l2multi.backends.numba.memory import (
 # others finish at about the same time.
 CHUNK_LEAST, CHUNK_MOST = 2**13, 2**18
 
-# Elements that the cores' own caches may hold. There each core prefetches, and so takes away, what
-# the other has just written next to its own: 1000x128 float32 along columns, into an output, took
-# 1.5 times as long in two chunks as in eight.
-OWN_CACHES = 2**18
-
 # Looks at the ticket, of some 40 ns each, after which a helper goes to sleep: 0.1 to 0.2 ms, so
 # that it is awake when calls follow each other, for waking it takes a caller microseconds.
 LOOKS = 2000
@@ -234,13 +229,13 @@ def parallel_for() -> Any:
     def run(worker, count, call):
         pool, threads = get_int(call, descriptor.POOL), get_int(call, descriptor.THREADS)
         total, together = get_int(call, descriptor.TOTAL), get_int(call, descriptor.TOGETHER)
-        if threads < 2 or count < 2 or not compare_exchange(pool, descriptor.BUSY, 0, 1):
+        size = lesser(greater(total // (16 * threads), CHUNK_LEAST), CHUNK_MOST)
+        chunks = lesser(lesser(greater(total // size, 2 * threads), count // together), _CHUNKS)
+        if threads < 2 or chunks < 2 or not compare_exchange(pool, descriptor.BUSY, 0, 1):
             call_worker(worker, 0, count, call)
             return
-        size = lesser(greater(total // (16 * threads), CHUNK_LEAST), CHUNK_MOST)
-        chunks = lesser(lesser(greater(total // size, 2 * threads), count), _CHUNKS)
-        if count >= threads * together * (1 if total >= OWN_CACHES else 2):
-            chunks = lesser(chunks, count // together)
+        if threads < chunks < 4 * threads:
+            chunks -= chunks % threads  # for each thread as many
         helpers = start_helpers(pool, lesser(lesser(threads, chunks), _HELPERS) - 1)
         set_int(pool, descriptor.JOB, worker)
         set_int(pool, descriptor.JOB_COUNT, count)
