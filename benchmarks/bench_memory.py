@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks import common
-from benchmarks.common import WAYS, Work
+from benchmarks.common import AUTO, Work
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 OPERATIONS = ("new", "norm")
@@ -20,7 +20,7 @@ def resident(line: str) -> float:
 class Memory:
     """The process at its largest, and the part of it that is neither input nor output."""
 
-    params = (WAYS, OPERATIONS, DTYPES)
+    params = ((AUTO, "jax"), OPERATIONS, DTYPES)
     param_names = ("backend", "operation", "dtype")
     unit = "MiB"
 

@@ -7,7 +7,7 @@ is better: 1 is as fast as the other.
 import numpy as np
 
 from benchmarks import common, contenders, limits
-from benchmarks.common import WAYS, Array, Call, Work
+from benchmarks.common import AUTO, Array, Call, Work
 
 BUDGET = 0.3  # seconds: with more, these two would take half of `asv run --quick`
 # The peers that asv's environments hold.
@@ -34,7 +34,7 @@ class _Ratio:
 class Copy(_Ratio):
     """The time over that of the fastest copy of the same bytes into memory that is there."""
 
-    params = (WAYS[:2], ("out", "inplace", "norm"), ("10000x768",), ("float16", "float32"))
+    params = ((AUTO,), ("out", "inplace", "norm"), ("10000x768",), ("float16", "float32"))
     unit = "copies"
 
     def others(self, work: Work, x: Array) -> dict[str, Call]:
@@ -44,7 +44,7 @@ class Copy(_Ratio):
 class Peer(_Ratio):
     """The time over that of the fastest peer installed, on the same work."""
 
-    params = (WAYS, ("new", "norm"), ("1x128", "1000x768", "100000x3"), ("float32",))
+    params = ((AUTO,), ("new", "norm"), ("1x128", "1000x768", "100000x3"), ("float32",))
     unit = "peers"
 
     def others(self, work: Work, x: Array) -> dict[str, Call]:

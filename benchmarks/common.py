@@ -212,7 +212,7 @@ def ours(work: Work, x: Any, backend: str = AUTO) -> Call:
     name = (os.environ.get("L2MULTI_BACKEND") or None) if backend == AUTO else backend
     if name is None and isinstance(x, np.ndarray):
         for one in BACKENDS:  # one that is asked for by name compiles before it answers
-            if one not in CARRY and not refused(one):
+            if one not in (*CARRY, "numpy") and not refused(one):
                 function(x, axis, **keywords, backend=one)
     elif name is not None:
         if why := refused(name):
