@@ -598,6 +598,24 @@ def test_whether_indices_ascend(dtype, how):
                     assert ragged.ascending(bad, ends) is scipys(bad) is False, (i, at, less)
 
 
+@pytest.mark.parametrize("how", ["serial", "parallel"])
+@pytest.mark.parametrize("dtype", ["int32", "int64", ">i4"])
+def test_copies_of_indices(dtype, how, monkeypatch):
+    """Equal and apart, wherever they begin, of any length; nothing beyond them is written."""
+    ragged = pytest.importorskip("l2multi.backends.numba.ragged")
+    monkeypatch.setattr(ragged, "COPY_FROM", 0)
+    every = np.random.default_rng(3).integers(0, 2**31, 70_000).astype(dtype)
+    with importlib.import_module("l2multi.backends.numba.threads").force(how):
+        for size in (*range(70), 2**15, 2**15 + 1, 70_000 - 17):
+            for first in (0, 1, 5, 16):
+                indices = every[first : first + size]
+                new = ragged.copied(indices)
+                assert new.dtype == indices.dtype
+                assert np.array_equal(new, indices)
+                assert not np.may_share_memory(new, indices)
+        assert np.array_equal(ragged.copied(every[::-3]), every[::-3])
+
+
 def test_large_unsorted_and_repeated():
     """Found by our own look, beside what SciPy has not kept: same values, and nothing kept on x."""
     rng = np.random.default_rng(2)

@@ -157,7 +157,9 @@ class SparseArray(Opened):
         elif x.format == "dia":
             new.offsets = x.offsets.copy()
         else:
-            new.indices, new.indptr = x.indices[: len(new.data)].copy(), x.indptr.copy()
+            indices, copied = x.indices[: len(new.data)], _of_backend("copied")
+            new.indices = indices.copy() if copied is None else copied(indices)
+            new.indptr = x.indptr.copy()
         return new
 
     def close_target(self, out: Any, axes: tuple[int, ...] | None, keepdims: bool = False) -> Any:
@@ -229,11 +231,11 @@ def _offsets(x: Any, axes: tuple[int, ...]) -> Array | None:
     return offsets
 
 
-def _ascending() -> Any:
-    """What finds whether indices ascend, of the first backend that has it."""
+def _of_backend(name: str) -> Any:
+    """What does something to indices, of the first backend that has it."""
     for row in _backends.rows("ragged"):
         try:
-            return _backends.load(row).ascending  # type: ignore[attr-defined]
+            return getattr(_backends.load(row), name)
         except (ImportError, AttributeError):
             continue
     return None
@@ -246,7 +248,7 @@ def _canonical(x: Any) -> bool:
     """Whether entries are stored in order and each once. SciPy looks at them by one core, and keeps
     what it finds."""
     unknown = "_has_canonical_format" not in vars(x) and x.indices.size >= FEW
-    if unknown and (look := _ascending()) is not None:
+    if unknown and (look := _of_backend("ascending")) is not None:
         found = look(x.indices, x.indptr)
         if found is not None:
             x.has_canonical_format = found

@@ -188,10 +188,10 @@ class Calls:
         record[descriptor.BATCH], record[descriptor.BATCH_AXES] = ctypes.addressof(batch), 1
         self.call(key, 0, len(x), ctypes.addressof(record))
 
-    def ascending(self, indices: Array, ends: Array) -> None:
-        """Whether the indices of each vector ascend."""
-        found, record = np.zeros(1, np.int64), (ctypes.c_int64 * descriptor.CALL_SIZE)()
-        self.arrays = {descriptor.X: indices, descriptor.BATCH: ends, descriptor.NORMS: found}
+    def ascending(self, indices: Array, ends: Array, slot: int, to: Array) -> None:
+        """Whether the indices of each vector ascend, or a copy of them."""
+        record = (ctypes.c_int64 * descriptor.CALL_SIZE)()
+        self.arrays = {descriptor.X: indices, descriptor.BATCH: ends, slot: to}
         for slot, array in self.arrays.items():
             record[slot] = 0 if array is None else array.ctypes.data
         self.label = f"ascending {indices.dtype} {len(ends) - 1}"
@@ -460,8 +460,11 @@ def test_the_bits_of_arm(tmp_path: Path) -> None:
             indices = np.arange(120, dtype=kind)
             if at is not None:  # fine where a vector begins
                 indices[at:] -= at % 2 + 1
-            calls.ascending(indices, ends)
+            calls.ascending(indices, ends, descriptor.NORMS, np.zeros(1, np.int64))
         assert {job.want for job in calls.jobs} == {(bytes(8),), ((1).to_bytes(8, "little"),)}
+        for at in range(20):
+            calls.ascending(indices, ends, descriptor.Y, np.zeros(140, kind)[at : at + 120])
+            assert calls.jobs[-1].want == (indices.tobytes(),)
         run(program, LOWEST, calls.jobs)
         seen.update(key for job in calls.jobs for key in job.keys)
     not_called = set(shipped.KEYS) - set(seen)

@@ -1,4 +1,4 @@
-"""Ascending: whether the indices of each vector ascend, and so none comes twice."""
+"""Ascending: whether the indices of each vector ascend, and so none comes twice; and their copy."""
 
 from typing import Any
 
@@ -6,19 +6,21 @@ from llvmlite import ir
 from numba.core import types
 
 from l2multi._summation import LANES
-from l2multi.backends.numba import descriptor, memory
-from l2multi.backends.numba.compiler import primitive
+from l2multi.backends.numba import cabi, descriptor, memory
+from l2multi.backends.numba.compiler import device, primitive
 from l2multi.backends.numba.dtypes import Kind
 from l2multi.backends.numba.kernels import common
 from l2multi.backends.numba.kernels.common import worker
-from l2multi.backends.numba.lanes import I64, Value, first_lanes, vector_of
+from l2multi.backends.numba.lanes import I64, Value, first_lanes, lesser, vector_of
 from l2multi.backends.numba.memory import get_int, set_int
 
 
 def ascending(source: Kind, target: Kind) -> Any:
     """Indices of vectors that begin and end where a table tells, as `ragged` has it; 1 is written
-    in place of norms where some do not ascend."""
+    in place of norms where some do not ascend. If y is wanted, they are copied to it instead, past
+    the caches."""
     element, size, step = source.element, source.size, source.size * LANES
+    boundary = memory.boundary(source)
     assert target is source
 
     def bits(builder: Any, flags: Value) -> Value:
@@ -42,12 +44,32 @@ def ascending(source: Kind, target: Kind) -> Any:
         found = builder.icmp_signed("<=", nexts, these)
         return bits(builder, builder.and_(found, first_lanes(builder, count)))
 
+    @primitive(types.void, types.intp, types.intp)
+    def stream(builder: Any, at: Value, to: Value) -> None:
+        memory.write_non_temporal(builder, source, memory.read(builder, at, vector_of(element)), to)
+
     prefetch = memory.prefetch(step)
+
+    @device
+    def copy(x, y, count):
+        """So many bytes."""
+        head = lesser(-y % boundary, count)
+        cabi.copy_bytes(y, x, head)
+        whole = (count - head) // step * step
+        for at in range(head, head + whole, step):
+            prefetch(x + at + common.PREFETCH_LONG)
+            stream(x + at, y + at)
+        at = head + whole
+        cabi.copy_bytes(y + at, x + at, count - at)
+        memory.fence()
 
     @worker
     def run(first, last, call):
         x, ends, found = get_int(call, descriptor.X), get_int(call, descriptor.BATCH), 0
-        end = get_int(ends, first)
+        y, end = get_int(call, descriptor.Y), get_int(ends, first)
+        if y != 0:
+            copy(x + end * size, y + end * size, (get_int(ends, last) - end) * size)
+            return
         for i in range(first, last):
             at, end = x + end * size, get_int(ends, i + 1)
             pairs = x + (end - 1) * size - at  # in bytes
