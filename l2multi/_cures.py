@@ -21,6 +21,7 @@ _OFFERS = (
     ("toarray", "{}.toarray()"),
     ("todense", "{}.todense()"),
     ("as_py", "{}.as_py()"),
+    ("get_group", "{}.obj"),
     ("__array__", "np.asarray({})"),
     ("__dlpack__", "np.from_dlpack({})"),
 )
@@ -112,7 +113,9 @@ def no_number(item: Any) -> str:
     """What to say about a list or an array that holds this item."""
     told = f"holds items of type {type_name(item)}, which are no numbers"
     if isinstance(item, (str, bytes)):
-        return f"{told}: {reprlib.repr(item)}"
+        return f"{told}: {reprlib.repr(item)}; of numbers in text, try np.asarray(x, float)"
+    if item is None:
+        return f"{told}; try np.nan in place of each None, or a numpy.ma.MaskedArray"
     how = of(item, "v")
     if how is None:
         return told

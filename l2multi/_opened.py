@@ -70,7 +70,9 @@ class Opened:
 
     def target(self, out: Any) -> Any:
         """An `out` as an array to write to."""
-        raise TypeError(f"out: {self.library} arrays are immutable, so out= cannot be used")
+        raise TypeError(
+            f"out: {self.library} arrays are immutable, so out= cannot be used; try without"
+        )
 
     def target_norms(self, out: Any) -> Any:
         """The same for norms."""

@@ -102,6 +102,12 @@ class Subject:
         """Why the contract excuses this backend from an input of `dtype`, or None."""
         return
 
+    @property
+    def takes_usual(self):
+        """Whether it takes what tests have that go through no dtypes: float32, integers and the
+        like."""
+        return all(self.why_not(np.dtype(one)) is None for one in ("f4", "f8", "i8", "?", "c16"))
+
     def flushes(self, dtype):
         """Whether the contract lets this backend take subnormal numbers of `dtype` for zero."""
         return False

@@ -50,6 +50,42 @@ class ListSubject(Held):
         return numbers if (found.dtype, found.shape) == (a.dtype, a.shape) else list(a)
 
 
+class VectorSubject(Held):
+    """Kinds of which each is one vector: the rows of an array, one by one. `array` makes one of a
+    row, and `owns` looks at what comes of it."""
+
+    any_axis = keeps_axes = refuses = False
+
+    def holds(self, shape, axis):
+        """Of no rows there is no dtype."""
+        return len(shape) == 2 and shape[0] > 0 and axis in (1, -1)
+
+    def run(self, function, a, axis=-1, **keywords):
+        found = []
+        for row in a:
+            x = self.array(row)
+            results = self.call(function, x, **keywords)
+            results = results if isinstance(results, tuple) else (results,)
+            if function is l2.normalize:
+                assert self.owns(results[0], x)
+            found.append([self.numpy(y) for y in results])
+        found = [np.array(every) for every in zip(*found, strict=True)]
+        return tuple(found) if len(found) > 1 else found[0]
+
+
+class NumbersSubject(VectorSubject):
+    """A Series of numbers."""
+
+    container = "pandas"
+    few = Held.few[:1]
+
+    def array(self, a):
+        return importlib.import_module("pandas").Series(a, name="e")
+
+    def owns(self, y, like):
+        return type(y) is type(like) and y.name == like.name and y.index.equals(like.index)
+
+
 class SubclassSubject(Held):
     """Memory maps, and another subclass of `numpy.ndarray`, which come back as base arrays."""
 
@@ -576,6 +612,7 @@ HELD = {
     "pandas, objects": (RowsSubject, {"numba:pandas rows": None}),
     "pandas, nullable": (NullableSubject, {"numpy:nullable DataFrame": None}),
     "pandas, DataFrame": (DataFrameSubject, {"numba:DataFrame": None}),
+    "pandas, numbers": (NumbersSubject, {"numba:Series": None}),
     "SciPy sparse": (ScipySubject, {"numba:csr_array": None}),
     "Dask array": (DaskSubject, {"numba:Dask": None, "numpy:Dask split": None}),
     "list or number": (ListSubject, {"numba:list": None}),

@@ -227,7 +227,7 @@ def test_damage_is_refused_or_read_as_it_stands(row):
             unchanged.append(Path(target).read_bytes() == BEFORE)
     assert all(m.startswith(("source: ", "tensor: ")) and "\n" not in m for m in messages)
     assert all(unchanged)
-    assert 15 < len(messages) < 150
+    assert 10 < len(messages) < 150
     assert sorted(os.listdir()) == sorted([source, target])
 
 

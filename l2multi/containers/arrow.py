@@ -46,7 +46,7 @@ class Column(Opened):
         return axes
 
     def target(self, out: Any) -> Any:
-        raise TypeError("out: Arrow arrays are immutable, so out= cannot be used")
+        raise TypeError("out: Arrow arrays are immutable, so out= cannot be used; try without")
 
     def spared(self) -> Array:
         """The rows that no policy is for."""
@@ -187,6 +187,7 @@ def open(x: Any, request: _contract.Request) -> Column:
         raise TypeError(
             f"x: Arrow type {kind} is not supported; accepted are lists of numbers of all kinds "
             "and fixed_shape_tensor, chunked or not"
+            + ("; numbers are one vector by np.asarray(x)" if _is_number(kind) else "")
         )
     return Vectors(x, storage)
 
@@ -310,3 +311,7 @@ def _storage_order(kind: Any, y: Array) -> Array:
     if not isinstance(kind, pa.FixedShapeTensorType) or kind.permutation is None:
         return y
     return y.transpose(0, *(1 + int(d) for d in np.argsort(kind.permutation)))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))

@@ -30,6 +30,8 @@ def check_dtype(x: Array) -> None:
     try:
         _contract.rule(x.dtype)
     except TypeError as error:
+        if x.dtype.kind in "SUT":
+            raise TypeError(f"{error}; of numbers in text, try np.asarray(x, float)") from None
         if x.dtype != np.object_:
             raise
         raise TypeError(f"{error}; {of_objects(x)}") from None

@@ -33,7 +33,8 @@ class _Pandas(Opened):
 
     def target(self, out: Any) -> Any:
         raise TypeError(
-            "out: a Series or DataFrame may share its memory with others, so out= cannot be used"
+            "out: a Series or DataFrame may share its memory with others, so out= cannot be used; "
+            "try without"
         )
 
     def refuse_keepdims(self, keepdims: bool) -> None:
@@ -214,7 +215,10 @@ def _number(kind: Any) -> np.dtype[Any]:
     try:
         _contract.rule(dtype)
     except TypeError as error:
-        how = 'columns of numbers alone are x.select_dtypes("number")'
+        how = (
+            "of numbers in text, try x.astype(float); of a DataFrame, columns of numbers alone are "
+            'x.select_dtypes("number")'
+        )
         if isinstance(kind, pd.SparseDtype):
             how = "try x.sparse.to_coo() of a frame, x.sparse.to_dense() of a Series"
         if kind == np.object_ or getattr(kind, "type", None) is list:  # as Arrow's lists are

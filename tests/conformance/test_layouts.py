@@ -91,6 +91,7 @@ def test_long_strided(backend, dtype):
 
 
 @pytest.mark.only("direct")
+@pytest.mark.only("takes_usual")
 def test_long_strided_in_proportion(backend):
     """A long vector takes time in proportion to its length, wherever its elements lie."""
     x = np.ones((3000, 3000), np.float32)

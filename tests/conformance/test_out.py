@@ -80,6 +80,7 @@ def test_self_overlap(backend):
     assert is_refused(backend, as_strided(np.ones(1), (2,) * 40, steps))
 
 
+@pytest.mark.only("takes_usual")
 def test_empty_out(backend):
     """An `out` without elements is one like any other; NumPy gives such a copy strides of 0."""
     for shape in ((0, 5), (5, 0), (2, 0, 3)):
@@ -190,6 +191,7 @@ UNFIT = [
 
 
 @direct
+@pytest.mark.only("takes_usual")
 @pytest.mark.parametrize(("out", "error", "match"), UNFIT, ids=[m for _, _, m in UNFIT])
 def test_unfit(backend, out, error, match):
     """An `out` of the wrong kind, dtype or shape, or read-only, is refused by name."""
@@ -240,6 +242,7 @@ def test_nothing_is_written_before_an_error(backend, keywords):
 
 
 @direct
+@pytest.mark.only("takes_usual")
 def test_masked_out(backend):
     """A masked array goes into a masked `out`, mask and all; in place too."""
     data, mask = np.array([[3, 9, 4], [9, 9, 9]], "f4"), np.array([[0, 1, 0], [1, 1, 1]], bool)

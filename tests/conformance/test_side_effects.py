@@ -31,9 +31,10 @@ def test_errors_and_warnings(backend, dtype):
     assert norms.shape == expected[1].shape
 
 
-def test_threads(backend):
+@pytest.mark.dtypes(np.dtype("f4"))
+def test_threads(backend, dtype):
     """Calls from several threads at a time give what they give alone."""
-    arrays = [cases.sample(np.dtype("f4"), (50, 130), seed) for seed in range(8)]
+    arrays = [cases.sample(dtype, (50, 130), seed) for seed in range(8)]
     expected = [backend.normalize(x) for x in arrays]
     wrong = []
 
