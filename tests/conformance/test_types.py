@@ -304,10 +304,10 @@ def test_what_is_told_of_lists_works():
 @pytest.mark.parametrize(
     ("x", "told"),
     [
-        (np.array(["3", "a"], object), "it holds items of type builtins.str, which .*: '3'"),
-        (np.array([3, "a"], object), "it holds items of type builtins.str, which .*: 'a'"),
-        (np.array([3, None]), "it holds items of type builtins.NoneType, which are no numbers"),
-        (np.array(None), "it holds items of type builtins.NoneType, which are no numbers"),
+        (np.array(["3", "a"], object), f"it holds .* builtins.str, .*: '3'; {re.escape(TEXT)}"),
+        (np.array([3, "a"], object), f"it holds .* builtins.str, .*: 'a'; {re.escape(TEXT)}"),
+        (np.array([3, None]), "it holds items of type builtins.NoneType, .* np.nan in place .*"),
+        (np.array(None), "it holds items of type builtins.NoneType, .* np.nan in place .*"),
         (
             np.array([3, fractions.Fraction(3)]),
             r"it holds items of type fractions.Fraction, .* float\(v\) in place of each item v",
@@ -320,6 +320,15 @@ def test_objects_that_are_no_numbers(x, told):
     for function in (l2.normalize, l2.norm, l2.is_normalized, l2.explain):
         with pytest.raises(TypeError, match=f"^x: dtype object is .*accepted are .*; {told}$"):
             function(x)
+
+
+@pytest.mark.parametrize("dtype_", ["S3", "U3", np.dtypes.StringDType()], ids=str)
+def test_arrays_of_text(dtype_):
+    """What is told to do works."""
+    x = np.array(["3", "4"]).astype(dtype_)
+    with pytest.raises(TypeError, match=f"^x: dtype .* is not supported; .*; {re.escape(TEXT)}$"):
+        l2.normalize(x)
+    assert l2.normalize(np.asarray(x, float)).tolist() == [0.6, 0.8]
 
 
 @pytest.mark.only("immutable")
