@@ -29,6 +29,7 @@ from benchmarks import (
     engines,
     evidence,
     fields,
+    files,
     formulas,
     gate,
     hard,
@@ -620,3 +621,12 @@ ROWS = (1, 2)
         assert all((ROOT / test).exists() for test in tests)
         assert subjects
     assert all((ROOT / "l2multi" / file).exists() for file in mutants.TESTS)
+
+
+@pytest.mark.parametrize("suffix", files.FORMATS)
+def test_files_beside_the_obvious_script(suffix: str) -> None:
+    """At tiny size."""
+    try:
+        assert min(files.times(suffix, (30, 4), 1)) > 0
+    except ImportError as error:
+        pytest.skip(str(error))
