@@ -110,9 +110,11 @@ def make(argument: str, folder: str) -> None:
 
 @contextlib.contextmanager
 def fetched(argument: str, path: str) -> Iterator[str]:
-    """The path of a file here: of a copy, if the file is elsewhere."""
+    """The path of a file here: of a copy, if the file is elsewhere. Refusals of what is in it name
+    it."""
     if not is_url(path):
-        yield path
+        with naming(argument, path):
+            yield path
         return
     system, inner = _system(argument, path)
     with tempfile.TemporaryDirectory(prefix="l2multi-") as folder:
@@ -121,8 +123,20 @@ def fetched(argument: str, path: str) -> Iterator[str]:
             if not system.exists(inner):
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory")
             system.get(inner, here, recursive=not system.isfile(inner))
-        with _renamed(here, path):
+        with _renamed(here, path), naming(argument, here):
             yield here
+
+
+@contextlib.contextmanager
+def naming(argument: str, path: str) -> Iterator[None]:
+    """Have refusals of an argument say which file it is, where they do not."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        message = str(error)
+        if message.startswith(f"{argument}: ") and repr(path)[:-1] not in message:
+            error.args = (f"{message}, in {path!r}",)
+        raise
 
 
 @contextlib.contextmanager

@@ -123,7 +123,8 @@ def normalize_folder(
     lengths = _Lengths(axis, keywords)
     for path, _ in pairs:
         if not _remote.is_url(path):
-            lengths.look(path, path)
+            with _remote.naming("source", path):
+                lengths.look(path, path)
     if not dry_run:
         _remote.make("target", target)
         if beside is not None:
@@ -147,7 +148,7 @@ def normalize_folder(
             # Before it is done: who changes it meanwhile is found out.
             now = {"asked": asked, "source": "" if dry_run else digest(here)}
             if dry_run or not _is_done(record.get(name), now, result, beside_):
-                with _remote.sent("target", result) as there, _naming(path):
+                with _remote.sent("target", result) as there:
                     report = normalize_file(
                         here, there, axis, norms=beside_, dry_run=dry_run, progress=progress,
                         **keywords,
@@ -162,18 +163,6 @@ def normalize_folder(
     for part in _stale(record, pairs, target):
         tell(part)
     return found
-
-
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Refusals of a part say which it is."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        message = str(error)
-        if message.startswith("source: ") and path not in message:
-            error.args = (f"{message}, in {path!r}",)
-        raise
 
 
 def is_many(path: Path) -> bool:

@@ -1,19 +1,22 @@
 """Garbled files: each is normalized or refused in a line that names it, and nothing else happens.
 
 ``python -m tests.fuzz_files SECONDS [SUFFIX]`` looks for long by atheris, which is guided by
-what code was reached (``pip install atheris``); the suite has a few thousand by chance. Garbled are
-only the formats that are read here, not those of other libraries.
+what code was reached (``pip install atheris``); the suite has a few thousand by chance. Of the
+formats that other libraries read, what is looked for is what l2multi makes of their answers.
 """
 
-import contextlib
+import importlib
 import json
 import os
+import pathlib
 import random
 import re
+import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +71,73 @@ def _npz() -> Iterator[bytes]:
             yield file.read()
 
 
+def _written(suffix: str, write: Callable[[str], None]) -> bytes:
+    """What is in a file that somebody else writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, f"x{suffix}")
+        write(path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def _table() -> Any:
+    """Vectors with a null, beside a column of strings."""
+    pa = importlib.import_module("pyarrow")
+    lists = pa.array([*NUMBERS.tolist(), None], pa.list_(pa.float32()))
+    return pa.table({"i": ["a", "b", "b", ""], "e": lists})
+
+
+def _parquet() -> Iterator[bytes]:
+    pq = importlib.import_module("pyarrow.parquet")
+    for settings in ({"compression": "none"}, {"use_dictionary": False, "row_group_size": 2}):
+        yield _written(".parquet", lambda path, own=settings: pq.write_table(_table(), path, **own))
+
+
+def _arrow() -> Iterator[bytes]:
+    pa = importlib.import_module("pyarrow")
+    table = _table()
+    for new, codec in (
+        (pa.ipc.new_file, None),
+        (pa.ipc.new_file, "lz4"),
+        (pa.ipc.new_stream, None),
+    ):
+        sink = pa.BufferOutputStream()
+        with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table, 2)
+        yield sink.getvalue().to_pybytes()
+
+
+def _hdf5() -> Iterator[bytes]:
+    h5py = importlib.import_module("h5py")
+
+    def write(path: str, **settings: Any) -> None:
+        with h5py.File(path, "w", libver="latest") as file:
+            file.create_dataset("e", data=NUMBERS, **settings).attrs["a"] = 1
+            file["i"] = np.arange(3)
+
+    for settings in ({}, {"chunks": (2, 3), "compression": "gzip"}):
+        yield _written(".h5", lambda path, own=settings: write(path, **own))
+
+
+# The files of a store, as one that is garbled: one after the other, with this between.
+_STORE = ("zarr.json", "c/0/0", ".zarray", ".zattrs", "0.0")
+_BETWEEN = b"\n--\n"
+
+
+def _zarr() -> Iterator[bytes]:
+    zarr = importlib.import_module("zarr")
+    # Chunks are larger than the array: of one whose shape claims much, there are not so many that
+    # zarr takes minutes.
+    for version, more in ((2, {}), (3, {}), (3, {"shards": (64, 128)})):
+        with tempfile.TemporaryDirectory() as folder:
+            store = zarr.create_array(
+                folder, shape=(3, 3), dtype="f4", zarr_format=version, chunks=(64, 64), **more
+            )
+            store[:] = NUMBERS
+            files = [pathlib.Path(folder, name) for name in _STORE]
+            yield _BETWEEN.join(file.read_bytes() if file.exists() else b"" for file in files)
+
+
 def _text() -> Iterator[bytes]:
     yield b"3 3\nthe 3 4 0\n, 0 0 0\n. . . 1e0 2.0 2 \r\n"
     yield b"the 3 4 0\n, 0 0 0\n. . . 1e0 2.0 2"
@@ -80,19 +150,32 @@ def _binary() -> Iterator[bytes]:
 
 _SEEDS = {
     ".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".fvecs": _vecs, ".fbin": _fbin,
-    ".vec": _text, ".bin": _binary,
+    ".vec": _text, ".bin": _binary, ".parquet": _parquet, ".arrow": _arrow, ".h5": _hdf5,
+    ".zarr": _zarr,
 }  # fmt: skip
 SUFFIXES = tuple(_SEEDS)
+
+
+def _write(data: bytes, source: str) -> None:
+    """A file of these bytes, or a store."""
+    if not source.endswith(".zarr"):
+        pathlib.Path(source).write_bytes(data)
+        return
+    shutil.rmtree(source, ignore_errors=True)
+    os.mkdir(source)
+    for name, own in zip(_STORE, data.split(_BETWEEN), strict=False):
+        if own:
+            file = pathlib.Path(source, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(own)
 
 
 def tried(data: bytes, suffix: str, folder: str) -> bool:
     """Whether these bytes are a file that can be normalized; anything else but a refusal raises."""
     source, target = os.path.join(folder, f"x{suffix}"), os.path.join(folder, f"y{suffix}")
-    with open(source, "wb") as file:
-        file.write(data)
-    keywords = {"tensor": "e"} if suffix in (".npz", ".safetensors") else {}
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(target)
+    _write(data, source)
+    keywords = {"tensor": "e"} if suffix in (".npz", ".safetensors", ".h5") else {}
+    _remove(target)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -101,13 +184,22 @@ def tried(data: bytes, suffix: str, folder: str) -> bool:
             message = str(error)
             assert BEGINS.match(message), message
             assert "\n" not in message
+            assert not message.startswith("source: ") or source in message, message
             assert sorted(os.listdir(folder)) == [f"x{suffix}"]
             return False
         check = check_file(target, backend="numpy", **keywords)
     assert check.vectors == report.vectors
     assert check.zero + check.nonfinite >= report.zero
-    os.unlink(target)
+    _remove(target)
     return True
+
+
+def _remove(path: str) -> None:
+    """Remove a file or a store, if it is there."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        pathlib.Path(path).unlink(missing_ok=True)
 
 
 def garbled(rng: random.Random, seed: bytes) -> bytes:
@@ -137,12 +229,19 @@ def main(seconds: str, suffix: str = SUFFIXES[0]) -> None:
 
     folder = tempfile.mkdtemp()
     corpus = tempfile.mkdtemp()
-    for i, seed in enumerate(seeds(suffix)):
-        with open(os.path.join(corpus, f"{i}"), "wb") as file:
-            file.write(seed)
+    whole = seeds(suffix)
+    for i, seed in enumerate(whole):
+        tried(seed, suffix, folder)  # only what is imported before is guided by
+        pathlib.Path(corpus, f"{i}").write_bytes(seed)
     atheris.instrument_all()
     atheris.Setup(
-        [sys.argv[0], f"-max_total_time={seconds}", "-max_len=2000", "-verbosity=1", corpus],
+        [
+            sys.argv[0],
+            f"-max_total_time={seconds}",
+            f"-max_len={2 * max(map(len, whole))}",
+            "-verbosity=1",
+            corpus,
+        ],
         lambda data: tried(data, suffix, folder),
     )
     atheris.Fuzz()

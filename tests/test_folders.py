@@ -239,6 +239,26 @@ def test_part_that_a_policy_refuses_is_named(value, option, capsys):
     assert sorted(os.listdir("done")) == [RECORD, "0.npy"]
 
 
+def test_refusals_of_what_is_in_a_file_name_it(capsys):
+    """By itself, in a folder, and at a URL, by the name that the caller knows."""
+    from l2multi.files import check_file, normalize_file
+
+    os.mkdir("parts")
+    head = b'{"e":{"dtype":"I128","shape":[1],"data_offsets":[0,16]}}'
+    whole = len(head).to_bytes(8, "little") + head + bytes(16)
+    Path("parts/a.safetensors").write_bytes(whole)
+    fsspec.filesystem("memory").pipe("/shelf/a.safetensors", whole)
+    told = "source: dtype I128 of tensor 'e' is not supported; accepted are .*, in '{}'$"
+    for path in ("parts/a.safetensors", "memory://shelf/a.safetensors"):
+        for run in (check_file, lambda path: normalize_file(path, "y.safetensors")):
+            with pytest.raises(TypeError, match=told.format(path)):
+                run(path)
+    with pytest.raises(TypeError, match=told.format("parts/a.safetensors")):
+        normalize_folder("parts", "done")
+    assert main(["info", "parts/a.safetensors"]) == 1
+    assert capsys.readouterr().err.endswith(", in 'parts/a.safetensors'\n")
+
+
 def test_files_of_common_suffixes_are_told(capsys):
     """They may hold vectors; the message of a folder of them alone says how they are taken."""
     parts("0.npy")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from l2multi import _formats
 from l2multi.cli import main
 from l2multi.files import check_file, normalize_file
 from l2multi.folders import normalize_folder
+from l2multi.formats import parquet
 from tests.streamed import BEFORE, refused, small_windows
 
 if int(pa.__version__.split(".")[0]) < 26:
@@ -518,6 +520,22 @@ def test_truncated_stream():
         refused(ValueError, "^source: expected a complete ", "in.arrow", "out.arrow", column="v")
     Path("in.arrow").write_bytes(whole + b"more")
     refused(ValueError, "^source: .*more in it", "in.arrow", "out.arrow", column="v")
+
+
+def test_row_group_of_other_columns_than_the_schema():
+    """Refused before it is asked for its columns: of some that are not there, pyarrow ends the
+    process. No such file is kept here."""
+
+    class Head:
+        """What pyarrow says of one."""
+
+        num_columns, num_row_groups = 1, 1
+
+        def row_group(self, index):
+            return types.SimpleNamespace(num_columns=2)
+
+    with pytest.raises(pa.ArrowInvalid, match="its row group 0 has 2 columns, and its schema has"):
+        parquet._groups(Head())
 
 
 def test_folder_of_parts():

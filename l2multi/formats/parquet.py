@@ -39,7 +39,7 @@ class Parquet(Table):
                 # reading a row raises.
                 for index in range(self.head.num_row_groups):
                     next(self.file.iter_batches(1, row_groups=[index], use_threads=False), None)
-                groups = [self.head.row_group(i) for i in range(self.head.num_row_groups)]
+                groups = _groups(self.head)
                 self.leaves = [self.head.schema.column(i) for i in range(self.head.num_columns)]
                 self.chunks = [[g.column(i) for i in range(g.num_columns)] for g in groups]
                 self.rows = [group.num_rows for group in groups]
@@ -270,6 +270,19 @@ class ParquetWriter(Writer):
             with contextlib.suppress(Exception):
                 self.file.close()
             self.sink.close()
+
+
+def _groups(head: Any) -> list[Any]:
+    """The heads of the row groups. Of a column that the schema has not, asking for its metadata
+    ends the process."""
+    groups = [head.row_group(i) for i in range(head.num_row_groups)]
+    for index, group in enumerate(groups):
+        if group.num_columns != head.num_columns:
+            raise pa.ArrowInvalid(
+                f"its row group {index} has {group.num_columns} columns, and its schema has "
+                f"{head.num_columns}"
+            )
+    return groups
 
 
 def _int64(batch: Any) -> Array:
