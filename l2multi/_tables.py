@@ -247,12 +247,10 @@ def writing() -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except OSError as error:
-        if error.errno is None:
-            raise
-        why = os.strerror(error.errno)  # without pyarrow's own words
-        raise OSError(error.errno, why) from None
-    except _ERRORS as error:
+    except (*_ERRORS, OSError) as error:
+        number = getattr(error, "errno", None)
+        if number is not None:
+            raise OSError(number, os.strerror(number)) from None  # without pyarrow's own words
         raise ValueError(f"target: cannot be written as its source is ({_line(error)})") from None
 
 

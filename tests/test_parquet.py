@@ -17,7 +17,7 @@ import pytest
 from pyarrow import feather
 
 import l2multi as l2
-from l2multi import _formats
+from l2multi import _formats, _tables
 from l2multi.cli import main
 from l2multi.files import check_file, normalize_file
 from l2multi.folders import normalize_folder
@@ -536,6 +536,15 @@ def test_row_group_of_other_columns_than_the_schema():
 
     with pytest.raises(pa.ArrowInvalid, match="its row group 0 has 2 columns, and its schema has"):
         parquet._groups(Head())
+
+
+def test_encoding_that_a_column_cannot_have():
+    """As a head may claim that lies; pyarrow says so by an OSError without a number."""
+    table = pa.table({"v": [1.5]})
+    settings = {"use_dictionary": False, "column_encoding": {"v": "DELTA_BINARY_PACKED"}}
+    told = r"^target: cannot be written as its source is \(DELTA_BINARY"
+    with pytest.raises(ValueError, match=told), _tables.writing():
+        pq.write_table(table, "y.parquet", **settings)
 
 
 def test_folder_of_parts():
