@@ -30,7 +30,8 @@ def open_file(path: str, selection: _formats.Selection) -> OpenFile:
             what = "folder" if row.folder else "file"
             cure = "what comes through a pipe has to be saved to one first"
             if stat.S_ISDIR(mode):
-                cure = "a folder of files is for normalize alone, in Python for normalize_folder"
+                cure = "folders of files are for normalize and check, in Python for "
+                cure += "normalize_folder and check_folder"
             raise ValueError(
                 f"source: expected a {row.suffix} {what}, got {path!r}, which is not a {what} "
                 f"({cure})"

@@ -21,6 +21,10 @@ Array = np.ndarray[Any, Any]
 WINDOW = 2**24
 
 
+# How many names of what is in a file a message has at most.
+SHOWN = 20
+
+
 class Selection(NamedTuple):
     """The keywords that say what is meant in a file."""
 
@@ -164,8 +168,22 @@ class Row(NamedTuple):
             if value is not None and name not in self.takes:
                 told = f"{value!r}, and a {self.suffix} file has no use for it"
                 raise ValueError(f"{name}: expected none, got {told}: {self.rules}")
-        opened: OpenFile = importlib.import_module(self.module).open(path, selection)
+        try:
+            opened: OpenFile = importlib.import_module(self.module).open(path, selection)
+        except NotNamedError as error:
+            ones = (name for name in error.names[:SHOWN] if self._is_floating(path, error, name))
+            raise error.suggest(next(ones, error.names[0])) from None
         return opened
+
+    def _is_floating(self, path: str, which: "NotNamedError", name: str) -> bool:
+        """Whether one of what a file holds has vectors of floating numbers."""
+        named: dict[str, Any] = {which.option: name}
+        try:
+            opened = self.open(path, Selection(**named))
+        except (ImportError, OSError, TypeError, ValueError):
+            return False
+        opened.close()
+        return bool(_contract.rule(opened.dtype).result == opened.dtype)
 
 
 # The first row opens what has a suffix of none.
@@ -287,19 +305,23 @@ def chosen(names: list[str], tensor: str | None, path: str) -> str:
 class NotNamedError(ValueError):
     """A file holds many, and none was named: `names`, for the keyword `option`."""
 
-    option: str
-    names: list[str]
+    def __init__(self, told: str, option: str, names: list[str]) -> None:
+        super().__init__(told)
+        self.option, self.names = option, names
+
+    def suggest(self, name: str) -> "NotNamedError":
+        """The same, with a name for example."""
+        told = f"{self}; name one, such as {self.option}={name!r}"
+        return NotNamedError(told, self.option, self.names)
 
 
 def not_named(option: str, what: str, names: list[str], asked: str | None) -> ValueError:
     """The error where none of the names in a file was asked for."""
-    shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+    shown = ", ".join(map(repr, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
     told = f"{option}: expected one of {what} ({shown}), got "
     if asked is not None or not names:
         return ValueError(told + ("none" if asked is None else repr(asked)))
-    error = NotNamedError(f"{told}none; name one, such as {option}={names[0]!r}")
-    error.option, error.names = option, names
-    return error
+    return NotNamedError(f"{told}none", option, names)
 
 
 def ml_dtype(argument: str, dtype: Any) -> np.dtype[Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from l2multi import _backends, _contract, _file_arguments
 from l2multi.formats.npy import NAMELESS
@@ -51,15 +52,43 @@ def choice(choices: Sequence[str], help: str, *names: str, metavar: str | None =
     )  # fmt: skip
 
 
-def flag(*names: str, help: str, **keywords: Any) -> Any:
-    """An option without a value; its help says no type, as typer's would."""
-    return typer.Option(*names, help=help, metavar="", **keywords)
+def _untyped(params: list[Any]) -> list[Any]:
+    """Parameters whose help names no type of Python's, as typer's does where nothing else is said:
+    of flags, its own too, and of arguments."""
+    for one in params:
+        if one.param_type_name == "argument":
+            one.display_type_rich = lambda ctx: None
+        elif one.metavar is None:
+            one.metavar = ""
+    return params
+
+
+class Command(TyperCommand):
+    """A command with such help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _untyped(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """All commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _untyped(super().get_params(ctx))
 
 
 Source = Annotated[
     str,
     typer.Argument(
         metavar="IN", parser=path, show_default=False, help="The file to read, or its URL."
+    ),
+]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IN",
+        parser=path,
+        help="The file to read; or several, a folder or a pattern. All may be URLs.",
     ),
 ]
 Axis = Annotated[
@@ -106,8 +135,8 @@ Backend = Annotated[
         "Which library computes; by default $L2MULTI_BACKEND, or the best that is installed.",
     ),
 ]
-Json = Annotated[bool, flag("--json", help="Print JSON, one object on a line.")]
-Quiet = Annotated[bool, flag("--quiet", "-q", help="Print nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object on a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Plot = Annotated[str | None, typer.Option(metavar="FILE", help="Save a plot as PNG, PDF or SVG.")]
 Paths = Annotated[
     list[str],
@@ -155,7 +184,9 @@ ReturnNorms = Annotated[
         "folder. (In Python, norms=.)",
     ),
 ]
-DryRun = Annotated[bool, flag("--dry-run", help="Read, check and report, and write nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read, check and report, and write nothing.")
+]
 Dask = Annotated[
     str | None,
     typer.Option(

@@ -61,7 +61,7 @@ def replacing(
         with told(argument, target):
             replaced = os.path.exists(path)
             if replaced:
-                shutil.copymode(path, temporary)
+                _copy_modes(path, temporary)
                 # The new name may reach the disk before the new bytes do, and a crash between the
                 # two would cost the old ones. Where there are none, nobody has to wait, as with cp:
                 # it would take more than twice the time (docs/details.md).
@@ -148,6 +148,16 @@ def _remove(path: str) -> None:
     else:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def _copy_modes(path: str, new: str) -> None:
+    """Have a file, or a folder and all in it, the modes of what has these names in the old one."""
+    shutil.copymode(path, new)
+    for folder, inner, files in os.walk(new):
+        for name in (*inner, *files):
+            made = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                shutil.copymode(os.path.join(path, os.path.relpath(made, new)), made)
 
 
 def _exchange(one: str, other: str) -> None:

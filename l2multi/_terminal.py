@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from l2multi import _formats
 from l2multi.files import Check, Report
-from l2multi.folders import Part
+from l2multi.folders import Checked, Part
 
 # Bars of a histogram.
 _BARS = 16
@@ -26,6 +28,27 @@ def taken(path: str, name: str | None) -> dict[str, Any]:
     """Which of the arrays or columns of a file was taken, called as the option for it."""
     option = "column" if "column" in _formats.find(path).takes else "tensor"
     return {} if not name else {option: name}
+
+
+# What the functions call their arguments, and what the command does.
+_FILES = {"source": "IN", "x": "IN", "target": "OUT", "norms": "--return-norms"}
+_OPTIONS = "axis|tensor|column|dims|dtype_in|dtype|eps|zero|nonfinite|tol|plot"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in the words of the command, without an errno's number."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        named = "" if error.filename is None else f": {error.filename!r}"
+        message = f"{error.strerror}{named}"
+    message = " ".join(message.split()) or type(error).__name__
+    message = message.replace("axis=None", "axis=all")
+    message = re.sub(rf"^({'|'.join(_FILES)})(?=: )", lambda found: _FILES[found[1]], message)
+    return re.sub(
+        rf"^({_OPTIONS})(?=: )|(?<= )({_OPTIONS})=",
+        lambda found: "--" + found[0].replace("_", "-").replace("=", " "),
+        message,
+    )
 
 
 def report(one: Report, dry_run: bool = False) -> str:
@@ -66,11 +89,21 @@ def part(one: Part) -> str:
         return f"{one.target}: stale, for {one.source} is not there any more"
     if one.report is None:
         return f"{one.target}: was done before"
-    told = one.report
-    more = [f"{told.zero} zero"] if told.zero else []
-    more += [f"{told.nonfinite} not finite"] if told.nonfinite else []
-    more += [f"{told.null} null"] if told.null else []
-    return f"{one.target}: {told.vectors} vectors" + "".join(f", {what}" for what in more)
+    return f"{one.target}: {one.report.vectors} vectors{_amiss(one.report)}"
+
+
+def checked(one: Checked) -> str:
+    """What the vectors of a file of a folder are, in a line."""
+    found = one.check
+    other = f", {found.off} of other length" if found.off else ""
+    told = f"{one.source}: {found.vectors} vectors, {found.unit} of unit length"
+    return f"{told}{_amiss(found)}{other}"
+
+
+def _amiss(one: Report | Check) -> str:
+    """How many vectors have no unit length to be had."""
+    kinds = (("zero", one.zero), ("not finite", one.nonfinite), ("null", one.null))
+    return "".join(f", {count} {what}" for what, count in kinds if count)
 
 
 def parts(
@@ -90,7 +123,7 @@ def parts(
             "zero vectors": sum(one.zero for one in reports),
             "not finite": sum(one.nonfinite for one in reports),
             "time": f"{seconds:.3f} s",
-            "throughput": _speed(nbytes, seconds, dry_run),
+            **({"throughput": _speed(nbytes, seconds, dry_run)} if reports else {}),
         }
     )
 
@@ -101,8 +134,9 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown} (name such files, or a pattern, if they hold vectors)"
 
 
-def check(one: Check, source: str) -> str:
+def check(checked: Checked) -> str:
     """What a file's vectors are."""
+    source, one = checked
     shown: dict[str, Any] = {
         "file": source,
         **taken(source, one.name),
@@ -121,6 +155,39 @@ def check(one: Check, source: str) -> str:
         shown["furthest off"] = f"{one.worst:.3g}"
     shown |= {"smallest norm": number(one.smallest), "largest norm": number(one.largest)}
     return lines(shown)
+
+
+def checks(all_: Sequence[Checked], left: Sequence[str] = ()) -> str:
+    """What the vectors of a folder are, and which of its files were left out."""
+    every = [one.check for one in all_]
+    whole = sum(one.unit == one.vectors for one in every)
+    shown: dict[str, Any] = {"files": f"{len(every)} read, {whole} all of unit length"}
+    if left:
+        shown["not taken"] = _some(left)
+    shown |= {
+        "vectors": sum(one.vectors for one in every),
+        "unit length": sum(one.unit for one in every),
+        "zero vectors": sum(one.zero for one in every),
+        "not finite": sum(one.nonfinite for one in every),
+    }
+    if null := sum(one.null for one in every):
+        shown["null"] = null
+    shown["other length"] = sum(one.off for one in every)
+    if away := [one.worst for one in every if one.worst is not None]:
+        shown["furthest off"] = f"{max(away):.3g}"
+    smallest = (one.smallest for one in every if one.smallest is not None)
+    largest = (one.largest for one in every if one.largest is not None)
+    shown["smallest norm"] = number(min(smallest, default=None))
+    shown["largest norm"] = number(max(largest, default=None))
+    return lines(shown)
+
+
+def counts(all_: Sequence[Checked]) -> dict[float, int]:
+    """The counts of all files of a folder together."""
+    found: Counter[float] = Counter()
+    for one in all_:
+        found.update(one.check.counts)
+    return dict(sorted(found.items()))
 
 
 def found(count: int, positions: Sequence[tuple[int, ...]]) -> str:

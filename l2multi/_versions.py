@@ -12,7 +12,6 @@ _DISTRIBUTIONS = (
 )  # fmt: skip
 
 
-@_usable.asks
 def show_versions() -> None:
     """Print what is installed and which backends are usable, and why one is not.
 
@@ -26,6 +25,15 @@ def show_versions() -> None:
     >>> l2.show_versions()  # doctest: +ELLIPSIS
     l2multi ...
     """
+    found = versions()
+    width = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name:<{width}}  {value}")
+
+
+@_usable.asks
+def versions() -> dict[str, str]:
+    """What `show_versions` prints, line by line."""
     import platform
     from importlib import metadata  # 20 ms, more than all of `import l2multi` may take
 
@@ -53,6 +61,4 @@ def show_versions() -> None:
     if kernels not in ("not set", "0", "1"):
         kernels += ": unknown, so it counts as 1; known are 0, 1"
     lines["$L2MULTI_JAX_KERNELS"] = kernels
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
+    return lines

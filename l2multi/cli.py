@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,10 +25,11 @@ from l2multi import (
     _remote,
     _signals,
     _terminal,
+    _versions,
 )
 from l2multi.__main__ import interrupted
-from l2multi.files import check_file, normalize_file
-from l2multi.folders import Part, is_many, left_out, normalize_folder
+from l2multi.files import normalize_file
+from l2multi.folders import Checked, Part, check_folder, is_many, left_out, normalize_folder
 from l2multi.formats.npy import NAMELESS
 
 # What typer's parser raises, whichever parser it brings with it.
@@ -42,6 +42,7 @@ class _Interrupted(BaseException):
 
 app = typer.Typer(
     name="l2multi",
+    cls=_options.Group,
     help=l2multi.__doc__,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -101,7 +102,7 @@ def _failed(error: BaseException, code: int = 1) -> int:
         print(end="", flush=True)
     except OSError:
         _unheard()
-    print(f"l2multi: error: {_one_line(error)}", file=sys.stderr)
+    print(f"l2multi: error: {_terminal.one_line(error)}", file=sys.stderr)
     return code
 
 
@@ -134,7 +135,7 @@ def _command(run: Callable[..., int | None]) -> Callable[..., int | None]:
 
     guarded.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
     about = _FORMATS if "file" in (run.__doc__ or "") else None
-    app.command(run.__name__, epilog=about)(guarded)
+    app.command(run.__name__, cls=_options.Command, epilog=about)(guarded)
     return guarded
 
 
@@ -148,7 +149,7 @@ def _print_version(wanted: bool) -> None:
 def _before(
     version: Annotated[
         bool,
-        _options.flag(
+        typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
         ),
     ] = False,
@@ -177,9 +178,10 @@ def normalize(
 ) -> int | None:
     """Scale the vectors of files to unit Euclidean length, in bounded memory.
 
-    OUT is like IN, with unit vectors, and is replaced only when it is complete. Of several files,
-    a folder or a pattern, OUT is a folder; a second run skips what was done. Files are known by
-    their suffix; what else is in them is carried through.
+    OUT is like IN, with unit vectors, and is replaced only when it is complete; the folder that it
+    is in has to be there. Of several files, a folder or a pattern, OUT is a folder, which is made;
+    a second run skips what was done. Files are known by their suffix; what else is in them is
+    carried through.
     """
     if len(paths) < 2:
         raise typer.BadParameter("expected IN and OUT", param_hint="IN... OUT")
@@ -248,7 +250,7 @@ def _print_json(part: Part) -> None:
 
 @_command
 def check(
-    source: _options.Source,
+    paths: _options.Sources,
     axis: _options.Axis = "-1",
     tensor: _options.Tensor = None,
     column: _options.Column = None,
@@ -260,28 +262,41 @@ def check(
     json_: _options.Json = False,
     quiet: _options.Quiet = False,
 ) -> int:
-    """Tell whether the vectors of a file have unit length: 0 if all have, 1 if not, 2 if that
+    """Tell whether the vectors of files have unit length: 0 if all have, 1 if not, 2 if that
     cannot be told.
 
-    On a terminal, a histogram of the norms is shown; --plot saves it.
+    Of several files, a folder or a pattern, there is a line for each, and the sums. On a terminal,
+    a histogram of the norms is shown; --plot saves it.
     """
+    source = paths if len(paths) > 1 else paths[0]
     try:
+        many = len(paths) > 1 or is_many(paths[0])
+        told = _print_check_json if json_ else _print_check if many else None
         with _terminal.progress(not quiet) as progress:
-            found = check_file(
+            found = check_folder(
                 source, _options.axes_of(axis), tensor=tensor, column=column, dims=dims,
                 dtype_in=dtype_in, tol=tol, backend=backend, progress=_signals.heeding(progress),
+                done=None if quiet else told,
             )  # fmt: skip
-        if json_:
-            _say(_terminal.as_json(found, source=source))
-        elif not quiet:
-            _say(_terminal.check(found, source))
-            if found.counts and (plot or sys.stdout.isatty()):
-                _terminal.histogram(found.counts)
-        if plot and found.counts:
-            _terminal.plot_histogram(found.counts, source, plot)
+        counts = _terminal.counts(found)
+        if not (json_ or quiet):
+            text = _terminal.checks(found, left_out(source)) if many else _terminal.check(found[0])
+            _say(text)
+            if counts and (plot or sys.stdout.isatty()):
+                _terminal.histogram(counts)
+        if plot and counts:
+            _terminal.plot_histogram(counts, ", ".join(paths), plot)
     except _FAILURES as error:
         return _failed(error, 2)
-    return int(found.unit < found.vectors)
+    return int(any(one.check.unit < one.check.vectors for one in found))
+
+
+def _print_check(one: Checked) -> None:
+    _say(_terminal.checked(one))
+
+
+def _print_check_json(one: Checked) -> None:
+    _say(_terminal.as_json(one.check, source=one.source))
 
 
 @_command
@@ -290,6 +305,7 @@ def info(
     axis: _options.Axis = "-1",
     tensor: _options.Tensor = None,
     column: _options.Column = None,
+    dims: _options.Dims = None,
     dtype_in: _options.DtypeIn = None,
     json_: _options.Json = False,
 ) -> None:
@@ -307,6 +323,8 @@ def info(
             return
         stack.callback(opened.close)
         axes = _contract.normalize_axes(_options.axes_of(axis), len(opened.shape))
+        if dims is not None:
+            _file_arguments.cut(opened, axes, dims)
         told = l2multi.explain(opened.sample(axes), opened.check_axes(axes))
         vectors = 1
         for d, n in enumerate(opened.shape):
@@ -342,7 +360,7 @@ def _print_names(
         try:
             opened = _file_arguments.open_file(here, known._replace(**named))
         except (TypeError, ValueError) as error:
-            shown[name] = {"error": _one_line(error)}
+            shown[name] = {"error": _terminal.one_line(error)}
         else:
             shown[name] = {"shape": opened.shape, "dtype": opened.dtype.name}
             opened.close()
@@ -358,7 +376,7 @@ def _print_names(
 @_command
 def bench(
     quick: Annotated[
-        bool, _options.flag("--quick", help="Take a few seconds: fewer shapes, less time each.")
+        bool, typer.Option("--quick", help="Take a few seconds: fewer shapes, less time each.")
     ] = False,
     plot: _options.Plot = None,
     json_: _options.Json = False,
@@ -402,9 +420,12 @@ def warm(
 
 
 @_command
-def versions() -> None:
+def versions(json_: _options.Json = False) -> None:
     """Print what is installed and usable."""
-    l2multi.show_versions()
+    if json_:
+        _say(json.dumps(_versions.versions()))
+    else:
+        l2multi.show_versions()
 
 
 # Complex numbers are pairs of floats to a kernel.
@@ -424,24 +445,3 @@ def _dtype(name: str) -> np.dtype[Any]:
     except TypeError:
         known = ", ".join((*_NUMPY_DTYPES, *NAMELESS))
         raise TypeError(f"dtype: {name} is not supported; accepted are {known}") from None
-
-
-# What the functions call their arguments, and what the command does.
-_FILES = {"source": "IN", "x": "IN", "target": "OUT", "norms": "--return-norms"}
-_OPTIONS = "axis|tensor|column|dims|dtype_in|dtype|eps|zero|nonfinite|tol|plot"
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of an error in the words of the command, without an errno's number."""
-    message = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        named = "" if error.filename is None else f": {error.filename!r}"
-        message = f"{error.strerror}{named}"
-    message = " ".join(message.split()) or type(error).__name__
-    message = message.replace("axis=None", "axis=all")
-    message = re.sub(rf"^({'|'.join(_FILES)})(?=: )", lambda found: _FILES[found[1]], message)
-    return re.sub(
-        rf"^({_OPTIONS})(?=: )|(?<= )({_OPTIONS})=",
-        lambda found: "--" + found[0].replace("_", "-").replace("=", " "),
-        message,
-    )

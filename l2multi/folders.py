@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import l2multi
 from l2multi import _contract, _file_arguments, _formats, _remote
 from l2multi._replacing import replacing
-from l2multi.files import Path, Report, normalize_file
+from l2multi.files import Check, Path, Report, check_file, normalize_file
 
 # What was done stands here, in the folder of the results.
 RECORD = ".l2multi.json"
@@ -162,6 +162,68 @@ def normalize_folder(
         tell(Part(path, result, report))
     for part in _stale(record, pairs, target):
         tell(part)
+    return found
+
+
+class Checked(NamedTuple):
+    """One file of a folder that was looked at.
+
+    Attributes
+    ----------
+    source : str
+        The path.
+    check : Check
+        What was met.
+    """
+
+    source: str
+    check: Check
+
+
+def check_folder(
+    source: Path | Iterable[Path],
+    axis: _contract.Axis = -1,
+    *,
+    done: Callable[[Checked], None] | None = None,
+    **keywords: Any,
+) -> list[Checked]:
+    """Tell of all files of a folder how many vectors have unit length, and what the others are.
+
+    Parameters
+    ----------
+    source : path or iterable of paths
+        As for `normalize_folder`. The lengths of the vectors of the parts need not agree.
+    axis, tensor, column, dims, dtype_in, tol, backend, progress
+        As for `check_file`.
+    done : callable, optional
+        Called with each `Checked`.
+
+    Returns
+    -------
+    list of Checked
+        In the order of the names.
+
+    Raises
+    ------
+    OSError, ValueError, TypeError, ImportError
+        As for `check_file`; ValueError if there is no file.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from l2multi.folders import check_folder
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for i in range(3):
+    ...         np.save(os.path.join(folder, f"{i}.npy"), np.eye(4) * i)
+    ...     [one.check.unit for one in check_folder(folder)]
+    [0, 4, 0]
+    """
+    found = []
+    for path in _sources(source):
+        found.append(Checked(path, check_file(path, axis, **keywords)))
+        if done is not None:
+            done(found[-1])
     return found
 
 

@@ -172,6 +172,10 @@ def test_versions(capsys, monkeypatch):
     known = ", ".join(l2._backends.NAMES)
     assert re.search(rf"^\$L2MULTI_BACKEND +abacus: unknown, .*; known are {known}$", out, re.M)
     assert re.search(r"^\$L2MULTI_JAX_KERNELS +off: unknown, .*counts as 1", out, re.M)
+    assert main(["versions", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    width = max(map(len, told))
+    assert out == "".join(f"{name:<{width}}  {value}\n" for name, value in told.items())
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,8 @@ def test_versions(capsys, monkeypatch):
         ("normalize --axis -2 -1 in.npy out.npy", "No such option: -1"),
         ("normalize in.npy out.npy --axes 0", "No such option: --axes"),
         ("normalize in.npy out.npy --axes 0", "(try: l2multi normalize --help)"),
-        ("check in.npy more", "(more) (try: l2multi check --help)"),
+        ("check", "Missing argument 'IN'"),
+        ("info in.npy more", "(more) (try: l2multi info --help)"),
         ("versions more", "(more) (try: l2multi versions --help)"),
         ("normalize - out.npy", "'IN... OUT': expected the path of a file: standard input"),
         ("normalize in.npy -", "a file called - is ./- (try: l2multi normalize --help)"),
@@ -623,7 +628,10 @@ def test_info(capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["vectors"], told["shape"]) == (1, [3, 4])
     os.mkdir("folder.npy")
-    assert "for normalize alone" in refused(capsys, "info", "folder.npy")
+    assert "for normalize and check" in refused(capsys, "info", "folder.npy")
+    assert main(["info", "in.npy", "--dims", "2"]) == 0
+    assert report(capsys)["shape"] == "(3, 2)"
+    assert refused(capsys, "info", "in.npy", "--dims", "5").startswith("--dims: expected from 1 to")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".h5", ".zarr"])
@@ -651,14 +659,116 @@ def test_which_array_was_taken_is_told(suffix, capsys):
         assert told["tensor" if command[0] == "info" else "name"] == "emb"
 
 
-def test_help_names_no_type_of_a_flag(capsys):
-    """Nor of an option that says what it takes; typer's own --help is not ours."""
-    for command in ("normalize", "check", "info", "bench", "warm"):
-        assert main([command, "--help"]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        own = [line for line in lines if "--" in line and "--help" not in line]
-        assert own
-        assert not [line for line in own if re.search(r"<\w+>", line)]
+@pytest.mark.parametrize(
+    "command",
+    [[], *([name] for name in ("normalize", "check", "info", "bench", "warm", "versions"))],
+)
+def test_help_names_no_type_of_python(command, capsys):
+    """Of a flag, an option or an argument, those of typer included."""
+    assert main([*command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--help" in out
+    assert not re.search(r"<\w+", out)
+
+
+def test_help_says_what_becomes_of_folders(capsys):
+    """That of a file has to be there; that of many is made, with those that it is in."""
+    assert main(["normalize", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the folder that it is in has to be there" in told
+    assert "OUT is a folder, which is made" in told
+    os.mkdir("parts")
+    np.save("parts/x.npy", np.ones((3, 4)))
+    message = refused(capsys, "normalize", "parts/x.npy", "no/such/y.npy")
+    assert message == "OUT: its directory does not exist: 'no/such/y.npy'"
+    message = refused(capsys, "normalize", "parts/x.npy", "y.npy", "--return-norms", "no/n.npy")
+    assert re.match(
+        "--return-norms: its directory .*No such file or directory: 'no/n.npy'", message
+    )
+    assert os.listdir() == ["parts"]
+    assert main(["normalize", "parts", "no/such", "--return-norms", "other/n", "--quiet"]) == 0
+    assert os.path.exists("no/such/x.npy")
+    assert os.path.exists("other/n/x.npy")
+
+
+def test_check_of_many(capsys):
+    """A line for each, the sums, and what its exit code says."""
+    os.mkdir("parts")
+    x = np.eye(8, dtype="f4")
+    np.save("parts/a.npy", x)
+    np.save("parts/b.npy", x[:, :6])  # two of which are zero
+    Path("parts/c.vec").write_text("a 3 4\nb 0.6 0.8\n")
+    Path("parts/d.txt").write_text("a 1 0\n")
+    assert main(["check", "parts"]) == 1
+    *told, last = capsys.readouterr().out.split("files  ")
+    assert told == [
+        "parts/a.npy: 8 vectors, 8 of unit length\n"
+        "parts/b.npy: 8 vectors, 6 of unit length, 2 zero\n"
+        "parts/c.vec: 2 vectors, 1 of unit length, 1 of other length\n"
+    ]
+    lines = {line[:13].strip(): line[15:] for line in f"files  {last}".splitlines()}
+    assert lines.pop("not taken").startswith("d.txt (name such files")
+    assert lines == {
+        "files": "3 read, 1 all of unit length",
+        "vectors": "18",
+        "unit length": "15",
+        "zero vectors": "2",
+        "not finite": "0",
+        "other length": "1",
+        "furthest off": "4",
+        "smallest norm": "0.0",
+        "largest norm": "5.0",
+    }
+    assert main(["check", "parts", "--json"]) == 1
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["source"][6:], one["unit"]) for one in told] == [
+        ("a.npy", 8), ("b.npy", 6), ("c.vec", 1),
+    ]  # fmt: skip
+    for paths in (["parts/a.npy", "parts/d.txt"], ["parts/[a].npy"]):
+        assert main(["check", *paths]) == 0
+        assert f"{len(paths)} read, {len(paths)} all of unit" in capsys.readouterr().out
+    assert main(["check", "parts", "--tol", "4", "--quiet"]) == 1
+    assert main(["check", "parts/c.vec", "parts/a.npy", "--tol", "4.1", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    Path("parts/b.npy").write_bytes(b"damaged")
+    assert main(["check", "parts"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "parts/a.npy: 8 vectors, 8 of unit length\n"
+    assert err.startswith("l2multi: error: IN: expected a .npy file, got 'parts/b.npy'")
+    assert "where there are none" in refused(capsys, "check", "none/*.npy", code=2)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".h5", ".zarr", ".parquet"])
+def test_name_for_example_is_of_floating_numbers(suffix, capsys):
+    """The first that comes may be of identifiers, or of words."""
+    arrays = {"a": np.arange(6).reshape(3, 2), "ids": np.ones(3, "S2"), "x": np.eye(3, dtype="f4")}
+    arrays["y"] = arrays["x"]
+    if suffix in (".safetensors", ".zarr"):  # which have no such words
+        del arrays["ids"]
+    if suffix == ".npz":
+        np.savez("in.npz", **arrays)
+    elif suffix == ".safetensors":
+        pytest.importorskip("safetensors.numpy").save_file(arrays, "in.safetensors")
+    elif suffix == ".h5":
+        with pytest.importorskip("h5py").File("in.h5", "w") as file:
+            for name, x in arrays.items():
+                file[name] = x
+    elif suffix == ".zarr":
+        group = pytest.importorskip("zarr").create_group("in.zarr")
+        for name, x in arrays.items():
+            group.create_array(name, data=x)
+    else:
+        pq = pytest.importorskip("pyarrow.parquet")
+        lists = {name: x.tolist() for name, x in arrays.items()}
+        pq.write_table(sys.modules["pyarrow"].table(lists), "in.parquet")
+    option = "column" if suffix == ".parquet" else "tensor"
+    for command in (["normalize", f"in{suffix}", f"out{suffix}"], ["check", f"in{suffix}"]):
+        message = refused(capsys, *command, code=2 if command[0] == "check" else 1)
+        assert message.startswith(f"--{option}: expected one of ")
+        assert message.endswith(f"got none; name one, such as --{option} 'x'")
+    if suffix == ".npz":  # where there is none, the first of all
+        np.savez("in.npz", a=arrays["a"], b=arrays["a"])
+        assert refused(capsys, "check", "in.npz", code=2).endswith("such as --tensor 'a'")
 
 
 def test_bench(capsys, monkeypatch):
@@ -716,6 +826,11 @@ def test_a_folder(capsys):
     out = capsys.readouterr().out
     assert "unit/emb_3.npy: 30 vectors\n" in out
     assert "files          4 written, 0 done before\n" in out
+    assert "throughput" in out
+    assert main(["normalize", "parts", "unit"]) == 0
+    out = capsys.readouterr().out
+    assert "files          0 written, 4 done before\n" in out
+    assert "throughput" not in out  # of nothing
     for name, x in arrays.items():
         np.testing.assert_array_equal(np.load(f"unit/{name}"), l2.normalize(x))
     assert main(["normalize", "parts", "nowhere", "--dry-run"]) == 0

@@ -10,7 +10,7 @@ import pytest
 import l2multi as l2
 from l2multi import _remote, files
 from l2multi.cli import main
-from l2multi.folders import RECORD, normalize_folder
+from l2multi.folders import RECORD, check_folder, normalize_folder
 from tests.streamed import draw, numpy_backend
 
 fsspec = pytest.importorskip("fsspec")
@@ -257,6 +257,25 @@ def test_refusals_of_what_is_in_a_file_name_it(capsys):
         normalize_folder("parts", "done")
     assert main(["info", "parts/a.safetensors"]) == 1
     assert capsys.readouterr().err.endswith(", in 'parts/a.safetensors'\n")
+
+
+def test_check_of_a_folder():
+    """Of any lengths; who calls is told of each, and may stop."""
+    parts("0.npy", "1.npy")
+    np.save("parts/2.npy", np.eye(3))
+    told = []
+    found = check_folder("parts", done=told.append, backend="numpy")
+    assert told == found
+    assert [one.source for one in found] == [f"parts/{i}.npy" for i in range(3)]
+    assert [one.check.unit for one in found] == [0, 0, 3]
+    assert [one.check for one in found] == [files.check_file(one.source) for one in found]
+    assert check_folder("parts", dims=2, tol=1.0)[2].check.vectors == 3
+    assert [one.source for one in check_folder(["parts/2.npy"])] == ["parts/2.npy"]
+    fsspec.filesystem("memory").put("parts", "/checked", recursive=True)
+    urls = check_folder("memory://checked/")
+    assert [one.source for one in urls] == [f"memory://checked/{i}.npy" for i in range(3)]
+    with pytest.raises(ValueError, match="source: expected files, got none"):
+        check_folder([])
 
 
 def test_files_of_common_suffixes_are_told(capsys):

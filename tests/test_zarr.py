@@ -381,6 +381,15 @@ def test_a_store_is_replaced():
     assert sorted(os.listdir()) == ["empty.zarr", "in.zarr", "link.zarr", "out.zarr"]
     assert os.readlink("link.zarr") == "out.zarr"
     assert os.stat("out.zarr").st_mode & 0o777 == 0o750
+    # What is in it keeps its modes by name; what is new there has those of new files.
+    own = [Path("out.zarr", name) for name in ("zarr.json", "c", "c/0/0")]
+    for path, mode in zip(own, (0o640, 0o710, 0o604), strict=True):
+        path.chmod(mode)
+    shutil.rmtree("out.zarr/c/1")
+    assert main(["normalize", "in.zarr", "out.zarr", "--quiet"]) == 0
+    assert [path.stat().st_mode & 0o777 for path in own] == [0o640, 0o710, 0o604]
+    fresh = os.stat("in.zarr/c/1/0").st_mode
+    assert os.stat("out.zarr/c/1/0").st_mode == fresh
     before = files("out.zarr")
     for keywords in ({"nonfinite": "raise"}, {"zero": "raise"}):
         x[4] = np.nan
