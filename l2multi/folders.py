@@ -74,7 +74,7 @@ def normalize_folder(
     target : path
         The folder to write to, which is made if it is not there.
     axis, tensor, column, dims, dtype, dtype_in, eps, zero, nonfinite, backend
-        As for `normalize_file`.
+        As for `normalize_file`; a name is for the parts of formats that have names.
     norms : path, optional
         A folder for the norms of each part, another than those of the parts and the results: in
         ``a.npy`` those of ``a.npy`` or ``a.parquet``, in ``a.parquet.npy`` where there is another
@@ -120,7 +120,8 @@ def normalize_folder(
     beside = None if norms is None else os.fsdecode(norms)
     pairs = _pairs(_sources(source), target)
     own = {} if beside is None else _norms_of([path for path, _ in pairs], target, beside)
-    lengths = _Lengths(axis, keywords)
+    each = _for_each([path for path, _ in pairs], keywords)
+    lengths = _Lengths(axis, each)
     for path, _ in pairs:
         if not _remote.is_url(path):
             with _remote.naming("source", path):
@@ -151,7 +152,7 @@ def normalize_folder(
                 with _remote.sent("target", result) as there:
                     report = normalize_file(
                         here, there, axis, norms=beside_, dry_run=dry_run, progress=progress,
-                        **keywords,
+                        **each[path],
                     )._replace(source=path, target=result)  # fmt: skip
                     now["target"] = "" if dry_run else digest(there)
         if report is not None and not dry_run:
@@ -220,11 +221,26 @@ def check_folder(
     [0, 4, 0]
     """
     found = []
-    for path in _sources(source):
-        found.append(Checked(path, check_file(path, axis, **keywords)))
+    for path, own in _for_each(_sources(source), keywords).items():
+        found.append(Checked(path, check_file(path, axis, **own)))
         if done is not None:
             done(found[-1])
     return found
+
+
+def _for_each(paths: list[str], keywords: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The keywords for each part. The name of a tensor, say, is for those of formats that have
+    names; where none is, it stays for the first to refuse."""
+    takes = {path: _formats.find(path).takes for path in paths}
+    taken = {name for some in takes.values() for name in some}
+    return {
+        path: {
+            name: value
+            for name, value in keywords.items()
+            if name not in taken or name in takes[path]
+        }
+        for path in paths
+    }
 
 
 def is_many(path: Path) -> bool:
@@ -326,20 +342,21 @@ def _norms_of(paths: list[str], target: str, folder: str) -> dict[str, str]:
 class _Lengths:
     """The length of the vectors of parts, by their heads: refused if that of one is another."""
 
-    def __init__(self, axis: _contract.Axis, keywords: dict[str, Any]) -> None:
-        asked = {name: keywords.get(name) for name in ("tensor", "column", "dtype_in")}
-        self.selection = _file_arguments.selection(**asked)
-        self.axis, self.dims = axis, keywords.get("dims")
+    def __init__(self, axis: _contract.Axis, keywords: dict[str, dict[str, Any]]) -> None:
+        self.axis, self.keywords = axis, keywords
         self.first: tuple[str, int] | None = None
 
     def look(self, here: str, path: str) -> None:
         """At a part, which messages call `path`."""
-        with contextlib.closing(_file_arguments.open_file(here, self.selection)) as opened:
+        own = self.keywords[path]
+        asked = {name: own.get(name) for name in _formats.Selection._fields}
+        selection, dims = _file_arguments.selection(**asked), own.get("dims")
+        with contextlib.closing(_file_arguments.open_file(here, selection)) as opened:
             axes = _contract.normalize_axes(self.axis, len(opened.shape))
             along = [opened.shape[d] for d in axes]
         if 0 in opened.shape or None in along or axes != (len(opened.shape) - 1,):
             return
-        length = along[0] if self.dims is None else min(along[0], self.dims)
+        length = along[0] if dims is None else min(along[0], dims)
         if self.first is None:
             self.first = (path, length)
         elif length != self.first[1]:

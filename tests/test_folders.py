@@ -306,3 +306,26 @@ def test_file_into_a_folder(capsys):
     parts("0.npy")
     assert main(["normalize", "parts/0.npy", "parts"]) == 1
     assert "(try 'parts/0.npy')" in capsys.readouterr().err
+
+
+def test_names_are_for_parts_that_have_them():
+    """In a folder of several formats; where none of the formats has names, one is refused."""
+    arrays = parts("a.npy")
+    np.savez("parts/b.npz", e=arrays["a.npy"], other=np.ones((2, 4)))
+    done = normalize_folder("parts", "unit", tensor="e")
+    assert [part.report.vectors for part in done] == [5, 5]
+    want = l2.normalize(arrays["a.npy"]).tobytes()
+    assert np.load("unit/a.npy").tobytes() == want
+    with np.load("unit/b.npz") as file:
+        assert file["e"].tobytes() == want
+        assert file["other"].tolist() == np.ones((2, 4)).tolist()
+    checks = [one.check for one in check_folder("unit", tensor="e")]
+    assert [one.unit + one.zero for one in checks] == [5, 5]
+    with pytest.raises(ValueError, match=r"^tensor: .*b\.npz"):
+        normalize_folder("parts", "other", tensor="none")
+    os.unlink("parts/b.npz")
+    for call in (lambda: normalize_folder("parts", "other", tensor="e"),
+                 lambda: check_folder("parts", tensor="e")):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^tensor: expected none, got 'e', and a \.npy file"):
+            call()
+    assert not os.path.exists("other")
