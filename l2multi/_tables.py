@@ -320,7 +320,8 @@ def _find(schema: Any, column: str | None, path: str) -> tuple[str, tuple[int, .
     if not vectors:
         raise ValueError(
             f"source: expected a table with a column of lists of numbers, got {path!r}, whose "
-            f"columns are {tuple(found)[:20]!r}"
+            f"columns are {tuple(found)[:20]!r}; rows of numbers are vectors in a frame: "
+            "l2multi.normalize(pandas.read_parquet(...))"
         )
     raise _formats.not_named("column", f"the vectors in {path!r}", list(vectors), column)
 

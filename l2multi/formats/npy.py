@@ -71,7 +71,10 @@ def _read(file: BinaryIO, path: str, dtype_in: np.dtype[Any] | None) -> Mapped:
             f"source: expected a .npy file, got {path!r}, which is an archive; call it .npz"
         )
     if magic != np.lib.format.MAGIC_PREFIX:
-        why = "" if is_known(path) else f" (a suffix that is none of {known()} is taken for it)"
+        why = ""
+        if not is_known(path):
+            why = f" (a suffix that is none of {known()} is taken for it; a table of text becomes "
+            why += "one by np.loadtxt and np.save)"
         raise ValueError(
             f"source: expected a .npy file, got {path!r}, which does not begin as one{why}"
         )

@@ -346,7 +346,10 @@ def open(path: str, selection: Selection) -> OpenFile:
             opened = kind(path, b"", (0, 0))
             if kind is Binary:
                 fasttext = "it is a model of fastText; save its vectors as text, a .vec"
-                other = f"it does not begin with two numbers: {_shown(line)}"
+                other = (
+                    f"it does not begin with two numbers: {_shown(line[:20])}; numbers alone "
+                    "become a .npy by np.fromfile and np.save"
+                )
                 raise opened.wrong(fasttext if line.startswith(_FASTTEXT) else other)
             if isinstance(opened, Text) and len(line) == LINE and not line.endswith(b"\n"):
                 raise opened.too_long(1)
