@@ -293,7 +293,8 @@ def _leaves(tree: Any) -> tuple[list[str], tuple[jax.Array, ...], Any]:
     for name, (_, leaf) in zip(names, paths, strict=True):
         try:
             if sparse.owns(leaf):
-                raise TypeError("x: a sparse matrix is no leaf; try its todense()")
+                # Not its `todense`, which adds repeats in bfloat16 and stops at 256.
+                raise TypeError("x: a sparse matrix is no leaf; try l2multi.norm of it instead")
             leaves.append(_array(leaf))
             _contract.rule(leaves[-1].dtype)
         except (TypeError, ValueError) as error:

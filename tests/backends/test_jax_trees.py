@@ -296,7 +296,11 @@ def test_as_optax():
         ("text", "itself", "type builtins.str is not supported"),
         ([1.0, np.ma.ones(3, "f4")], "[1]", "numpy.ma.MaskedArray is more than"),
         ((pint.UnitRegistry().Quantity(1.0, "m"),), "[0]", "pint.Quantity is more than"),
-        ([sparse.BCOO.fromdense(jnp.eye(2))], "[0]", "a sparse matrix is no leaf"),
+        (
+            [sparse.BCOO.fromdense(jnp.eye(2))],
+            "[0]",
+            "no leaf; try l2multi.norm of it instead",
+        ),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
