@@ -771,6 +771,25 @@ def test_name_for_example_is_of_floating_numbers(suffix, capsys):
         assert refused(capsys, "check", "in.npz", code=2).endswith("such as --tensor 'a'")
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("l2multi ch", ["check"]),
+        ("l2multi normalize --ze", ["--zero"]),
+        ("l2multi normalize --zero n", ["nan", "null"]),
+        ("l2multi check --dtype-in bf", ["bfloat16"]),
+    ],
+)
+def test_a_shell_completes(words, offered):
+    """Commands, options, and the words that these take."""
+    asked = {"COMP_WORDS": words, "COMP_CWORD": f"{words.count(' ')}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "l2multi"], check=True, capture_output=True, text=True,
+        env={**os.environ, **asked, "_L2MULTI_COMPLETE": "complete_bash"},
+    )  # fmt: skip
+    assert done.stdout.split() == offered
+
+
 def test_bench(capsys, monkeypatch):
     monkeypatch.setattr(_bench, "QUICK", ((3, 4),))
     monkeypatch.setattr(_bench, "REST", 0)
@@ -781,8 +800,10 @@ def test_bench(capsys, monkeypatch):
         (name, dtype) for dtype in ("float32", "float64") for name in "ab"
     ]
     assert all(0.1 < one["against_formula"] < 10 for one in cells)
-    assert main(["bench", "--quick"]) == 0
+    plot = ["--plot", "bench.png"] if importlib.util.find_spec("matplotlib") else []
+    assert main(["bench", "--quick", *plot]) == 0
     assert "formula / this" in capsys.readouterr().out
+    assert not plot or Path("bench.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_contenders_of_a_bench():
