@@ -511,10 +511,10 @@ SLOW = (
     "tests/test_cluster.py",
     "tests/test_docs.py::test_site",
     *(
-        f"tests/test_{name}.py::test_{what}"
+        f"tests/test_{name}.py::test_memory_is_bounded"
         for name in ("files", "formats", "hdf5", "npz", "parquet", "word_vectors")
-        for what in ("memory_is_bounded", "kill_at_any_moment")
     ),
+    "tests/conformance/test_files.py::test_kill_at_any_moment",
     "tests/test_formats.py::test_pages_of_a_window",
     "tests/conformance/test_interrupts.py",
 )

@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import ml_dtypes
@@ -724,39 +723,6 @@ def test_what_a_killed_run_left_is_removed(source, target):
         normalize_file(source, target)
         assert Path(held).read_bytes() == b"in the midst"
     assert sorted(os.listdir(folder)) == [".l2multi-mine.tmp", "in.npy", "other", "out.npy"]
-
-
-KILLED = """
-import sys
-import time
-from l2multi import _formats
-from l2multi.files import normalize_file
-
-_formats.WINDOW = 4096
-print("ready", flush=True)
-while True:
-    normalize_file(*sys.argv[1:])
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9")
-def test_kill_at_any_moment(source, target):
-    """The target is the old one or the new one, whole."""
-    x = draw((3000, 100))
-    np.save(source, x)
-    new = saved(l2.normalize(x))
-    rng = np.random.default_rng(0)
-    for _ in range(4):
-        target.write_bytes(BEFORE)
-        command = [sys.executable, "-c", KILLED, str(source), str(target)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            time.sleep(rng.uniform(0, 0.05))
-            process.kill()
-        assert target.read_bytes() in (BEFORE, new)
-    normalize_file(source, target)
-    assert sorted(os.listdir(target.parent)) == ["in.npy", "out.npy"]
-    assert target.read_bytes() == new
 
 
 def test_urls(tmp_path):

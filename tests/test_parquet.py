@@ -5,7 +5,6 @@ import itertools
 import os
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -608,45 +607,6 @@ def test_memory_is_bounded(suffix):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "bounded\n", "")
     assert groups("out" + suffix) == [160_000]
-
-
-KILLED = """
-import sys
-from l2multi import _formats
-from l2multi.files import normalize_file
-
-_formats.WINDOW = 4096
-normalize_file(*sys.argv[1:])
-print("ready", flush=True)
-while True:
-    normalize_file(*sys.argv[1:])
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9")
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_kill_at_any_moment(suffix):
-    """The target is the old one or the new one, whole."""
-    x = np.random.default_rng(0).standard_normal((3000, 100)).astype("f4")
-    vectors = pa.FixedSizeListArray.from_arrays(x.ravel(), 100)
-    source, target = "in" + suffix, "out" + suffix
-    write(source, pa.table({"i": np.arange(3000), "v": vectors}), 1500)
-    normalize_file(source, target)
-    new = Path(target).read_bytes()
-    rng = np.random.default_rng(0)
-    for _ in range(int(os.environ.get("L2MULTI_KILLS", "2"))):
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, source, target], stdout=subprocess.PIPE
-        ) as process:
-            process.stdout.readline()
-            Path("old").write_bytes(BEFORE)
-            os.replace("old", target)
-            time.sleep(rng.uniform(0, 0.2))
-            process.kill()
-        assert Path(target).read_bytes() in (BEFORE, new)
-    normalize_file(source, target)
-    assert sorted(os.listdir()) == [source, target]
-    assert Path(target).read_bytes() == new
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -5,9 +5,7 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import ml_dtypes
@@ -440,40 +438,6 @@ def test_a_folder_of_stores_goes_on():
     for i in range(3):
         same_bits(read(f"unit/{i}.zarr"), l2.normalize(draw(SHAPE, "f4") + i))
     assert sorted(os.listdir("unit")) == [".l2multi.json", "0.zarr", "1.zarr", "2.zarr"]
-
-
-KILLED = """
-import sys
-from l2multi.files import normalize_file
-
-print("ready", flush=True)
-while True:
-    normalize_file(*sys.argv[1:])
-"""
-
-
-@EXCHANGES
-def test_kill_at_any_moment():
-    """The store is the old one or the new one, whole, and the next run removes what was left."""
-    x = draw((300, 64), "f4")
-    make("in.zarr", x, chunks=(8, 64))
-    normalize_file("in.zarr", "new.zarr")
-    new = files("new.zarr")
-    old = {**new, "c/0/0": b"old"}
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        shutil.rmtree("out.zarr", ignore_errors=True)
-        shutil.copytree("new.zarr", "out.zarr")
-        Path("out.zarr/c/0/0").write_bytes(b"old")
-        command = [sys.executable, "-c", KILLED, "in.zarr", "out.zarr"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            time.sleep(rng.uniform(0, 0.3))
-            process.kill()
-        assert files("out.zarr") in (old, new)
-    normalize_file("in.zarr", "out.zarr")
-    assert sorted(os.listdir()) == ["in.zarr", "new.zarr", "out.zarr"]
-    assert files("out.zarr") == new
 
 
 def test_without_zarr(monkeypatch):

@@ -1,6 +1,11 @@
 """Every format is held to one contract: the bits of the array in memory, at every magnitude."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +17,7 @@ import pytest
 import l2multi as l2
 from l2multi import _formats
 from l2multi.files import check_file, normalize_file
+from l2multi.folders import digest
 from tests import cases
 from tests.streamed import write as write_safetensors
 
@@ -307,3 +313,44 @@ def test_integers(row, normalized):
         same(got, l2.normalize(x, dtype="f4", backend="numpy"))
         with pytest.raises(TypeError, match="dtype: float64 has no name"):
             normalized(x, suffix)
+
+
+KILLED = """
+import sys
+from l2multi import _formats
+from l2multi.files import normalize_file
+
+source, warm, target, named = sys.argv[1:]
+_formats.WINDOW = 1024
+named = {} if named == "-" else {named: "emb"}
+normalize_file(source, warm, **named)
+print("ready", flush=True)
+while True:
+    normalize_file(source, target, **named)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kill -9, and folders that change places")
+def test_kill_at_any_moment(row, normalized):
+    """The target is the old one or the new one, whole, and the next run removes what was left."""
+    x = np.random.default_rng(0).standard_normal((600, 20)).astype("f4")
+    _, source, new = normalized(x)
+    _, _, old = normalized(x, eps=1e3)
+    target, warm = f"target{row.suffix}", f"warm{row.suffix}"
+    name = next(iter(normalized.named), "-")
+    command = [sys.executable, "-c", KILLED, source, warm, target, name]
+    rng = np.random.default_rng(0)
+    for _ in range(int(os.environ.get("L2MULTI_KILLS", "2"))):
+        if row.folder:
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(old, target)
+        else:
+            shutil.copyfile(old, target)
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.1))
+            process.kill()
+        assert digest(target) in (digest(old), digest(new))
+    normalize_file(source, target, **normalized.named)
+    assert digest(target) == digest(new) != digest(old)
+    assert not [name for name in os.listdir() if name.endswith(".tmp")]
