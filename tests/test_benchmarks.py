@@ -34,12 +34,14 @@ from benchmarks import (
     gate,
     hard,
     held,
+    large_files,
     mutants,
     peers,
     race,
     soak,
 )
 from l2multi import _containers
+from l2multi.files import check_file
 
 BACKEND = "L2MULTI_BACKEND"
 ROOT = Path(benchmarks.__path__[0]).parent
@@ -505,6 +507,24 @@ def test_what_a_container_costs(name: str) -> None:
         pytest.skip(str(error))
     assert {"us", "NumPy"} <= set(found)
     assert all(0 < one < math.inf for one in found.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts all memory on Linux only")
+def test_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones here: both are made, and no file is left."""
+    monkeypatch.setattr(large_files, "PART", (50, 8))
+    monkeypatch.setattr(large_files, "ROUNDS", 1)
+    npy, parquet = large_files.lines(str(tmp_path), 0)
+    told = r" of 0\.00 GB: [\d.]+ s in 512 MiB, copied in [\d.]+ s: [\d.]+"
+    assert re.fullmatch(r"\.npy" + told, npy)
+    assert re.fullmatch(r"\.parquet" + told, parquet)
+    assert not list(tmp_path.iterdir())
+    x = np.ones((3, 4), np.float32)
+    for kind in ("npy", "parquet"):
+        source, target = (str(tmp_path / f"{name}.{kind}") for name in "xy")
+        getattr(large_files, f"write_{kind}")(source, x, 2)
+        getattr(large_files, f"copy_{kind}")(source, target)
+        assert check_file(target).vectors == 6
 
 
 def test_page_of_evidence():
