@@ -148,12 +148,13 @@ def _binary() -> Iterator[bytes]:
         yield b"3 3\n" + b"".join(b"word " + row.tobytes() + end for row in NUMBERS)
 
 
-_SEEDS = {
+# Of what is read here, and of what other libraries read.
+_OWN = {
     ".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".fvecs": _vecs, ".fbin": _fbin,
-    ".vec": _text, ".bin": _binary, ".parquet": _parquet, ".arrow": _arrow, ".h5": _hdf5,
-    ".zarr": _zarr,
+    ".vec": _text, ".bin": _binary,
 }  # fmt: skip
-SUFFIXES = tuple(_SEEDS)
+_SEEDS = {**_OWN, ".parquet": _parquet, ".arrow": _arrow, ".h5": _hdf5, ".zarr": _zarr}
+OWN, SUFFIXES = tuple(_OWN), tuple(_SEEDS)
 
 
 def _write(data: bytes, source: str) -> None:
