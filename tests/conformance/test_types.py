@@ -192,6 +192,7 @@ def tensor(dtype="float32", layout="strided", **attributes):
         (offering("__array__", "__jax_array__"), "jax.numpy.asarray(x)"),
         (offering("__array__", "__getitem__"), "np.asarray(x)"),
         (offering("__dlpack__"), "np.from_dlpack(x)"),
+        (offering("get_group", "__iter__"), "x.obj"),
         (offering("__float__"), "float(x)"),
         (array.array("d", [3, 4]), "np.asarray(x)"),
         (memoryview(b"ab"), "np.asarray(x)"),

@@ -15,12 +15,37 @@ from l2multi.backends.numba.lanes import I64, Value, first_lanes, lesser, vector
 from l2multi.backends.numba.memory import get_int, set_int
 
 
+def copying(source: Kind) -> Any:
+    """A function that copies so many bytes of elements, past the caches."""
+    step, boundary = source.size * LANES, memory.boundary(source)
+    prefetch = memory.prefetch(step)
+
+    @primitive(types.void, types.intp, types.intp)
+    def stream(builder: Any, at: Value, to: Value) -> None:
+        memory.write_non_temporal(
+            builder, source, memory.read(builder, at, vector_of(source.element)), to
+        )
+
+    @device
+    def copy(x, y, count):
+        head = lesser(-y % boundary, count)
+        cabi.copy_bytes(y, x, head)
+        whole = (count - head) // step * step
+        for at in range(head, head + whole, step):
+            prefetch(x + at + common.PREFETCH_LONG)
+            stream(x + at, y + at)
+        at = head + whole
+        cabi.copy_bytes(y + at, x + at, count - at)
+        memory.fence()
+
+    return copy
+
+
 def ascending(source: Kind, target: Kind) -> Any:
     """Indices of vectors that begin and end where a table tells, as `ragged` has it; 1 is written
     in place of norms where some do not ascend. If y is wanted, they are copied to it instead, past
     the caches."""
     element, size, step = source.element, source.size, source.size * LANES
-    boundary = memory.boundary(source)
     assert target is source
 
     def bits(builder: Any, flags: Value) -> Value:
@@ -44,24 +69,7 @@ def ascending(source: Kind, target: Kind) -> Any:
         found = builder.icmp_signed("<=", nexts, these)
         return bits(builder, builder.and_(found, first_lanes(builder, count)))
 
-    @primitive(types.void, types.intp, types.intp)
-    def stream(builder: Any, at: Value, to: Value) -> None:
-        memory.write_non_temporal(builder, source, memory.read(builder, at, vector_of(element)), to)
-
-    prefetch = memory.prefetch(step)
-
-    @device
-    def copy(x, y, count):
-        """So many bytes."""
-        head = lesser(-y % boundary, count)
-        cabi.copy_bytes(y, x, head)
-        whole = (count - head) // step * step
-        for at in range(head, head + whole, step):
-            prefetch(x + at + common.PREFETCH_LONG)
-            stream(x + at, y + at)
-        at = head + whole
-        cabi.copy_bytes(y + at, x + at, count - at)
-        memory.fence()
+    prefetch, copy = memory.prefetch(step), copying(source)
 
     @worker
     def run(first, last, call):
