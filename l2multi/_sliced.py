@@ -8,6 +8,7 @@ import numpy as np
 from l2multi._contract import Axis
 from l2multi._formats import Array, Block, OpenFile, Writer
 from l2multi._mapped import windows
+from l2multi._write_behind import WriteBehind
 
 # Blocks are as much smaller, for several copies of each are in memory on its way.
 COPIES = 4
@@ -73,9 +74,17 @@ class SlicedWriter(Writer):
     def __init__(self, opened: Sliced, path: str, dtype: np.dtype[Any]) -> None:
         self.opened = opened
         self.array = opened.begin(path, dtype)
+        self.behind = WriteBehind()
 
     def put(self, block: Block, unit: Any, keep: Array | None) -> None:
-        self.array[block.where] = unit
+        self.behind.begin(self.array.__setitem__, block.where, unit)
 
     def close(self, complete: bool) -> None:
-        self.opened.finish(complete)
+        written = False
+        try:
+            if complete:
+                self.behind.wait()
+                written = True
+        finally:
+            self.behind.close()
+            self.opened.finish(written)

@@ -514,3 +514,16 @@ def test_windows_of_chunks_across():
     zarr.create_array("a.zarr", shape=(50, 4000), dtype="f4", chunks=(50, 10))[...] = 1
     opened = zarr_format.open("a.zarr", _formats.Selection())
     assert max(block.values.nbytes for block in opened.blocks((0,))) <= 50 * 10 * 4
+
+
+@pytest.mark.parametrize("fill", [0.0, 0.5, np.nan])
+@pytest.mark.parametrize("shards", [None, (6, 8)])
+def test_the_same_chunks_are_stored(fill, shards):
+    """Those that zarr-python stores by itself, whichever is known from its first number alone."""
+    x = np.full((12, 8), fill, np.float32)
+    x[2, 1] = x[4] = 0.5  # not the first number of a chunk; the first of another
+    options = {"chunks": (3, 8), "shards": shards, "fill_value": fill}
+    make("in.zarr", x, **options)
+    normalize_file("in.zarr", "out.zarr")
+    make("own.zarr", l2.normalize(x), **options)
+    assert files("out.zarr") == files("own.zarr")

@@ -217,6 +217,7 @@ class PlainWriter(MappedWriter):
         archive = self.archive
         try:
             if complete:
+                self.behind.wait()
                 archive.info.CRC = _crc(self.member)
                 end = archive.file.tell()
                 archive.file.seek(archive.info.header_offset)

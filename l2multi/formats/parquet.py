@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from l2multi import _formats
 from l2multi._formats import Array, Block, Selection, Writer
 from l2multi._tables import Gathered, Table, pa, size_of, writing
+from l2multi._write_behind import WriteBehind
 
 pq: Any = __import__("pyarrow.parquet").parquet
 
@@ -238,8 +238,7 @@ class ParquetWriter(Writer):
         self.group = Gathered(schema, self.folder)
         self.sink = pa.OSFile(path, "wb")
         self.file = pq.ParquetWriter(self.sink, schema, **settings)
-        self.pool = ThreadPoolExecutor(1)
-        self.pending: Future[None] | None = None
+        self.behind = WriteBehind()
 
     def put(self, block: Block, unit: Any, keep: Array | None) -> None:
         with writing():
@@ -247,25 +246,20 @@ class ParquetWriter(Writer):
             _, last = block.where
             if last:
                 group, self.group = self.group, Gathered(self.schema, self.folder)
-                self._wait()
-                self.pending = self.pool.submit(self._write, group)
+                self.behind.begin(self._write, group)
 
     def _write(self, group: Gathered) -> None:
         table = group.table()
         self.file.write_table(table, max(1, table.num_rows))
 
-    def _wait(self) -> None:
-        if self.pending is not None:
-            self.pending.result()
-
     def close(self, complete: bool) -> None:
         try:
             if complete:
                 with writing():
-                    self._wait()
+                    self.behind.wait()
                     self.file.close()
         finally:
-            self.pool.shutdown()
+            self.behind.close()
             self.group.close()
             with contextlib.suppress(Exception):
                 self.file.close()
