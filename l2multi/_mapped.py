@@ -1,8 +1,9 @@
 """Files whose vectors lie in them as an array does in memory: mapped, and windows of them copied.
 
 A window that is one piece of the file is read into a `Place` in memory, and written from there by
-another thread while the next is read; others are computed from map to map. The library reads and writes a vector longer than any
-window in parts, so its scratch and the places are the only memory that counts.
+another thread while the next is read; others are computed from map to map. The library reads and
+writes a vector longer than any window in parts, so its scratch and the places are the only memory
+that counts.
 """
 
 import contextlib
