@@ -112,25 +112,33 @@ def _target(call: Call, of_norm: bool) -> tuple[Any, bool]:
     return out, opened.writable(out, call.x, tuple(call.x.shape), call.result)
 
 
-def _refuse(call: Call, zero: str) -> None:
-    """Raise where a policy says so, before anything is written; or find which vectors are to be
-    null."""
+def _judges(call: Call, zero: str) -> bool:
+    """Whether a policy has to look at the norms."""
     nonfinite = call.request.nonfinite
     if (zero in ("keep", "nan") and nonfinite != "raise") or call.opened.judges_later:
-        return
+        return False
     if call.backend.traced(call.x):
         _contract.need_values(zero, nonfinite)
+    return True
+
+
+def _plain(call: Call, norms: Any) -> Any:
+    """Norms as a NumPy array."""
+    return np.asarray(on_host(norms, call.selection.row.library, copy=True))
+
+
+def _refuse(call: Call, zero: str) -> None:
+    """Raise where a policy says so; or find which vectors are to be null."""
     empty = any(call.opened.array.shape[d] == 0 for d in call.axes)
     norms = call.backend.norm(call.x, call.axes, keepdims=False, out=None, dtype=call.widest)
-    library = call.selection.row.library
-    norms = call.opened.judged(np.asarray(on_host(norms, library, copy=True)))
+    norms = call.opened.judged(_plain(call, norms))
     if zero == "null" and not empty:
         call.opened.make_null(_contract.are_zero(norms))
     _contract.refuse(
         norms,
-        lambda: np.asarray(on_host(call.backend.finite(call.x, call.axes), library, copy=True)),
+        lambda: _plain(call, call.backend.finite(call.x, call.axes)),
         zero,
-        nonfinite,
+        call.request.nonfinite,
         empty,
     )
 
@@ -156,7 +164,12 @@ def normalize(x: Any, request: Request) -> Any:
     call = prepare(opened, request, of_norm=False)
     opened = call.opened
     out, direct = _target(call, of_norm=False)
-    _refuse(call, request.zero)
+    zero, judges = request.zero, _judges(call, request.zero)
+    # Before anything is written; where nobody sees what is written, one way through x will do.
+    before = out is not None or zero == "null"
+    if judges and before:
+        _refuse(call, zero)
+    later = judges and not before
     y, norms = call.backend.normalize(
         call.x,
         call.axes,
@@ -164,8 +177,10 @@ def normalize(x: Any, request: Request) -> Any:
         zero_nan=request.zero == "nan",
         out=out if direct else None,
         dtype=call.result,
-        norm_dtype=call.norm if request.return_norm else None,
+        norm_dtype=call.norm if request.return_norm or later else None,
     )
+    if later and not _contract.passes(_plain(call, norms), zero, request.nonfinite):
+        _refuse(call, zero)
     if out is None:
         y = opened.close(y)
     else:
@@ -189,11 +204,15 @@ def norm(x: Any, request: Request) -> Any:
     call = prepare(opened, request, of_norm=True)
     axes, opened = call.axes, call.opened
     out, direct = _target(call, of_norm=True)
-    _refuse(call, "keep")
+    judges = _judges(call, "keep")
+    if judges and out is not None:
+        _refuse(call, "keep")
     norms = call.backend.norm(
         call.x, axes, keepdims=keepdims, out=out if direct else None, dtype=call.norm
     )
     if out is None:
+        if judges and not _contract.passes(_plain(call, norms), "keep", request.nonfinite):
+            _refuse(call, "keep")
         return opened.close_norms(norms, axes, keepdims)
     if not direct:
         out[...] = opened.back(norms)

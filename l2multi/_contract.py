@@ -313,6 +313,16 @@ def refuse(
             raise ZeroVectorError(_where("x: zero norm", bad))
 
 
+def passes(norms: np.ndarray[Any, Any], zero: str, nonfinite: str) -> bool:
+    """Whether these policies refuse no vector, as norms in any dtype tell without a closer look:
+    those that underflow or overflow do not."""
+    if not norms.size:
+        return True
+    return bool(
+        (zero != "raise" or norms.min() > 0) and (nonfinite != "raise" or norms.max() < np.inf)
+    )
+
+
 def are_zero(norms: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Which norms are zero, by their bits: where another library has set denormals-are-zero, a
     subnormal number equals 0."""

@@ -4,6 +4,7 @@ Needs scikit-learn: from a clone, ``pip install '.[sklearn]'``.
 """
 
 import copy
+import functools
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from l2multi.containers import numpy_array
 
 try:
     from scipy import sparse
+    from sklearn import get_config
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
     from sklearn.utils import assert_all_finite
     from sklearn.utils.validation import check_is_fitted
@@ -45,7 +47,23 @@ _FORMATS = ("csr", "csc")  # that are kept; other sparse ones become the first
 class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """What both have: how input is validated, and what tags say of it."""
 
-    nonfinite: str
+    nonfinite: _contract.NonFinite
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Have `transform` heed `set_output` where somebody has called it. To find that nobody has
+        takes scikit-learn 20 us after a call whose arrays fill the caches."""
+        super().__init_subclass__(**keywords)
+        wrapped = cls.transform
+        plain = wrapped.__wrapped__
+
+        @functools.wraps(wrapped)
+        def transform(self: Any, X: Any) -> Any:
+            set_here = "_sklearn_output_config" in vars(self)
+            if set_here or get_config()["transform_output"] != "default":
+                return wrapped(self, X)
+            return plain(self, X)
+
+        cls.transform = transform
 
     def _validated(self, X: Any, reset: bool, finite: bool | None = None) -> Any:
         """X as numbers: an array, a sparse one, or under array-API dispatch a tensor. Finite unless
@@ -165,17 +183,14 @@ class L2Normalizer(_Base):
         """The unit vectors of the samples, in the dtype of X if it is a floating one."""
         given, X = X, self._validated(X, reset=False, finite=False)
         out = X if not self.copy and _may_be_overwritten(given, X) else None
-        checked = self.nonfinite == "raise"
-        if checked and out is not None:
-            self._check_finite(X)
-        unit, norms = l2.normalize(
-            X, eps=self.eps, zero=self.zero, out=out, return_norm=True, backend=self.backend
-        )
-        # Norms of NumPy tell it at no cost; but one of inf may be of a finite sample.
-        known = isinstance(norms, np.ndarray) and bool((norms < np.inf).all())
-        if checked and out is None and not known:
-            self._check_finite(X)
-        return unit
+        try:
+            return l2.normalize(
+                X, eps=self.eps, zero=self.zero, nonfinite=self.nonfinite, out=out,
+                backend=self.backend,
+            )  # fmt: skip
+        except l2.NonFiniteError:
+            self._check_finite(X)  # which has scikit-learn's words for it
+            raise
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

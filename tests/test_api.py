@@ -636,3 +636,25 @@ def test_refusals_under_tracing(backend):
         with pytest.raises(TypeError, match=f'^{given}="raise".* trac.*: use {given}=') as info:
             backend.jax.jit(lambda a, k=given: l2.normalize(a, **{k: "raise"}))(x)
         assert other not in str(info.value)
+
+
+def test_policies_look_at_the_norms_that_are_there(monkeypatch):
+    """They take no way of their own through what they let pass; where they are to refuse something,
+    or an output is to be spared, they do."""
+    from l2multi.backends import numpy as plain
+
+    ways = []
+    norm = plain.norm
+    monkeypatch.setattr(plain, "norm", lambda *a, **k: ways.append(1) or norm(*a, **k))
+    x, both = np.ones((3, 4), np.float32), {"zero": "raise", "nonfinite": "raise"}
+    l2.normalize(x, backend="numpy", **both)
+    assert len(ways) == 0
+    l2.norm(x, nonfinite="raise", backend="numpy")
+    assert len(ways) == 1
+    l2.normalize(x, out=np.empty_like(x), backend="numpy", **both)
+    assert len(ways) == 2
+    l2.normalize(np.full_like(x, 3e38), backend="numpy", **both)  # of which float32 has no norm
+    assert len(ways) == 3
+    with pytest.raises(l2.ZeroVectorError):
+        l2.normalize(0 * x, backend="numpy", **both)
+    assert len(ways) == 4

@@ -39,12 +39,17 @@ class FastPath:
         if way is None:
             return None
         call, result = way
-        norms, nan = None, False
+        norms: Any = None
+        nan = later = False
         if zero != "keep" or nonfinite != "propagate":
-            if not self._passes(x, axis, zero, nonfinite):
+            if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
                 return None
             nan = zero == "nan"
-        if return_norm:
+            if zero == "raise" or nonfinite == "raise":
+                later = out is None  # where nobody sees what is written, one way through x will do
+                if not later and not self._passes(x, axis, zero, nonfinite):
+                    return None
+        if return_norm or later:
             shape = _norm_shape(x, axis, False)
             if shape is None:
                 return None
@@ -64,17 +69,22 @@ class FastPath:
             return None
         if done is int:
             done = call(x, y, norms, eps, axis, False, nan, limit())
-        if done is not True:
+        if done is not True or (later and not _contract.passes(norms, zero, nonfinite)):
             return None
-        return y if norms is None else (y, norms[()])
+        return (y, norms[()]) if return_norm else y
 
     def norm(self, x: Array, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any) -> Any:
         """As `l2multi.norm`; None where a call needs the general path."""
         way, shape = self.own, _norm_shape(x, axis, keepdims)
         if way is None or shape is None:
             return None
-        if nonfinite != "propagate" and not self._passes(x, axis, "keep", nonfinite):
-            return None
+        later = False
+        if nonfinite != "propagate":
+            if nonfinite not in _contract.NONFINITE:
+                return None
+            later = out is None
+            if not later and not self._passes(x, axis, "keep", nonfinite):
+                return None
         if dtype is None:
             dtype = self.norm_dtype
         elif (dtype := _contract.floating(dtype, complex_=False)) not in (np.float32, np.float64):
@@ -91,20 +101,14 @@ class FastPath:
         done = way[0](x, None, norms, 0.0, axis, False, False, 0)
         if done is int:
             done = way[0](x, None, norms, 0.0, axis, False, False, limit())
-        if done is not True:
+        if done is not True or (later and not _contract.passes(norms, "keep", nonfinite)):
             return None
         return norms[()] if out is None else out
 
     def _passes(self, x: Array, axis: Any, zero: Any, nonfinite: Any) -> bool:
-        """Whether no policy refuses any vector, as can be told here."""
-        if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
-            return False
-        if zero != "raise" and nonfinite != "raise":
-            return True
+        """Whether no policy refuses any vector, before anything is written."""
         norms = self.norm(x, axis, False, "propagate", None, np.float64)
-        if norms is None or (zero == "raise" and not norms.min() > 0):
-            return False
-        return nonfinite != "raise" or bool(norms.max() < np.inf)
+        return norms is not None and _contract.passes(norms, zero, nonfinite)
 
 
 def _norm_shape(x: Array, axis: Any, keepdims: Any) -> Any:
