@@ -234,7 +234,39 @@ def test_helpers_may_use_the_cores_of_the_process() -> None:
         work()
         assert helpers() == 2
     in_thread(pinned)
-    until(affinity, lambda: tasks() - before)
+    # The core of who woke it is no place for one.
+    until(lambda task: affinity(task) in (every, every - {min(every)}), lambda: tasks() - before)
+    """
+    run(script)
+
+
+@linux
+@two_cores
+def test_a_helper_leaves_the_core_of_its_waker() -> None:
+    """It does not wait there for the caller, who waits for it, until the system moves one."""
+    script = """
+    every = os.sched_getaffinity(0)
+    limit(2)
+    before = tasks()
+    work()
+    (helper,) = tasks() - before
+    here = {min(every)}
+    def pinned():
+        os.sched_setaffinity(0, here)
+        os.sched_setaffinity(helper, here)
+        end = time.monotonic() + 20
+        while affinity(helper) != every - here:
+            time.sleep(0.01)  # it goes to sleep
+            work()
+            assert time.monotonic() < end, affinity(helper)
+    in_thread(pinned)
+    # Where the process has that core alone, it stays.
+    os.sched_setaffinity(0, here)
+    os.sched_setaffinity(helper, here)
+    for _ in range(10):
+        time.sleep(0.01)
+        work()
+    assert affinity(helper) == here
     """
     run(script)
 
