@@ -67,6 +67,8 @@ ASLEEP = 24  # helpers that wait for a signal
 LIMIT = 25  # threads that a call may use who cannot ask Python
 CORES = 26  # that calling threads may use, where a test says so; else 0
 WAKER = 27  # the core of the last caller that has woken a helper
+ALONE = 28  # when a small call last found all helpers asleep, in ns
+EAGER = 29  # whether small calls wake helpers all the same, where a test says so
 MUTEX, CONDITION = 32, 40  # of POSIX threads, which take 40 to 64 bytes
 POOL_SIZE = 48
 

@@ -166,6 +166,7 @@ def doing() -> Any:
     """A function that does what a call descriptor says, by a worker, the thread pool, or as long
     rows; what Python is given."""
     scratch, cores = memory.stack(plan.PARTS_MOST + 1), thread_pool.cores()
+    pays_to_wake = thread_pool.pays_to_wake()
 
     @device
     def run(pair, call, layout, n, count, total, in_place, most):
@@ -173,7 +174,7 @@ def doing() -> Any:
         alone = layout == descriptor.COLUMNS and in_place and total <= IN_PLACE
         threads = 1 if alone else thread_pool.paid(total)
         if threads > 1:
-            threads = lesser(threads, cores(pool))
+            threads = lesser(threads, cores(pool)) if pays_to_wake(pool, total) else 1
         if threads > 1:
             allowed = _as_int(most, 0)
             if allowed == 0:

@@ -162,9 +162,11 @@ def force(how: str) -> Iterator[None]:
         raise ValueError(f"how: expected 'serial' or 'parallel', got {how!r}")
     from l2multi import _testing
 
-    token = _forced.set(how)
+    token, eager = _forced.set(how), _pool[descriptor.EAGER]
+    _pool[descriptor.EAGER] = how == "parallel"
     try:
         with _testing.general_path() if how == "parallel" else contextlib.nullcontext():
             yield
     finally:
         _forced.reset(token)
+        _pool[descriptor.EAGER] = eager
