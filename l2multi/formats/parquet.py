@@ -175,11 +175,13 @@ class Parquet(Table):
             codec = chunks[0].compression
             compression[leaf.path] = "NONE" if codec == "UNCOMPRESSED" else codec
             used = {one for chunk in chunks for one in chunk.encodings}
+            is_other = leaf.path != self._leaf(leaves)
             if used & {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}:
-                dictionary.append(leaf.path)
+                if is_other or _is_smaller(chunks):
+                    dictionary.append(leaf.path)
             else:
                 for name in _ENCODINGS:
-                    fits = name == "BYTE_STREAM_SPLIT" or leaf.path != self._leaf(leaves)
+                    fits = name == "BYTE_STREAM_SPLIT" or is_other
                     if name in used and fits:
                         encoding[leaf.path] = name
             if any(chunk.is_stats_set for chunk in chunks):
@@ -264,6 +266,13 @@ class ParquetWriter(Writer):
             with contextlib.suppress(Exception):
                 self.file.close()
             self.sink.close()
+
+
+def _is_smaller(chunks: list[Any]) -> bool:
+    """Whether a dictionary has saved anything. Of numbers that are all different it does not, and
+    pyarrow takes half as long again to find that out."""
+    plain = sum(chunk.num_values * _WIDTHS.get(chunk.physical_type, 2) for chunk in chunks)
+    return bool(sum(chunk.total_uncompressed_size for chunk in chunks) < plain)
 
 
 def _groups(head: Any) -> list[Any]:
