@@ -242,6 +242,45 @@ def test_helpers_may_use_the_cores_of_the_process() -> None:
 
 @linux
 @two_cores
+def test_a_small_call_by_itself_wakes_nobody() -> None:
+    """Nor makes helpers; those that follow each other do, and so does a large one."""
+    script = """
+    small = x[:400]
+    def call():
+        assert l2.normalize(small, backend="numba").tobytes() == want[:small.nbytes]
+    def asleep():
+        end = time.monotonic() + 20
+        while pool[descriptor.ASLEEP] < helpers():
+            time.sleep(0.01)
+            assert time.monotonic() < end
+    limit(2)
+    call()
+    for _ in range(5):
+        time.sleep(0.01)
+        call()
+    assert helpers() == 0
+    end = time.monotonic() + 20
+    while not helpers():
+        l2.normalize(small, backend="numba")
+        assert time.monotonic() < end
+    asleep()
+    ticket = pool[descriptor.TICKET]
+    for _ in range(5):
+        time.sleep(0.01)
+        call()
+    assert pool[descriptor.TICKET] == ticket  # the pool had no work
+    work()
+    assert pool[descriptor.TICKET] != ticket
+    with threads.force("parallel"):  # which tests rely on
+        ticket = pool[descriptor.TICKET]
+        call()
+        assert pool[descriptor.TICKET] != ticket
+    """
+    run(script)
+
+
+@linux
+@two_cores
 def test_a_helper_leaves_the_core_of_its_waker() -> None:
     """It does not wait there for the caller, who waits for it, until the system moves one."""
     script = """

@@ -269,6 +269,8 @@ def starting_helpers() -> Any:
 def pays_to_wake() -> Any:
     """A function: whether a call of so many elements is better off with helpers, who may be asleep
     or not there yet."""
+    if sys.platform == "win32":  # which has no such clock, and no pool
+        return device(lambda pool, total: True)
     moment = memory.room(2)
 
     @device
