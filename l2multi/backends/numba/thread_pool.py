@@ -49,8 +49,9 @@ LOOKS = 8192
 # would then stay awake until the next.
 WAKE_FROM, RHYTHM = 3 * 2**16, 150_000
 
-# Looks after which it offers its core to whoever waits for one, such as a thread of XLA's.
-POLITE = 16
+# Looks after which it offers its core to whoever waits for one, such as a thread of XLA's; and
+# after which a caller does, whose helper may be the one that waits.
+POLITE, PATIENT = 16, 2000
 
 # Bits of the ticket: where its parts begin, and how long they are.
 _FIRST, _HELP, _GENERATION = 16, 32, 44
@@ -338,7 +339,7 @@ def parallel_for() -> Any:
         while atomic_load(pool, descriptor.DONE) != chunks:
             cabi.pause()
             looks += 1
-            if looks > LOOKS:
+            if looks > PATIENT:
                 _yield()
         atomic_store(pool, descriptor.BUSY, 0)
 
