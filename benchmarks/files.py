@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common import Array
+from benchmarks.common import Array, settle
 from l2multi.files import normalize_file
 
 SHAPE = (65536, 800)  # 210 MB of float32
@@ -134,6 +134,7 @@ def times(suffix: str, shape: tuple[int, int] = SHAPE, rounds: int = ROUNDS) -> 
         for number in range(rounds + 1):  # the first, which imports, does not count
             for call, taken in zip(calls, found, strict=True):
                 _remove(target)
+                settle()  # also for the system, which frees what the other has used
                 start = time.perf_counter()
                 call()
                 if number:
