@@ -5,7 +5,7 @@ Needs scikit-learn: from a clone, ``pip install '.[sklearn]'``.
 
 import copy
 import functools
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ except ImportError:  # before scikit-learn 1.6
 __all__ = ["L2Normalizer", "L2Scaler"]
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 _FORMATS = ("csr", "csc")  # that are kept; other sparse ones become the first
 
@@ -48,22 +49,6 @@ class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
     """What both have: how input is validated, and what tags say of it."""
 
     nonfinite: _contract.NonFinite
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Have `transform` heed `set_output` where somebody has called it. To find that nobody has
-        takes scikit-learn 20 us after a call whose arrays fill the caches."""
-        super().__init_subclass__(**keywords)
-        wrapped = cls.transform
-        plain = wrapped.__wrapped__
-
-        @functools.wraps(wrapped)
-        def transform(self: Any, X: Any) -> Any:
-            set_here = "_sklearn_output_config" in vars(self)
-            if set_here or get_config()["transform_output"] != "default":
-                return wrapped(self, X)
-            return plain(self, X)
-
-        cls.transform = transform
 
     def _validated(self, X: Any, reset: bool, finite: bool | None = None) -> Any:
         """X as numbers: an array, a sparse one, or under array-API dispatch a tensor. Finite unless
@@ -119,6 +104,24 @@ class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
         }
 
 
+def _heeds_output_if_set(cls: type[T]) -> type[T]:
+    """Have the `transform` of a class heed `set_output` where somebody has called it. To find that
+    nobody has takes scikit-learn 20 us after a call whose arrays fill the caches."""
+    wrapped: Any = cls.transform  # type: ignore[attr-defined] # by scikit-learn, when the class was made
+    plain = wrapped.__wrapped__
+
+    @functools.wraps(wrapped)
+    def transform(self: Any, X: Any) -> Any:
+        set_here = "_sklearn_output_config" in vars(self)
+        if set_here or get_config()["transform_output"] != "default":
+            return wrapped(self, X)
+        return plain(self, X)
+
+    cls.transform = transform  # type: ignore[attr-defined]
+    return cls
+
+
+@_heeds_output_if_set
 class L2Normalizer(_Base):
     """Scale each sample to unit length, at every magnitude.
 
@@ -209,6 +212,7 @@ def _may_be_overwritten(given: Any, X: Any) -> bool:
     return bool(values.dtype.kind == "f" and values.flags.writeable)
 
 
+@_heeds_output_if_set
 class L2Scaler(_Base):
     """Divide features by their norm, or a block of features by the mean norm of its samples.
 

@@ -409,3 +409,16 @@ def test_refusals():
     code = "import sys; sys.modules['sklearn'] = None; import l2multi.sklearn"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "l2multi.sklearn needs scikit-learn" in done.stderr
+
+
+@pytest.mark.parametrize("keys", [None, ("transform",)])
+def test_a_class_made_of_ours_has_its_own_transform(keys):
+    """Whatever it takes, and whether scikit-learn wraps it."""
+
+    class Twice(L2Normalizer, auto_wrap_output_keys=keys):
+        def transform(self, X, times=2):
+            return times * super().transform(X)
+
+    x = np.float32([[3, 4]])
+    assert np.array_equal(Twice().fit(x).transform(x), np.float32([[1.2, 1.6]]))
+    assert np.array_equal(Twice().fit(x).transform(x, times=5), np.float32([[3, 4]]))

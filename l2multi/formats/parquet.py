@@ -168,6 +168,7 @@ class Parquet(Table):
         compression, dictionary, statistics, encoding = {}, [], [], {}
         is_v2 = has_index = False
         blooms: dict[str, Any] = {}
+        vectors = self._leaf(leaves)
         for i, leaf in enumerate(leaves):
             chunks = [chunks[i] for chunks in self.chunks]
             if not chunks:
@@ -175,13 +176,12 @@ class Parquet(Table):
             codec = chunks[0].compression
             compression[leaf.path] = "NONE" if codec == "UNCOMPRESSED" else codec
             used = {one for chunk in chunks for one in chunk.encodings}
-            is_other = leaf.path != self._leaf(leaves)
             if used & {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}:
-                if is_other or _is_smaller(chunks):
+                if leaf.path != vectors or _is_smaller(chunks):
                     dictionary.append(leaf.path)
             else:
                 for name in _ENCODINGS:
-                    fits = name == "BYTE_STREAM_SPLIT" or is_other
+                    fits = name == "BYTE_STREAM_SPLIT" or leaf.path != vectors
                     if name in used and fits:
                         encoding[leaf.path] = name
             if any(chunk.is_stats_set for chunk in chunks):
