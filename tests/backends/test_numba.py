@@ -2,6 +2,7 @@
 
 import contextvars
 import itertools
+import math
 import textwrap
 from typing import Any
 
@@ -799,6 +800,48 @@ def test_the_fast_path_grows(dtype: str, shape: tuple[int, ...]) -> None:
         long = np.ones((1, plan.SPLIT * (plan.PARTS_MOST + 1)), x.dtype)
         alone = min(threads.cores(), threads.limit()) == 1
         assert one.fast_call(long, None, np.ones(1, x.real.dtype), *how) == alone
+
+
+JUDGED = [  # shapes, axes, and which part of the last axis is looked at
+    ("rows", (20, 40), 1, 40), ("short_rows", (37, 9), 1, 9), ("columns", (9, 40), 0, 40),
+    ("narrow_columns", (6, 8, 16), 1, 16), ("gathered", (9, 40), 1, slice(0, 40, 2)),
+    ("segmented", (6, 8, 20), (0, 2), 16), ("rows", (2, 2**18), 1, 2**18), ("rows", (5,), 0, 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize(("layout", "shape", "axis", "part"), JUDGED)
+def test_the_fast_call_judges_norms(
+    layout: str, shape: tuple[int, ...], axis: Any, part: Any, dtype: str
+) -> None:
+    """Wherever a vector is that a policy refuses, the call says so, and else not; unit vectors are
+    the same."""
+    x = np.random.default_rng(2).uniform(0.5, 1, shape).astype(dtype)
+    x = x[..., part if isinstance(part, slice) else slice(part)]
+    assert l2.explain(x, axis, backend="numba").kernel == f"compiled {layout}"
+    for how in ("serial", "parallel"):
+        with threads.force(how):
+            l2.normalize(x, axis, backend="numba")
+    call, most = own(x.dtype).fast_call, threads.limit()
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    to_last = list(range(-len(axes), 0))
+    vectors = np.moveaxis(x, axes, to_last)
+    batch = vectors.shape[: -len(axes)]
+    for judged in (1, 2, 3):
+        assert call(x, None, judged, 0.0, axis, False, False, most) is True
+    last = math.prod(batch) - 1
+    for place, (value, refused) in itertools.product(
+        {0, last // 2, last}, ((0.0, 1), (np.inf, 2), (np.nan, 2))
+    ):
+        where = np.unravel_index(place, batch)
+        before = vectors[where].copy()
+        vectors[where if value == 0.0 else (*where, *[-1] * len(axes))] = value
+        want = l2.normalize(x, axis, backend="numpy")
+        for judged, y in itertools.product((1, 2, 3), (None, np.empty_like(x))):
+            said = call(x, y, judged, 0.0, axis, False, False, most)
+            assert said is (float if judged & refused else True)
+            assert y is None or y.tobytes() == want.tobytes()
+        vectors[where] = before
 
 
 @pytest.mark.parametrize("cores", [1, 2])

@@ -10,7 +10,7 @@ file has numbers of slots only, and imports nothing, so that both sides can read
     X,
     Y,
     NORMS,
-    NORM_SIZE,  # bytes that a norm takes: 4 or 8, or THREE_SINGLE or THREE_DOUBLE
+    NORM_SIZE,  # bytes that a norm takes: 4 or 8, THREE_SINGLE or THREE_DOUBLE, or JUDGED
     N,  # elements of a vector
     INNER,  # the address of a table, with so many rows
     INNER_AXES,
@@ -42,12 +42,18 @@ file has numbers of slots only, and imports nothing, so that both sides can read
     SCALE_DOWN,
     PLAIN,
     TANGENT,  # for `jvp` alone: the address of the tangent of x
+    # Where norms are judged: 1 if one was 0, and if one was NaN or inf.
+    MET_ZERO,
+    MET_NONFINITE,
     CALL_SIZE,  # the number of these slots
-) = range(33)
+) = range(35)
 
 # In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
 # power of two and a rest (0 for a zero vector), neither of which leaves the range.
 THREE_SINGLE, THREE_DOUBLE = 12, 24
+
+# Norms are not written. All have one address, of the slot MET_ZERO, where what they are is told.
+JUDGED = 0
 
 # The thread pool; see `thread_pool`. What different threads write lies on cache lines of its own.
 TICKET = 0  # generation, helpers still wanted, chunks not yet taken

@@ -162,6 +162,13 @@ def planned(pair, call, tables, mask, axes, sizes, strides_x, strides_y, write, 
     )  # fmt: skip
 
 
+@device
+def met(call, judged):
+    """Whether norms have met what these policies refuse, as the fast call is told of them."""
+    zero, nonfinite = get_int(call, descriptor.MET_ZERO), get_int(call, descriptor.MET_NONFINITE)
+    return judged & zero != 0 or judged >> 1 & nonfinite != 0
+
+
 def doing() -> Any:
     """A function that does what a call descriptor says, by a worker, the thread pool, or as long
     rows; what Python is given."""
@@ -169,7 +176,7 @@ def doing() -> Any:
     pays_to_wake = thread_pool.pays_to_wake()
 
     @device
-    def run(pair, call, layout, n, count, total, in_place, most):
+    def run(pair, call, layout, n, count, total, in_place, most, judged):
         pool, worker = get_int(pair, descriptor.PAIR_POOL), get_int(pair, layout)
         alone = layout == descriptor.COLUMNS and in_place and total <= IN_PLACE
         threads = 1 if alone else thread_pool.paid(total)
@@ -203,6 +210,8 @@ def doing() -> Any:
             else:
                 call_worker(worker, 0, count, call)
             cabi.acquire_gil(state)
+        if judged and met(call, judged):
+            return cabi.incref(get_int(pair, descriptor.FLOAT))
         return cabi.incref(get_int(pair, descriptor.TRUE))
 
     return run
@@ -214,12 +223,14 @@ def fast_call() -> Any:
 
     The arguments are trusted to be arrays (`y` and `norms` may be None; `norms` is contiguous,
     writable, and shares no memory with the others), two of whatever the caller was given, two
-    bools and an int. `nan`: zero vectors become NaN. `most`: how many threads may work, or 0 if
-    nobody has asked. True says that the vectors have been done. Else nothing has been written.
-    None: `y` is not in the order of `x`, as `ordered` asks. `int`: this call pays for threads, so
-    `most` is asked for. False: it needs the general path, for `eps`, `axis` or a dtype need a
-    closer look, the kernel is not linked, a vector is very long, or the arrays do not fit each
-    other or overlap.
+    bools and an int. In place of `norms`, an int tells the policies that judge them: 1 for zero
+    vectors, 2 for those that are not finite, 3 for both. `nan`: zero vectors become NaN. `most`:
+    how many threads may work, or 0 if nobody has asked. True says that the vectors have been done,
+    `float` that a policy may refuse one of them: norms that overflow need a closer look. Else
+    nothing has been written. None: `y` is not in the order of `x`, as `ordered` asks. `int`: this
+    call pays for threads, so `most` is asked for. False: it needs the general path, for `eps`,
+    `axis` or a dtype need a closer look, the kernel is not linked, a vector is very long, or the
+    arrays do not fit each other or overlap.
     """
     # What a device reserves is gone when it returns: all that the call descriptor refers to is
     # reserved here.
@@ -256,10 +267,15 @@ def fast_call() -> Any:
             )  # fmt: skip
             if said != get_int(pair, descriptor.TRUE):
                 return cabi.incref(said)
-        held, norm_size = 0, 4
-        if get_int(arguments, 2) != none:
-            norms, held, norm_size = norms_of(pair, get_int(arguments, 2))
+        held, norm_size, judged, third = 0, 4, 0, get_int(arguments, 2)
         call = room()
+        if class_of(third) == get_int(pair, descriptor.INT):
+            judged, norm_size = _as_int(third, 0), descriptor.JUDGED
+            norms = call + 8 * descriptor.MET_ZERO
+            set_int(call, descriptor.MET_ZERO, 0)
+            set_int(call, descriptor.MET_NONFINITE, 0)
+        elif third != none:
+            norms, held, norm_size = norms_of(pair, third)
         n = get_int(sizes, axes - 1) if axes else 1
         layout, several = descriptor.ROWS, total // n
         fill_descriptor(
@@ -276,8 +292,8 @@ def fast_call() -> Any:
             layout, n, several = planned(
                 pair, call, tables(), mask, axes, sizes, strides, strides_y, write, norm_size
             )
-        if get_int(pair, layout) == 0 or (norms != 0 and held * n != total):
+        if get_int(pair, layout) == 0 or (norms != 0 and not judged and held * n != total):
             return cabi.incref(no)
-        return do(pair, call, layout, n, several, total, y == x, get_int(arguments, 7))
+        return do(pair, call, layout, n, several, total, y == x, get_int(arguments, 7), judged)
 
     return method

@@ -40,16 +40,19 @@ class FastPath:
             return None
         call, result = way
         norms: Any = None
-        nan = later = False
+        nan, judged = False, 0
         if zero != "keep" or nonfinite != "propagate":
             if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
                 return None
             nan = zero == "nan"
-            if zero == "raise" or nonfinite == "raise":
-                later = out is None  # where nobody sees what is written, one way through x will do
-                if not later and not self._passes(x, axis, zero, nonfinite):
+            judged = (zero == "raise") + 2 * (nonfinite == "raise")
+            # Where nobody sees what is written, one way through x will do.
+            if judged and out is not None:
+                if not self._passes(x, axis, judged):
                     return None
-        if return_norm or later:
+                judged = 0
+            norms = judged or None
+        if return_norm:
             shape = _norm_shape(x, axis, False)
             if shape is None:
                 return None
@@ -57,7 +60,7 @@ class FastPath:
         if out is None:
             y = empty(x.shape, result)
             done = call(x, y, norms, eps, axis, True, nan, 0)
-            if done is True and norms is None:  # 10 ns saved
+            if done is True and not return_norm:  # 10 ns saved
                 return y
             if done is None:
                 y = np.empty_like(x, result)
@@ -69,9 +72,13 @@ class FastPath:
             return None
         if done is int:
             done = call(x, y, norms, eps, axis, False, nan, limit())
-        if done is not True or (later and not _contract.passes(norms, zero, nonfinite)):
+        if done is not True:
             return None
-        return (y, norms[()]) if return_norm else y
+        if not return_norm:
+            return y
+        if judged and not _contract.passes(norms, zero, nonfinite):
+            return None
+        return y, norms[()]
 
     def norm(self, x: Array, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any) -> Any:
         """As `l2multi.norm`; None where a call needs the general path."""
@@ -83,7 +90,7 @@ class FastPath:
             if nonfinite not in _contract.NONFINITE:
                 return None
             later = out is None
-            if not later and not self._passes(x, axis, "keep", nonfinite):
+            if not later and not self._passes(x, axis, 2):
                 return None
         if dtype is None:
             dtype = self.norm_dtype
@@ -105,10 +112,15 @@ class FastPath:
             return None
         return norms[()] if out is None else out
 
-    def _passes(self, x: Array, axis: Any, zero: Any, nonfinite: Any) -> bool:
-        """Whether no policy refuses any vector, before anything is written."""
-        norms = self.norm(x, axis, False, "propagate", None, np.float64)
-        return norms is not None and _contract.passes(norms, zero, nonfinite)
+    def _passes(self, x: Array, axis: Any, judged: int) -> bool:
+        """Whether these policies refuse no vector, before anything is written."""
+        if self.own is None:
+            return False
+        call = self.own[0]
+        done = call(x, None, judged, 0.0, axis, False, False, 0)
+        if done is int:
+            done = call(x, None, judged, 0.0, axis, False, False, limit())
+        return done is True
 
 
 def _norm_shape(x: Array, axis: Any, keepdims: Any) -> Any:

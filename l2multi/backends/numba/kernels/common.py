@@ -181,13 +181,18 @@ def divisor_of(call, norm, total, scale_up, scale_down):
 @device
 def put_norm(call, address, length, root, scale_up, scale_down):
     """Write a norm, if it is wanted; with the factors of its inverse, where a call asks for three
-    numbers (see `descriptor.THREE_SINGLE`)."""
+    numbers (see `descriptor.THREE_SINGLE`); or judge it."""
     norm_size = get_int(call, descriptor.NORM_SIZE)
     if address != 0:
         if norm_size == 4:
             memory.put_float(address, length)
         elif norm_size == 8:
             memory.put_double(address, 0, length)
+        elif norm_size == descriptor.JUDGED:
+            if length == 0.0:
+                set_int(address, 0, 1)
+            elif not length < INF:
+                set_int(address, 1, 1)
         else:
             put_three(address, norm_size, length, root, scale_up, scale_down)
 

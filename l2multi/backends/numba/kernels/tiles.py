@@ -74,7 +74,7 @@ def settling(needs_rescaling: bool) -> Any:
             and lanes.all_above(root, eps, columns)
         ):
             put(group, ROOTS, root)
-            if norm != 0:
+            if norm != 0 and norm_size != descriptor.JUDGED:  # for these pass
                 if norm_step == norm_size and norm_size <= 8:
                     memory.put_floats(root, norm, columns, norm_size)
                 else:
