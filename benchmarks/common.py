@@ -211,9 +211,8 @@ def ours(work: Work, x: Any, backend: str = AUTO) -> Call:
 
     name = (os.environ.get("L2MULTI_BACKEND") or None) if backend == AUTO else backend
     if name is None and isinstance(x, np.ndarray):
-        for one in BACKENDS:  # one that is asked for by name compiles before it answers
-            if one not in (*CARRY, "numpy") and not refused(one):
-                function(x, axis, **keywords, backend=one)
+        if "numba" in BACKENDS and not refused("numba"):  # which auto may still be waiting for
+            function(x, axis, **keywords, backend="numba")
     elif name is not None:
         if why := refused(name):
             raise NotImplementedError(why)

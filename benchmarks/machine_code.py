@@ -2,8 +2,8 @@
 
 A change that only moves or renames leaves all of them equal, which proves equal bits and equal
 speed without a clock. The hash is over the object code's sections of instructions and constants,
-where no name stands. ``--write`` replaces the hashes that a test compares with; it belongs into the
-commit that changes them.
+where no name stands. What is built for a level is read, and else compiled. ``--write`` replaces the
+hashes that a test compares with; it belongs into the commit that changes them.
 """
 
 import argparse
@@ -11,18 +11,23 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import llvmlite.binding as llvm
 
 from l2multi.backends.numba import build, machine, shipped
 
 RECORD = Path(__file__).parent.parent / "tests" / "backends" / "machine_code.json"
+LEVELS = ("x86-64-v3", "x86-64-v4")  # of the record: those of the machines that this is tested on
 
 
 def hashes(level: str) -> dict[str, str]:
     """A hash for each kernel that ships, for a level of CPU features."""
-    return {" ".join(key): _hash(code) for key, code in build.compiled(level).items()}
+    there = shipped.file_for(level)
+    if isinstance(there, str) or there.head["versions"] != versions():
+        codes = build.compiled(level)
+    else:
+        codes = {key: code for key in shipped.KEYS if (code := shipped.read(key, level))}
+    return {" ".join(key): _hash(code) for key, code in codes.items()}
 
 
 def _hash(code: shipped.Code) -> str:
@@ -33,10 +38,9 @@ def _hash(code: shipped.Code) -> str:
     return whole.hexdigest()[:16]
 
 
-def record(level: str) -> dict[str, Any]:
-    """What `RECORD` holds: the level, who compiled, and the hashes."""
-    versions = {name: metadata.version(name) for name in ("numba", "llvmlite")}
-    return {"level": level, "versions": versions, "kernels": hashes(level)}
+def versions() -> dict[str, str]:
+    """Those of who compiles here."""
+    return {name: metadata.version(name) for name in ("numba", "llvmlite")}
 
 
 def main() -> None:
@@ -46,8 +50,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"replace {RECORD.name}")
     arguments = parser.parse_args()
     if arguments.write:
-        (level,) = arguments.levels or ["x86-64-v3"]
-        RECORD.write_text(json.dumps(record(level), indent=0) + "\n")
+        kernels = {level: hashes(level) for level in arguments.levels or LEVELS}
+        RECORD.write_text(json.dumps({"versions": versions(), "kernels": kernels}, indent=0) + "\n")
         return
     for level in arguments.levels or [machine.here().name]:
         for key, digest in hashes(level).items():

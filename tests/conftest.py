@@ -446,7 +446,7 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="of the conformance suite, one in N of its cases, which their names say",
+        help="of each test the first case, and one in N of the others, which their names say",
     )
     parser.addoption(
         "--every",
@@ -550,7 +550,8 @@ def pytest_collection_modifyitems(config, items):
     """Leave out tests for subjects that this run has not, and what is no case, no skips; mark tests
     as quick."""
     share = config.getoption("one_in")
-    out = {item for item in items if not (_is_case(item) and _is_taken(item, share))}
+    cases = [item for item in items if _is_case(item)]
+    out = {*items} - {*(_share_of(cases, share) if share > 1 else cases)}
     config.hook.pytest_deselected(items=[item for item in items if item in out])
     items[:] = [item for item in items if item not in out]
     _mark_quick(items)
@@ -568,10 +569,14 @@ def _is_case(item):
     return True
 
 
-def _is_taken(item, share):
-    """Whether a test is among a share of the conformance suite; all others are."""
-    whole = share == 1 or "conformance" not in item.path.parts
-    return whole or zlib.crc32(item.nodeid.encode()) % share == 0
+def _share_of(items, share):
+    """A share of the cases, of each test at least one."""
+    seen = set()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test not in seen or zlib.crc32(item.nodeid.encode()) % share == 0:
+            yield item
+        seen.add(test)
 
 
 @pytest.fixture
