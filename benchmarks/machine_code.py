@@ -20,14 +20,20 @@ RECORD = Path(__file__).parent.parent / "tests" / "backends" / "machine_code.jso
 LEVELS = ("x86-64-v3", "x86-64-v4")  # of the record: those of the machines that this is tested on
 
 
-def hashes(level: str) -> dict[str, str]:
-    """A hash for each kernel that ships, for a level of CPU features."""
+def built(level: str, by: dict[str, str]) -> dict[str, str]:
+    """A hash for each kernel that was built for a level of CPU features, by these versions; empty
+    if none was."""
     there = shipped.file_for(level)
-    if isinstance(there, str) or there.head["versions"] != versions():
-        codes = build.compiled(level)
-    else:
-        codes = {key: code for key in shipped.KEYS if (code := shipped.read(key, level))}
-    return {" ".join(key): _hash(code) for key, code in codes.items()}
+    if isinstance(there, str) or there.head["versions"] != by:
+        return {}
+    codes = ((key, shipped.read(key, level)) for key in shipped.KEYS)
+    return {" ".join(key): _hash(code) for key, code in codes if code is not None}
+
+
+def hashes(level: str) -> dict[str, str]:
+    """The same of what the versions here make."""
+    found = built(level, versions())
+    return found or {" ".join(key): _hash(code) for key, code in build.compiled(level).items()}
 
 
 def _hash(code: shipped.Code) -> str:
