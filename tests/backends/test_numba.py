@@ -802,6 +802,32 @@ def test_the_fast_path_grows(dtype: str, shape: tuple[int, ...]) -> None:
         assert one.fast_call(long, None, np.ones(1, x.real.dtype), *how) == alone
 
 
+@pytest.mark.parametrize("keywords", [{}, {"return_norm": True}, {"dtype": "f8"}])
+def test_policies_on_the_fast_path(keywords: dict[str, Any]) -> None:
+    """Whatever else is asked for; and a vector that only overflows is none with an inf."""
+    x = np.linspace(1, 2, 40).reshape(4, 10)
+    ready(x.dtype)
+    both = {"zero": "raise", "nonfinite": "raise", "backend": "numba"}
+    for out in (None, np.empty_like(x)):
+        if out is not None:
+            keywords = {**keywords, "out": out}
+        want = l2.normalize(x, backend="numpy")
+        found = l2.normalize(x, **keywords, **both)
+        unit = found[0] if "return_norm" in keywords else found
+        assert unit.tobytes() == want.tobytes()
+        for row, error in ((0, l2.ZeroVectorError), (np.nan, l2.NonFiniteError)):
+            bad = x.copy()
+            bad[2] = row
+            kept = None if out is None else out.copy()
+            with pytest.raises(error, match="position 2"):
+                l2.normalize(bad, **keywords, **both)
+            assert kept is None or kept.tobytes() == out.tobytes()
+    far = np.full((3, 8), 1e308)  # whose norm is inf
+    assert l2.normalize(far, **both).tobytes() == l2.normalize(far, backend="numpy").tobytes()
+    with pytest.raises(l2.NonFiniteError, match="position 1"):
+        l2.norm([[1.0, 2.0], [np.inf, 1.0]], nonfinite="raise", backend="numba")
+
+
 JUDGED = [  # shapes, axes, and which part of the last axis is looked at
     ("rows", (20, 40), 1, 40), ("short_rows", (37, 9), 1, 9), ("columns", (9, 40), 0, 40),
     ("narrow_columns", (6, 8, 16), 1, 16), ("gathered", (9, 40), 1, slice(0, 40, 2)),
