@@ -64,22 +64,31 @@ def unit(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The unit vectors, and the norms where asked for."""
     parts, along, may_leave = _parts(x, axes)
-    root, factor = _root(parts, along, may_leave)
-    zero = root == 0
-    divisor = torch.where(zero, 1.0, root)
-    # Times 0, not 0: the sign stays, and the derivative is 0.
-    kept = torch.full_like(parts, math.nan) if zero_nan else parts * 0.0
-    if factor is None:
-        y = parts / divisor
-    else:  # up before and down after, so that no bit is lost on the way
-        y = parts * factor.clamp(min=1.0) / divisor * factor.clamp(max=1.0)
-    y = torch.where(zero, kept, y)
-    if eps:
-        bound = max(eps, torch.finfo(parts.dtype).tiny)
-        short = (root <= bound) if factor is None else (root <= bound * factor)
-        if zero_nan:
-            short = short & ~zero
-        y = torch.where(short, parts / bound, y)
+    total, factor = _squared(parts, along, may_leave)
+    root, zero, bound = _root(total), total == 0, max(eps, torch.finfo(parts.dtype).tiny)
+    wide = dtype in (torch.float64, torch.complex128)
+    if not (wide or zero_nan) and factor is None:
+        # One product for each number, which is rounded to fewer bits. A compiler keeps what `rsqrt`
+        # gives, and repeats a division for each number, in derivatives too: 1000x768 float32
+        # forwards and backwards took 1.4 times as long. Times 0 a zero keeps its sign, and its
+        # derivative is 0.
+        inverse = torch.where(zero, 0.0, torch.where(zero, 1.0, total).rsqrt())
+        if eps:
+            inverse = torch.where(root <= bound, 1.0 / bound, inverse)
+        y = parts * inverse
+    else:
+        divisor = torch.where(zero, 1.0, root)
+        kept = torch.full_like(parts, math.nan) if zero_nan else parts * 0.0
+        if factor is None:
+            y = parts / divisor
+        else:  # up before and down after, so that no bit is lost on the way
+            y = parts * factor.clamp(min=1.0) / divisor * factor.clamp(max=1.0)
+        y = torch.where(zero, kept, y)
+        if eps:
+            short = (root <= bound) if factor is None else (root <= bound * factor)
+            if zero_nan:
+                short = short & ~zero
+            y = torch.where(short, parts / bound, y)
     norms = None
     if norm_dtype is not None:
         norms = _rounded(_length(root, factor), norm_dtype).reshape(_batch(x, axes))
@@ -88,7 +97,8 @@ def unit(
 
 def length(x: torch.Tensor, axes: Axes, keepdims: bool, dtype: torch.dtype) -> torch.Tensor:
     """The norms."""
-    norms = _rounded(_length(*_root(*_parts(x, axes))), dtype)
+    total, factor = _squared(*_parts(x, axes))
+    norms = _rounded(_length(_root(total), factor), dtype)
     shape = [1 if d in axes else n for d, n in enumerate(x.shape)] if keepdims else _batch(x, axes)
     return norms.reshape(shape)
 
@@ -112,10 +122,10 @@ def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _root(
+def _squared(
     parts: torch.Tensor, axes: Axes, may_leave: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The root of the sum of squares, axes kept, of the numbers times a factor, if there is one."""
+    """The sum of squares, axes kept, of the numbers times a factor, if there is one."""
     factor = None
     if may_leave:
         low, high, power = _SAFE[parts.dtype]
@@ -130,8 +140,13 @@ def _root(
     total = parts * parts
     if axes:
         total = _reduced(total.sum(axes, keepdim=True))
+    return total, factor
+
+
+def _root(total: torch.Tensor) -> torch.Tensor:
+    """The root, whose derivative at 0 is 0."""
     zero = total == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, total).sqrt()), factor
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, total).sqrt())
 
 
 def is_spread(x: Any) -> bool:
