@@ -119,6 +119,8 @@ def no_number(item: Any) -> str:
     how = of(item, "v")
     if how is None:
         return told
+    if how == "float(v)":  # of another kind, such as Decimal
+        return f"holds items of type {type_name(item)}; try {how} in place of each item v"
     if isinstance(item, np.ma.MaskedArray):
         how = "np.ma.stack(v) in place of each list v of them"
     elif hasattr(type(item), "tocsr") and how == "v.toarray()":

@@ -268,12 +268,12 @@ def _sources(source: Path | Iterable[Path]) -> list[str]:
     else:
         found = [one for one in _remote.matching(path) if not is_many(one)]
     if not found:
-        told = ""
+        told = "where there are none" if _remote.kind("source", path) else "which matches none"
         if left := left_out(source):
-            told = f"; of {left[0]!r} and the like, name the files or a pattern such as '*.txt'"
+            told += f"; of {left[0]!r} and the like, name the files or a pattern such as '*.txt'"
         raise ValueError(
             f"source: expected files that bear one of {_formats.known(alone=True)}, got {path!r}, "
-            f"where there are none{told}"
+            f"{told}"
         )
     return found
 

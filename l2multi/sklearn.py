@@ -127,12 +127,13 @@ def _heeds_output_if_set(cls: type[T]) -> type[T]:
 class L2Normalizer(_Base):
     """Scale each sample to unit length, at every magnitude.
 
-    A drop-in for ``sklearn.preprocessing.Normalizer(norm="l2")``, whose squares overflow for
-    float32 from 2e19 and float64 from 1e154 on, and underflow likewise. Stateless: `fit` validates.
-    CSR and CSC stay what they are, and other sparse formats become CSR; the stored entries alone
-    change. Under scikit-learn's array-API dispatch, a PyTorch tensor stays a tensor on its device.
-    Frames become arrays by scikit-learn, which makes float64 of dtypes with nulls, and NaN of
-    nulls; `l2multi.normalize` keeps both. Masked arrays, and those with a unit, are a TypeError.
+    What ``sklearn.preprocessing.Normalizer()`` does, whose squares overflow for float32 from 2e19
+    and float64 from 1e154 on, and underflow likewise; here `norm` is no parameter. Stateless: `fit`
+    validates. CSR and CSC stay what they are, and other sparse formats become CSR; the stored
+    entries alone change. Under scikit-learn's array-API dispatch, a PyTorch tensor stays a tensor
+    on its device. Frames become arrays by scikit-learn, which makes float64 of dtypes with nulls,
+    and NaN of nulls; `l2multi.normalize` keeps both. Masked arrays, and those with a unit, are a
+    TypeError.
 
     Parameters
     ----------

@@ -735,7 +735,7 @@ def test_check_of_many(capsys):
     out, err = capsys.readouterr()
     assert out == "parts/a.npy: 8 vectors, 8 of unit length\n"
     assert err.startswith("l2multi: error: IN: expected a .npy file, got 'parts/b.npy'")
-    assert "where there are none" in refused(capsys, "check", "none/*.npy", code=2)
+    assert "which matches none" in refused(capsys, "check", "none/*.npy", code=2)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".h5", ".zarr", ".parquet"])

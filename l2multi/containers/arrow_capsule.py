@@ -33,9 +33,11 @@ def open(x: Any, request: _contract.Request) -> Opened:
         column = pa.array(x)
         table = pa.types.is_struct(column.type)
     if table:
+        whole = next((f"x.{m}()" for m in ("to_numpy", "to_pandas") if hasattr(type(x), m)), None)
         raise TypeError(
             f"x: {_cures.type_name(x)} is a table, and vectors are in a column of it; try "
-            "pyarrow.table(x)[name], or x[name] of a DataFrame; of columns of numbers, x.to_numpy()"
+            "pyarrow.table(x)[name], or x[name] of a DataFrame; of columns of numbers, "
+            f"{whole or 'pyarrow.table(x).to_pandas()'}"
         )
     return arrow.open(column, request)
 
