@@ -238,6 +238,9 @@ trace_as(fast_path, _traced_fast_path)
 
 def keep_fast_path(found: Backend, x: Any, dtype: Any, result: np.dtype[Any]) -> None:
     """Have later calls with arrays like `x` find the fast path of the backend that serves it."""
+    # Integers of a library whose default float is another lie in NumPy arrays as NumPy's do.
+    if dtype is None and type(x) is np.ndarray and result != _contract.rule(x.dtype).result:
+        return
     made = found.fast_path(x, dtype, result)
     if made is not None:
         fast_paths[x.dtype if type(x) is np.ndarray else type(x)] = made

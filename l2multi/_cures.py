@@ -120,7 +120,8 @@ def no_number(item: Any) -> str:
     if how is None:
         return told
     if how == "float(v)":  # of another kind, such as Decimal
-        return f"holds items of type {type_name(item)}; try {how} in place of each item v"
+        told = f"holds items of type {type_name(item)}, which NumPy has no dtype for"
+        return f"{told}; try {how} in place of each item v"
     if isinstance(item, np.ma.MaskedArray):
         how = "np.ma.stack(v) in place of each list v of them"
     elif hasattr(type(item), "tocsr") and how == "v.toarray()":

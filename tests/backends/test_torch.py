@@ -611,3 +611,21 @@ def test_gradient_by_the_backend_that_was_named():
     with l2.backend("numpy"):
         assert torch.equal(gradient(), named)
     np.testing.assert_allclose(gradient(), named, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", ["tensor", "array"])
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+def test_integers_of_both_libraries(dtype, first):
+    """In one process, whichever comes first: torch's become its default float, NumPy's float64."""
+    processes.run(f"""
+        import numpy as np, torch, l2multi as l2
+        tensor = torch.ones(3, 8).to(torch.{dtype})
+        for round in range(3):
+            for kind in ("tensor", "array") if {first!r} == "tensor" else ("array", "tensor"):
+                for backend in ("numba", None, "numpy"):
+                    x = tensor if kind == "tensor" else tensor.numpy()
+                    unit = l2.normalize(x, backend=backend)
+                    want = torch.float32 if kind == "tensor" else np.float64
+                    assert unit.dtype == want, (kind, backend, round, unit.dtype)
+                    assert l2.norm(x, backend=backend).dtype == want
+    """)
