@@ -24,7 +24,7 @@ def built(level: str, by: dict[str, str]) -> dict[str, str]:
     """A hash for each kernel that was built for a level of CPU features, by these versions; empty
     if none was."""
     there = shipped.file_for(level)
-    if isinstance(there, str) or there.head["versions"] != by:
+    if isinstance(there, str) or there.head.get("versions") != by:
         return {}
     codes = ((key, shipped.read(key, level)) for key in shipped.KEYS)
     return {" ".join(key): _hash(code) for key, code in codes if code is not None}

@@ -826,6 +826,9 @@ def test_policies_on_the_fast_path(keywords: dict[str, Any]) -> None:
     assert l2.normalize(far, **both).tobytes() == l2.normalize(far, backend="numpy").tobytes()
     with pytest.raises(l2.NonFiniteError, match="position 1"):
         l2.norm([[1.0, 2.0], [np.inf, 1.0]], nonfinite="raise", backend="numba")
+    odd: Any = np.array("raise")  # equal to one of the choices
+    with pytest.raises(l2.ZeroVectorError):
+        l2.normalize(np.zeros_like(x), zero=odd, backend="numba")
 
 
 JUDGED = [  # shapes, axes, and which part of the last axis is looked at

@@ -45,7 +45,8 @@ class FastPath:
             if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
                 return None
             nan = zero == "nan"
-            judged = (zero == "raise") + 2 * (nonfinite == "raise")
+            # An int, whatever they are: the fast call takes all else for an array.
+            judged = (1 if zero == "raise" else 0) + (2 if nonfinite == "raise" else 0)
             # Where nobody sees what is written, one way through x will do.
             if judged and out is not None:
                 if not self._passes(x, axis, judged):
