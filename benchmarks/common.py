@@ -211,7 +211,7 @@ def ours(work: Work, x: Any, backend: str = AUTO) -> Call:
 
     name = (os.environ.get("L2MULTI_BACKEND") or None) if backend == AUTO else backend
     if name is None and isinstance(x, np.ndarray):
-        if "numba" in BACKENDS and not refused("numba"):  # which auto may still be waiting for
+        if not refused("numba"):  # which auto may still be waiting for
             function(x, axis, **keywords, backend="numba")
     elif name is not None:
         if why := refused(name):

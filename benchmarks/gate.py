@@ -268,8 +268,10 @@ def compare(comparison: Comparison, cases: list[Case]) -> list[str]:
                 print(f"{found[0]:6.3f} {found[1]:6.3f}  {' '.join(case)}", flush=True)
                 if max(found) >= SUSPECT:
                     # New processes take ten times as long as another look by these.
-                    found = comparison.ratios(sides, case)
-                    if not isinstance(found, str) and max(found) >= SUSPECT:
+                    again = comparison.ratios(sides, case)
+                    assert not isinstance(again, str)
+                    print(f"{again[0]:6.3f} {again[1]:6.3f}  the same again", flush=True)
+                    if max(again) >= SUSPECT:
                         suspects.append(case)
             if code := ask(sides[0], code=True)["code"]:
                 bad = narrow(code, registers())

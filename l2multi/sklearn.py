@@ -8,7 +8,6 @@ import functools
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
-from numpy import ndarray
 
 import l2multi as l2
 from l2multi import _containers, _contract
@@ -40,7 +39,7 @@ except ImportError:  # before scikit-learn 1.6
 
 __all__ = ["L2Normalizer", "L2Scaler"]
 
-Array = ndarray[Any, Any]
+Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
 _FORMATS = ("csr", "csc")  # that are kept; other sparse ones become the first
@@ -54,14 +53,13 @@ class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
     def _validated(self, X: Any, reset: bool, finite: bool | None = None) -> Any:
         """X as numbers: an array, a sparse one, or under array-API dispatch a tensor. Finite unless
         they may be what they like, or it is looked at later."""
-        if finite is None:
-            _contract.check_choice("nonfinite", self.nonfinite, _contract.NONFINITE)
-            finite = self.nonfinite == "raise"
+        _contract.check_choice("nonfinite", self.nonfinite, _contract.NONFINITE)
+        finite = self.nonfinite == "raise" if finite is None else finite
         if not finite and self._known(X, reset):
             if reset:
                 self.n_features_in_ = X.shape[1]
             return X
-        if isinstance(X, ndarray) and type(X) is not ndarray:
+        if isinstance(X, np.ndarray) and type(X) is not np.ndarray:
             self._check_class(X)
         return validate_data(
             self, X, reset=reset, dtype="numeric", accept_sparse=_FORMATS, ensure_all_finite=finite
@@ -79,7 +77,7 @@ class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ign
     def _known(self, X: Any, reset: bool) -> bool:
         """Whether X is an array that scikit-learn would pass on; it takes 50 us to say so. Where
         caches are full of what the last call wrote, each line here takes some, too."""
-        if type(X) is not ndarray or X.dtype.kind != "f" or len(shape := X.shape) != 2:
+        if type(X) is not np.ndarray or X.dtype.kind != "f" or len(shape := X.shape) != 2:
             return False
         learned = self.__dict__
         if "feature_names_in_" in learned or 0 in shape:  # of the former there would be a warning
@@ -209,7 +207,7 @@ class L2Normalizer(_Base):
 
 def _may_be_overwritten(given: Any, X: Any) -> bool:
     """Whether X, as validated, is floating numbers that its owner gave as an array."""
-    if not (isinstance(given, ndarray) or sparse.issparse(given)):
+    if not (isinstance(given, np.ndarray) or sparse.issparse(given)):
         return False
     values = X.data if sparse.issparse(X) else X
     return bool(values.dtype.kind == "f" and values.flags.writeable)
@@ -347,7 +345,7 @@ def _opened(X: Any) -> tuple[Any, Any]:
     """X, as validated, with floating numbers of at most 64 bits, as an array of NumPy or a sparse
     one; and the way back for a NumPy array like it."""
     close: Any = np.asarray
-    if not (isinstance(X, ndarray) or sparse.issparse(X)):
+    if not (isinstance(X, np.ndarray) or sparse.issparse(X)):
         if getattr(X, "requires_grad", False):
             raise TypeError("X: gradients do not pass through L2Scaler; try X.detach()")
         opened = _containers.open(X, _contract.Request())

@@ -446,7 +446,7 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="of each test the first case, and one in N of the others, which their names say",
+        help="of each test the first case on each backend, and one in N of the others",
     )
     parser.addoption(
         "--every",
@@ -570,10 +570,11 @@ def _is_case(item):
 
 
 def _share_of(items, share):
-    """A share of the cases, of each test at least one."""
+    """A share of the cases, of each test at least one on each backend and kind of array."""
     seen = set()
     for item in items:
-        test = item.nodeid.partition("[")[0]
+        subject = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+        test = item.nodeid.partition("[")[0], getattr(subject, "group", subject)
         if test not in seen or zlib.crc32(item.nodeid.encode()) % share == 0:
             yield item
         seen.add(test)

@@ -458,8 +458,9 @@ def test_tables_are_refused_unread():
     table = pa.table({"v": lists([[3, 4]])})
     reader = pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
     batch = table.to_batches()[0]
+    told = r"is a table.*pyarrow.table\(x\)\[name\].*to_pandas\(\)$"
     for x in (table, batch, reader, OffersStream(table), OffersArray(batch)):
-        with pytest.raises(TypeError, match=r"is a table.*pyarrow.table\(x\)\[name\]"):
+        with pytest.raises(TypeError, match=told):
             l2.norm(x)
     assert reader.read_all().equals(table)
     assert l2.norm(table["v"]).to_pylist() == [5.0]

@@ -1,5 +1,6 @@
 """The benchmarks run, at tiny size, over the full product of their parameters."""
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -399,6 +400,33 @@ def test_gate_decides_by_most_of_its_looks() -> None:
     assert gate.judge(iter([1.3, 1.3, 1.3])) == (True, [1.3, 1.3, 1.3])
     assert gate.judge(iter([1.3, 1.0, 1.3, 1.0, 1.0])) == (False, [1.3, 1.0, 1.3, 1.0, 1.0])
     assert gate.judge(iter([1.0, 1.0, 1.0])) == (False, [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("ratios", "wrong"),
+    [((1.0,), []), ((1.3, 1.0), []), ((1.3, 1.3), ["slower than the base: serial a: 1.300"])],
+)
+def test_gate_looks_twice_before_it_starts_processes(
+    ratios: tuple[float, ...], wrong: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, looked = list(ratios), []
+
+    class Measured:
+        def sides(self, on: str) -> contextlib.AbstractContextManager[tuple[None, None]]:
+            return contextlib.nullcontext((None, None))
+
+        def ratios(self, sides: Any, case: gate.Case) -> tuple[float, float]:
+            return 1.0, left.pop(0)
+
+        def look(self, case: gate.Case) -> float:
+            looked.append(case)
+            return 1.3
+
+    monkeypatch.setattr(gate, "ask", lambda side, **order: {"code": {}})
+    found = gate.compare(Measured(), [("serial", "a")])  # type: ignore[arg-type]
+    assert [line.partition(",")[0] for line in found] == wrong
+    assert not left
+    assert len(looked) == 3 * len(wrong)
 
 
 def test_gate_is_not_moved_by_drift_or_by_a_neighbour() -> None:

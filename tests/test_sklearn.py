@@ -422,3 +422,11 @@ def test_a_class_made_of_ours_has_its_own_transform(keys):
     x = np.float32([[3, 4]])
     assert np.array_equal(Twice().fit(x).transform(x), np.float32([[1.2, 1.6]]))
     assert np.array_equal(Twice().fit(x).transform(x, times=5), np.float32([[3, 4]]))
+
+
+def test_an_unknown_choice_changes_nothing():
+    for estimator in (L2Normalizer(nonfinite="skip"), L2Scaler(nonfinite="skip")):
+        for call in (estimator.fit, estimator.fit_transform):
+            with pytest.raises(ValueError, match="nonfinite: expected one of"):
+                call(np.ones((3, 2)))
+        assert not hasattr(estimator, "n_features_in_")

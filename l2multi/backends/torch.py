@@ -66,8 +66,7 @@ def unit(
     parts, along, may_leave = _parts(x, axes)
     total, factor = _squared(parts, along, may_leave)
     root, zero, bound = _root(total), total == 0, max(eps, torch.finfo(parts.dtype).tiny)
-    wide = dtype in (torch.float64, torch.complex128)
-    if not (wide or zero_nan) and factor is None:
+    if factor is None and dtype not in (torch.float64, torch.complex128):
         # One product for each number, which is rounded to fewer bits. A compiler keeps what `rsqrt`
         # gives, and repeats a division for each number, in derivatives too: 1000x768 float32
         # forwards and backwards took 1.4 times as long. Times 0 a zero keeps its sign, and its
@@ -78,17 +77,16 @@ def unit(
         y = parts * inverse
     else:
         divisor = torch.where(zero, 1.0, root)
-        kept = torch.full_like(parts, math.nan) if zero_nan else parts * 0.0
         if factor is None:
             y = parts / divisor
         else:  # up before and down after, so that no bit is lost on the way
             y = parts * factor.clamp(min=1.0) / divisor * factor.clamp(max=1.0)
-        y = torch.where(zero, kept, y)
+        y = torch.where(zero, parts * 0.0, y)
         if eps:
             short = (root <= bound) if factor is None else (root <= bound * factor)
-            if zero_nan:
-                short = short & ~zero
             y = torch.where(short, parts / bound, y)
+    if zero_nan:
+        y = torch.where(zero, math.nan, y)
     norms = None
     if norm_dtype is not None:
         norms = _rounded(_length(root, factor), norm_dtype).reshape(_batch(x, axes))

@@ -873,6 +873,28 @@ def test_the_fast_call_judges_norms(
         vectors[where] = before
 
 
+@pytest.mark.parametrize("dtype", ["f4", "c8", "i1", "bfloat16"])
+@pytest.mark.parametrize(("shape", "axis"), [((99_999, 10), 1), ((3000, 300), 1), ((300, 3000), 0)])
+def test_threads_judge_norms(shape: tuple[int, int], axis: int, dtype: str) -> None:
+    """Whichever thread has the vector; many of them, and under an `eps`."""
+    x = np.ones(shape, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    for how in ("serial", "parallel"):
+        with threads.force(how):
+            l2.normalize(x, axis, backend="numba")
+    call, vectors = own(x.dtype).fast_call, np.moveaxis(x, axis, -1)
+    threads.pretend(2)
+    try:
+        for where in (slice(0), 0, len(vectors) // 2, -1, slice(None)):
+            vectors[where] = 0
+            refused = not vectors.astype("c8").any(-1).all()
+            for judged, eps in itertools.product((1, 2, 3), (0.0, 0.5)):
+                said = call(x, None, judged, eps, axis, False, False, 2)
+                assert said is (float if refused and judged & 1 else True)
+            vectors[...] = 1
+    finally:
+        threads.pretend(0)
+
+
 @pytest.mark.parametrize("cores", [1, 2])
 def test_the_fast_call_asks_for_threads(cores: int) -> None:
     """Where a call pays for them it returns before anything is written, to be told how many."""

@@ -11,9 +11,12 @@ RECORD = json.loads(machine_code.RECORD.read_text())
 BUILT = {level: machine_code.built(level, RECORD["versions"]) for level in RECORD["kernels"]}
 
 
-@pytest.mark.skipif(not any(BUILT.values()), reason="nothing was built by the record's compiler")
+@pytest.mark.skipif(
+    not any(BUILT.values()), reason="nothing is built of these sources by the record's compiler"
+)
 def test_machine_code() -> None:
     for level in filter(BUILT.get, BUILT):
         found, wanted = BUILT[level], RECORD["kernels"][level]
         changed = {key for key in {*found, *wanted} if found.get(key) != wanted.get(key)}
-        assert not changed, (sorted(changed), "if so meant: benchmarks.machine_code --write")
+        told = "if so meant: python -m benchmarks.machine_code --write"
+        assert not changed, (sorted(changed), told)

@@ -16,7 +16,7 @@ import numpy as np
 
 from l2multi.backends.numba import descriptor
 
-FastCall = Callable[..., bool | type[int] | None]
+FastCall = Callable[..., bool | type[int] | type[float] | None]
 
 HEAD = 16  # bytes of a Python object before its own fields, of which its class is the last
 

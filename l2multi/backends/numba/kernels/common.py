@@ -189,12 +189,20 @@ def put_norm(call, address, length, root, scale_up, scale_down):
         elif norm_size == 8:
             memory.put_double(address, 0, length)
         elif norm_size == descriptor.JUDGED:
-            if length == 0.0:
-                set_int(address, 0, 1)
-            elif not length < INF:
-                set_int(address, 1, 1)
+            judge(address, length)
         else:
             put_three(address, norm_size, length, root, scale_up, scale_down)
+
+
+@device
+def judge(address, length):
+    """Tell that a norm is 0, or NaN or inf; once, for each store takes the line from other threads:
+    20000x64 zeros took 1.4 times as long by two."""
+    if length == 0.0:
+        if get_int(address, 0) == 0:
+            set_int(address, 0, 1)
+    elif not length < INF and get_int(address, 1) == 0:
+        set_int(address, 1, 1)
 
 
 @device
