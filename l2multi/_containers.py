@@ -92,8 +92,9 @@ ROWS = (
         "l2multi.containers.numbers",
         "lists, tuples and numbers",
         "NumPy array or scalar",
-        "by `numpy.asarray`; a list of tensors or of JAX arrays is a TypeError that says what to "
-        "do (`l2multi.jax` takes JAX arrays in lists)",
+        "by `numpy.asarray`; a single number has no axes, so it takes `axis=None`; a list of "
+        "tensors or of JAX arrays is a TypeError that says what to do (`l2multi.jax` takes JAX "
+        "arrays in lists)",
     ),
     Row(
         "DataArray",
@@ -102,7 +103,7 @@ ROWS = (
         "xarray.DataArray",
         "DataArray with the same dimensions, coordinates, attributes and name",
         'its data may be of any other kind of this table; `dim="space"` or `axis="space"` names '
-        "dimensions",
+        "dimensions (for `is_normalized`, `axis`)",
     ),
     Row(
         "Arrow array",
