@@ -115,6 +115,14 @@ def _by_kernel(
     return y
 
 
+def by_kernel(x: torch.Tensor) -> bool:
+    """Whether there is a kernel for the derivative along the last axis."""
+    try:
+        return _writer(x.dtype, None) is not None
+    except ImportError:
+        return False
+
+
 @functools.cache
 def _writer(dtype: torch.dtype, name: str | None) -> Any:
     """What writes derivatives of tensors of a dtype, of the first backend that has it."""

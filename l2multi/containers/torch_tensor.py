@@ -23,7 +23,7 @@ from l2multi.backends.torch import (
     tensor,
     view,
 )
-from l2multi.containers.torch_gradient import Length, Made, Unit
+from l2multi.containers.torch_gradient import Length, Made, Unit, by_kernel
 
 _BASE = (torch.Tensor, torch.nn.Parameter)
 
@@ -98,6 +98,8 @@ class HostTensor(Opened):
             _paths[own] = path
             if own not in BITS:
                 _arrays[own] = path
+            if not own.is_complex and result == self.array.dtype:
+                _direct[own] = path, np.dtype(NAMES[BITS.get(own, own)]), own in BITS
         _backends.fast_paths[self.kind] = _fast_path
 
     def asked(self, dtype: Any) -> Any:
@@ -192,19 +194,61 @@ class FastPath:
 _fast_path = FastPath()
 
 
-# Load-once caches: the fast paths of NumPy arrays, by torch's floating dtypes; and of these those
-# of which torch gives arrays.
+# Load-once caches: the fast paths of NumPy arrays, by torch's floating dtypes; of these those of
+# which torch gives arrays; and of real ones, with the dtype of their bits, and whether that is
+# another.
 _paths: dict[torch.dtype, Any] = {}
 _arrays: dict[torch.dtype, Any] = {}
+_direct: dict[torch.dtype, tuple[Any, np.dtype[Any], bool]] = {}
 
 # Bound here, for an attribute of a module takes 20 ns of 2000.
 _level, _stack = _functorch.maybe_current_level, torch._C._len_torch_dispatch_stack
-_tracing, _from_numpy = torch._C._is_tracing, torch.from_numpy
+_tracing, _from_numpy, _empty = torch._C._is_tracing, torch.from_numpy, np.empty
+_strided, _named = torch.strided, hasattr(torch.Tensor, "names")
 
 
 def _watched() -> bool:
     """Whether somebody traces, maps or differentiates forwards, perhaps not this tensor."""
     return bool(_level() is not None or _stack() or _tracing() or forward_ad._current_level >= 0)
+
+
+def _address(x: torch.Tensor) -> int:
+    """Where a real tensor's elements lie one after another in the memory of the CPU; 0 if they do
+    not, or not as they are."""
+    plain = x.is_cpu and x.layout is _strided and not x.is_nested and x.is_contiguous()
+    if not plain or x.is_neg() or (_named and any(x.names)):
+        return 0
+    return x.data_ptr()  # type: ignore[no-any-return]  # torch is not typed everywhere
+
+
+def _rows(x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any, out: Any) -> Any:
+    """Rows that lie one after another, by their addresses, which takes a third of the time that
+    views as arrays take; None where that will not do."""
+    dtype, ndim = x.dtype, x.ndim
+    known = _direct.get(dtype)
+    if known is None or not ndim or type(axis) is not int or (axis != -1 and axis != ndim - 1):
+        return None
+    size, (path, bits, seen_as) = x.numel(), known
+    if not size or not (at := _address(x)):
+        return None
+    shape = x.shape
+    n = shape[-1]
+    if out is None:
+        y = _from_numpy(_empty(shape, bits))
+        if seen_as:
+            y = y.view(dtype)
+        to = y.data_ptr()
+    else:
+        y, to = out, 0
+        if type(y) in _BASE and not y.requires_grad and y.dtype is dtype and y.shape == shape:
+            to = _address(y)
+        if not to or (to != at and abs(to - at) < size * x.itemsize) or y.is_inference():
+            return None
+    if not path.rows(at, to, n, size // n, eps, zero, nonfinite, out is not None):
+        return None
+    if out is not None:
+        written(out)
+    return y
 
 
 def _normalize(
@@ -216,6 +260,17 @@ def _normalize(
     if path is None:
         return None
     needs_grad = x.requires_grad and torch.is_grad_enabled()
+    # Norms are for derivatives that no kernel computes.
+    if (
+        not return_norm
+        and dtype is None
+        and not (needs_grad and (out is not None or not by_kernel(x)))
+    ):
+        y = _rows(x, axis, eps, zero, nonfinite, out)
+        if y is not None:
+            if needs_grad:
+                y = Unit.apply(x, Made(y, (x.ndim - 1,), eps, zero == "nan"))
+            return y
     if needs_grad and (type(axis) is not int or out is not None):
         return None
     if dtype is not None and (dtype := numpy_dtypes.get(dtype)) is None:

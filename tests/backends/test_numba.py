@@ -21,6 +21,7 @@ from l2multi.backends.numba import (
     kernels,
     loader,
     plan,
+    tangents,
     threads,
 )
 from l2multi.backends.numba import (
@@ -394,6 +395,47 @@ def test_short_rows_have_the_bits_of_rows(dtype: str) -> None:
                 assert norms[k].tobytes() == length.tobytes(), (n, k)
 
 
+def _tangents(x: Any, d: Any, eps: float) -> Any:
+    y = np.empty_like(x)
+    tangents(x.dtype)(x.ctypes.data, d.ctypes.data, y.ctypes.data, len(x), x.shape[1], eps)
+    return y
+
+
+@pytest.mark.parametrize("how", ["serial", "parallel"])
+@pytest.mark.parametrize("dtype", ["f2", "bfloat16", "f4"])
+def test_tangents(dtype: str, how: str) -> None:
+    """Of few elements and of many, special vectors among them: what float64 gives, within a unit,
+    and the same bits for each vector alone."""
+    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+    unit = {"f2": 2.0**-11, "bfloat16": 2.0**-8, "f4": 2.0**-24}[dtype]
+    rng = np.random.default_rng(10)
+    shapes = [(45, n) for n in (*range(1, 6), 15, 16, 17, 100, 128, 511, 512, 513, 1024, 1025)]
+    for m, n in (*shapes, (2**14, 3), (300, 640), (3, 6 * plan.SPLIT), (2, 6 * plan.SPLIT + 17)):
+        x, d = (rng.uniform(-2, 2, (m, n)).astype(kind) for _ in "xd")
+        if m > 7:
+            x[1], x[2, 0], x[3, -1], d[4, 0], d[5, -1] = 0, np.nan, np.inf, np.nan, np.inf
+            x[6] *= kind.type(2.0**-10)
+        for eps in (0.0, 0.5):
+            v, w = x.astype("f8"), d.astype("f8")
+            with np.errstate(all="ignore"):
+                length = np.sqrt((v * v).sum(1, keepdims=True))
+                want = (w - v * ((v * w).sum(1, keepdims=True) / length**2)) / length
+                short = w / eps if eps else 0 * w
+                want = np.where(length <= eps, short, want)
+                most = np.where(np.isfinite(w), abs(w), 0).max(1, keepdims=True) / np.maximum(
+                    length, eps or 1e-300
+                )
+            with threads.force(how):
+                got = _tangents(x, d, eps)
+                alone = np.concatenate([_tangents(x[[k]], d[[k]], eps) for k in range(0, m, 7)])
+            assert alone.tobytes() == got[::7].tobytes(), (m, n, eps)
+            finite = np.isfinite(want)
+            assert (np.isfinite(got.astype("f8")) == finite).all(), (m, n, eps)
+            off = abs(got.astype("f8")[finite] - want[finite])
+            bound = (1.01 * unit * abs(want) + 1e-13 * most + 2.0**-25)[finite]
+            assert (off <= bound).all(), (m, n, eps)
+
+
 @pytest.mark.parametrize("dtype", ["f2", "bfloat16"])
 def test_half_types_in_doubt(dtype: str) -> None:
     """All of these numbers, normal and not, by divisors of any size: some quotients lie so near to
@@ -452,6 +494,29 @@ def _special(x: Any) -> None:
         x[1, -1], x[3, 0], x[4, -1] = np.nan, np.inf, info.max
         x[5] = info.smallest_subnormal
         x[6] *= info.max / 2**8
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("dtype", [*["f2", "bfloat16", "f4", "f8", "c8"]])
+@pytest.mark.parametrize("n", [17, 31, 48, 100, 128, 145, 513])
+def test_rows_have_the_bits_of_numpy(dtype: str, n: int) -> None:
+    """Rows that go through together, special ones among them or not, in batches of one axis and
+    more, whose last may end before as many rows as would go together."""
+    rng = np.random.default_rng(7)
+    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+    for batch in ((2,), (61,), (3, 9), (5, 17, 2), (4096 * 80 // n,)):
+        for special in (False, True):
+            wide = (rng.standard_normal((*batch[:-1], batch[-1] + 1, n + 1)) * 50).astype(kind)
+            x = wide[..., :-1, :n]
+            if special and len(x) > 6 and x.ndim == 2 and dtype != "bfloat16":
+                _special(x)
+            elif special:
+                last = (-1,) * (x.ndim - 2)
+                x[0], x[*last, -1, 5], x[*last, 0, 2] = 0, np.nan, np.inf
+            for one in (x, x.copy(), x[::-1]):
+                _as_numpy_has_it(one, -1)
+            _as_numpy_has_it(x, -1, eps=50.0 * n**0.5)
+            _as_numpy_has_it(x, -1, zero="nan")
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")

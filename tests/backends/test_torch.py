@@ -103,6 +103,67 @@ def test_views(view, by):
     assert same_bits(bits(x), dense)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("view", sorted({*VIEWS} - {"conjugate"}))
+def test_views_by_their_addresses(view, dtype):
+    """Without norms, into a new tensor, into another and in place: the bits of arrays."""
+    x = VIEWS[view](torch.randn(8, 9)).detach()
+    dtype = getattr(torch, dtype)
+    x = x if view in ("negative", "one number", "expanded") else x.to(dtype)
+    for axis in (-1, 1, 0, None):
+        want = l2.normalize(bits(x), axis)
+        assert same_bits(bits(l2.normalize(x, axis)), want)
+        out = torch.empty(x.shape, dtype=x.dtype)
+        version = out._version
+        assert l2.normalize(x, axis, out=out) is out
+        assert same_bits(bits(out), want)
+        assert out._version == version + 1
+        if view not in ("expanded", "one number", "unfolded"):
+            y = x.clone(memory_format=torch.preserve_format)
+            assert l2.normalize(y, axis, out=y) is y
+            assert same_bits(bits(y), want)
+
+
+def test_addresses_that_will_not_do():
+    """An output that shares some of the input's memory, of another shape or dtype, of inference
+    mode, or by which a gradient would be lost; zeros that have no memory; one number."""
+    memory = torch.randn(12, 40)
+    x, want = memory[:8], l2.normalize(memory[:8].clone())
+    assert l2.normalize(x, out=memory[3:11]).equal(want)
+    with pytest.raises(ValueError, match="shape"):
+        l2.normalize(memory, out=torch.empty(40, 12))
+    with pytest.raises(TypeError, match=r"dtype|float64"):
+        l2.normalize(memory, out=torch.empty(12, 40, dtype=torch.float64))
+    with pytest.raises(TypeError, match="gradient"):
+        l2.normalize(memory, out=torch.empty(12, 40, requires_grad=True))
+    with torch.inference_mode():
+        held = torch.empty(12, 40)
+    with pytest.raises(TypeError, match="inference"):
+        l2.normalize(memory, out=held)
+    with pytest.raises(ValueError, match=r"axis|axes"):
+        l2.normalize(torch.tensor(3.0))
+    assert not l2.normalize(torch._efficientzerotensor((3, 4))).any()
+
+
+def test_policies_by_addresses():
+    """What is refused leaves the output as it was."""
+    x = torch.randn(9, 20)
+    x[4], x[5, 3] = 0, torch.inf
+    nan = l2.normalize(x, zero="nan")
+    assert same_bits(bits(nan), l2.normalize(bits(x), zero="nan"))
+    assert same_bits(bits(l2.normalize(x, eps=3.0)), l2.normalize(bits(x), eps=3.0))
+    out = torch.full((9, 20), 7.0)
+    for keywords in ({"zero": "raise"}, {"nonfinite": "raise"}):
+        with pytest.raises(ValueError, match=r"zero|inf or NaN"):
+            l2.normalize(x, out=out, **keywords)
+        with pytest.raises(ValueError, match=r"zero|inf or NaN"):
+            l2.normalize(x, **keywords)
+    assert (out == 7).all()
+    for keywords in ({"zero": "other"}, {"nonfinite": "other"}, {"eps": -1.0}):
+        with pytest.raises(ValueError, match=r"zero|nonfinite|eps"):
+            l2.normalize(x, **keywords)
+
+
 def test_signs_to_come_in_place():
     """A conjugate or negative view is normalized in place, and so is what it is a view of."""
     for view in (lambda z: z.conj(), lambda z: z.conj().imag):

@@ -182,7 +182,7 @@ def warm(dtypes: Iterable[np.dtype[Any]], result: np.dtype[Any] | None) -> tuple
     pairs = [own(dtype) if result is None else pair(dtype, result) for dtype in dtypes]
     keys: dict[shipped.Key, None] = dict.fromkeys((name,) for name in shipped.SHARED)
     keys |= dict.fromkeys(one.key(name) for one in pairs for name in descriptor.WORKERS)
-    derivatives = (one.key("jvp") for one in pairs)
+    derivatives = (one.key(name) for one in pairs for name in descriptor.DERIVATIVES)
     keys |= dict.fromkeys(key for key in derivatives if key in shipped.KEYS)
     compiled = 0
     for key in keys:
@@ -271,8 +271,35 @@ def tangents(dtype: np.dtype[Any]) -> Tangents | None:
     one = own(dtype)
     if one.source.kind not in shipped.DERIVATIVES or one.source.parts > 1 or one.source.swap:
         return None
-    key = one.key("jvp")
-    alone = function(key, 3)
+    workers = {name: one.key(name) for name in descriptor.DERIVATIVES}
+    alone = {name: function(key, 3) for name, key in workers.items()}
+    size = dtype.itemsize
+
+    def give(name: str, count: int, call: Any) -> None:
+        if call[descriptor.THREADS] == 1:
+            alone[name](0, count, ctypes.addressof(call))
+        else:
+            parallel = function(threads.PARALLEL_FOR, 3)
+            parallel(loader.address(workers[name]), count, ctypes.addressof(call))
+
+    def by_parts(call: Any, n: int, eps: float) -> None:
+        """Of one vector: sums of its parts, their factors, and tangents of its parts."""
+        parts = -(-n // plan.SPLIT)
+        sums = np.empty((parts, 2, LANES))
+        call[descriptor.SCRATCH] = sums.ctypes.data
+        give("jvp_part_sum", parts, call)
+        with np.errstate(all="ignore"):
+            total = sums.sum(0)
+            while total.shape[1] > 1:  # as a kernel adds lanes
+                total = total[:, : total.shape[1] // 2] + total[:, total.shape[1] // 2 :]
+            square, along = total.ravel().tolist()
+        factor, back = 1 / eps if eps else 0.0, 0.0
+        if not (length := math.sqrt(square)) <= eps:
+            factor = 1 / length
+            back = -factor * (along / square)
+        for slot, value in ((descriptor.FACTOR, factor), (descriptor.BACK, back)):
+            ctypes.c_double.from_buffer(call, 8 * slot).value = value
+        give("jvp_part_scale", parts, call)
 
     def write(x: int, d: int, y: int, count: int, n: int, eps: float) -> None:
         used = threads.threads(count * n, False)
@@ -283,11 +310,17 @@ def tangents(dtype: np.dtype[Any]) -> Tangents | None:
         call[descriptor.POOL], call[descriptor.THREADS] = threads.POOL, used
         if eps:
             ctypes.c_double.from_buffer(call, 8 * descriptor.EPS).value = eps
-        if used == 1:
-            alone(0, count, ctypes.addressof(call))
-        else:
-            parallel = function(threads.PARALLEL_FOR, 3)
-            parallel(loader.address(key), count, ctypes.addressof(call))
+        # Shorter ones are done before threads are there.
+        if used == 1 or n < 6 * plan.SPLIT or count >= 2 * used:
+            give("jvp", count, call)
+            return
+        for at in range(0, count * n * size, n * size):
+            call[descriptor.X], call[descriptor.TANGENT], call[descriptor.Y] = (
+                x + at,
+                d + at,
+                y + at,
+            )
+            by_parts(call, n, eps)
 
     return write
 

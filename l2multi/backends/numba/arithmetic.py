@@ -14,7 +14,7 @@ from l2multi.backends.numba.dtypes import (
     KINDS,
     Kind,
     beyond,
-    bfloat_by_eights,
+    bfloat_products,
     decode_signed,
     decode_unsigned,
     machine_has,
@@ -28,8 +28,10 @@ from l2multi.backends.numba.lanes import (
     I64,
     Value,
     any_lane,
+    indices,
     intrinsic,
     lanes,
+    side_by_side,
     vector_of,
 )
 from l2multi.backends.numba.memory import read, read_some, slot, write, write_non_temporal
@@ -127,9 +129,9 @@ def sum_squares_of_some(kind: Kind, scaled: bool, rows: int) -> Any:
     return part
 
 
-def scaling(source: Kind, target: Kind, non_temporal: bool) -> Any:
-    """A primitive: lanes of one array divided into another, ``(from, to, divisor, table_x,
-    table_y)``; of narrow kinds, multiplied by the divisor's inverse, which then is given.
+def scaling(source: Kind, target: Kind, non_temporal: bool, rows: int = 1) -> Any:
+    """A primitive: so many rows of lanes of one array divided into another, ``(from, to, divisor,
+    table_x, table_y)``; of narrow kinds, multiplied by the divisor's inverse, which then is given.
 
     All is finite. Half types can do with a product in float32, of which the inverse and the product
     are rounded, half a unit each: within two units of what float64 gives. Where that leaves doubt
@@ -145,8 +147,8 @@ def scaling(source: Kind, target: Kind, non_temporal: bool) -> Any:
 
     def narrow(builder: Any, v: Value, inverse: Value, table_x: Value, table_y: Value) -> Value:
         single = builder.fptrunc(inverse, vector_of(FLOAT))
-        if source is target is KINDS["bfloat16"] and not machine_has("avx512f"):
-            found, any_doubt = bfloat_by_eights(builder, v, single)
+        if source is target is KINDS["bfloat16"]:
+            found, any_doubt = bfloat_products(builder, v, single)
         else:
             assert source.single is not None
             assert target.nearest is not None
@@ -155,7 +157,12 @@ def scaling(source: Kind, target: Kind, non_temporal: bool) -> Any:
             any_doubt = any_lane(builder, builder.or_(doubt, beyond(builder, single)))
         before = builder.block
         with builder.if_then(any_doubt, likely=False):
-            sure = wide(builder, v, inverse, table_x, table_y)
+            parts = [
+                builder.shuffle_vector(v, v, indices(range(k, k + LANES)))
+                for k in range(0, v.type.count, LANES)
+            ]
+            parts = [wide(builder, part, inverse, table_x, table_y) for part in parts]
+            sure = side_by_side(builder, parts)
             after = builder.block
         chosen = builder.phi(sure.type)
         chosen.add_incoming(found, before)
@@ -168,7 +175,7 @@ def scaling(source: Kind, target: Kind, non_temporal: bool) -> Any:
     def whole(
         builder: Any, address: Value, to: Value, divisor: Value, table_x: Value, table_y: Value
     ) -> None:
-        v = read(builder, address, vector_of(source.element))
+        v = read(builder, address, ir.VectorType(source.element, rows * LANES))
         v = make(builder, v, divisor, table_x, table_y)
         if non_temporal:
             write_non_temporal(builder, target, v, to)

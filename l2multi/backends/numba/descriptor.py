@@ -41,12 +41,15 @@ file has numbers of slots only, and imports nothing, so that both sides can read
     SCALE_UP,
     SCALE_DOWN,
     PLAIN,
-    TANGENT,  # for `jvp` alone: the address of the tangent of x
+    # For derivatives alone: the address of the tangent of x, and what to multiply x by, float64,
+    # where FACTOR is that of the tangent.
+    TANGENT,
+    BACK,
     # Where norms are judged: 1 if one was 0, and if one was NaN or inf.
     MET_ZERO,
     MET_NONFINITE,
     CALL_SIZE,  # the number of these slots
-) = range(35)
+) = range(36)
 
 # In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
 # power of two and a rest (0 for a zero vector), neither of which leaves the range.
@@ -94,6 +97,7 @@ ONCE, ONCE_FROM, STREAM, MACHINE_SIZE = range(4)
 # that are linked by now (0 for the rest), and what does not change from call to call.
 LAYOUTS = ("rows", "columns", "narrow_columns", "short_rows", "segmented", "gathered")
 WORKERS = (*LAYOUTS, "part_sum", "part_scale")
+DERIVATIVES = ("jvp", "jvp_part_sum", "jvp_part_scale")  # which the fast call does not know
 (
     ROWS,
     COLUMNS,

@@ -54,6 +54,21 @@ def fields_of(a):
 
 
 @device
+def rows_of(pair, arguments, sizes):
+    """The same of rows, whose address, length and number these arguments are; sizes, strides, and
+    those of the result go to a table."""
+    n, strides = _as_int(get_int(arguments, 4), 0), sizes + 16
+    set_int(sizes, 0, _as_int(get_int(arguments, 5), 0))
+    set_int(sizes, 1, n)
+    set_int(strides, 0, n * get_int(pair, descriptor.SIZE_X))
+    set_int(strides, 1, get_int(pair, descriptor.SIZE_X))
+    set_int(strides, 2, n * get_int(pair, descriptor.SIZE_Y))
+    set_int(strides, 3, get_int(pair, descriptor.SIZE_Y))
+    x = _as_int(get_int(arguments, 0), 0)
+    return x, 2, sizes, strides, get_int(pair, descriptor.TYPE_X), _CONTIGUOUS
+
+
+@device
 def product(sizes, axes):
     """The number of elements of an array."""
     total = 1
@@ -219,7 +234,8 @@ def doing() -> Any:
 
 def fast_call() -> Any:
     """The fast call, a function in C for Python to call: ``(x, y, norms, eps, axis, ordered,
-    nan, most)``.
+    nan, most)``; or, of rows that lie one after another, ``(address of x, of y or None, norms, eps,
+    elements of a row, rows, nan, most)``, which are trusted as they are.
 
     The arguments are trusted to be arrays (`y` and `norms` may be None; `norms` is contiguous,
     writable, and shares no memory with the others), two of whatever the caller was given, two
@@ -236,6 +252,7 @@ def fast_call() -> Any:
     # reserved here.
     room, batch = memory.room(descriptor.CALL_SIZE), memory.room(plan.BATCH)
     tables = memory.room(plan.INNER_ROOM + plan.BATCH_ROOM + plan.AXES)
+    rows = memory.room(6)  # sizes, strides of x and those of y
     do = doing()
 
     @function(METHOD)
@@ -244,10 +261,15 @@ def fast_call() -> Any:
         no, none = get_int(pair, descriptor.FALSE), get_int(pair, descriptor.NONE)
         if count != ARGUMENTS:
             return cabi.incref(no)
-        x, axes, sizes, strides, dtype, plain = fields_of(get_int(arguments, 0))
-        mask = mask_of(pair, get_int(arguments, 4), axes)
+        first, eps = get_int(arguments, 0), get_int(arguments, 3)
+        by_address = class_of(first) == get_int(pair, descriptor.INT)
+        if by_address:
+            x, axes, sizes, strides, dtype, plain = rows_of(pair, arguments, rows())
+            mask = 1 << axes - 1
+        else:
+            x, axes, sizes, strides, dtype, plain = fields_of(first)
+            mask = mask_of(pair, get_int(arguments, 4), axes)
         total = product(sizes, axes)
-        eps = get_int(arguments, 3)
         if (
             mask < 0 or total == 0 or dtype != get_int(pair, descriptor.TYPE_X)
             or class_of(eps) != get_int(pair, descriptor.FLOAT)
@@ -256,7 +278,10 @@ def fast_call() -> Any:
             return cabi.incref(no)
         y = norms = 0
         strides_y, write = strides, get_int(pair, descriptor.SIZE_X)
-        if get_int(arguments, 1) != none:
+        if by_address and get_int(arguments, 1) != none:
+            y, strides_y = _as_int(get_int(arguments, 1), 0), strides + 8 * axes
+            write = get_int(pair, descriptor.SIZE_Y)
+        elif get_int(arguments, 1) != none:
             y, axes_y, sizes_y, strides_y, dtype, flags = fields_of(get_int(arguments, 1))
             plain &= flags
             write = get_int(pair, descriptor.SIZE_Y)

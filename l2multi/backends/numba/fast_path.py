@@ -42,11 +42,10 @@ class FastPath:
         norms: Any = None
         nan, judged = False, 0
         if zero != "keep" or nonfinite != "propagate":
-            if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
+            policies = _policies(zero, nonfinite)
+            if policies is None:
                 return None
-            nan = zero == "nan"
-            # An int, whatever they are: the fast call takes all else for an array.
-            judged = (1 if zero == "raise" else 0) + (2 if nonfinite == "raise" else 0)
+            nan, judged = policies
             # Where nobody sees what is written, one way through x will do.
             if judged and out is not None:
                 if not self._passes(x, axis, judged):
@@ -80,6 +79,33 @@ class FastPath:
         if judged and not _contract.passes(norms, zero, nonfinite):
             return None
         return y, norms[()]
+
+    def rows(
+        self, x: int, y: int, n: int, count: int, eps: Any, zero: Any, nonfinite: Any, seen: bool
+    ) -> bool:
+        """As `normalize`, of so many rows of `n` elements, one after another, from an address to
+        another: the same, or one that shares nothing with it. Somebody may have `seen` what is to
+        be written over. False where a call needs the general path."""
+        if self.own is None:
+            return False
+        call, _ = self.own
+        nan, judged = False, None
+        if zero != "keep" or nonfinite != "propagate":
+            policies = _policies(zero, nonfinite)
+            if policies is None:
+                return False
+            nan, judged = policies[0], policies[1] or None
+            if judged and seen:
+                done = call(x, None, judged, 0.0, n, count, False, 0)
+                if done is int:
+                    done = call(x, None, judged, 0.0, n, count, False, limit())
+                if done is not True:
+                    return False
+                judged = None
+        done = call(x, y, judged, eps, n, count, nan, 0)
+        if done is int:
+            done = call(x, y, judged, eps, n, count, nan, limit())
+        return done is True
 
     def norm(self, x: Array, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any) -> Any:
         """As `l2multi.norm`; None where a call needs the general path."""
@@ -122,6 +148,14 @@ class FastPath:
         if done is int:
             done = call(x, None, judged, 0.0, axis, False, False, limit())
         return done is True
+
+
+def _policies(zero: Any, nonfinite: Any) -> tuple[bool, int] | None:
+    """Whether zero vectors become NaN, and what judges norms: an int, whatever they are, for the
+    fast call takes all else for an array. None for what is no policy."""
+    if zero not in _contract.ZERO or nonfinite not in _contract.NONFINITE:
+        return None
+    return zero == "nan", (1 if zero == "raise" else 0) + (2 if nonfinite == "raise" else 0)
 
 
 def _norm_shape(x: Array, axis: Any, keepdims: Any) -> Any:

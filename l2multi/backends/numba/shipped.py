@@ -36,7 +36,7 @@ KEYS: tuple[Key, ...] = (
     *((name,) for name in SHARED),
     *((name, *pair) for name in descriptor.WORKERS for pair in PAIRS),
     *(("ragged", kind, kind) for kind in _FLOATS),
-    *(("jvp", kind, kind) for kind in DERIVATIVES),
+    *((name, kind, kind) for name in descriptor.DERIVATIVES for kind in DERIVATIVES),
     *(("ascending", kind, kind) for kind in INDICES),
 )
 

@@ -24,14 +24,14 @@ gathered        a..b.. a..b.. a..b.. a..b..         anything else, and the other
 
 ragged          aaaaaa bbb cccccccccccccc d ...     as rows, each of its own length
 
-`long_rows` shares each of a few long rows among the threads; `jvp` is the derivative of rows;
-`ascending` looks at indices of ragged vectors.
+`long_rows` shares each of a few long rows among the threads; `jvp` is the derivative of rows, and
+by parts of each of a few long ones; `ascending` looks at indices of ragged vectors.
 """
 
 from l2multi.backends.numba.kernels.ascending import ascending
 from l2multi.backends.numba.kernels.columns import columns
 from l2multi.backends.numba.kernels.gathered import gathered
-from l2multi.backends.numba.kernels.jvp import jvp
+from l2multi.backends.numba.kernels.jvp import jvp, jvp_part_scale, jvp_part_sum
 from l2multi.backends.numba.kernels.long_rows import part_scale, part_sum
 from l2multi.backends.numba.kernels.narrow_columns import narrow_columns
 from l2multi.backends.numba.kernels.ragged import ragged
@@ -50,5 +50,7 @@ WORKERS = {
     "part_sum": part_sum,
     "part_scale": part_scale,
     "jvp": jvp,
+    "jvp_part_sum": jvp_part_sum,
+    "jvp_part_scale": jvp_part_scale,
     "ascending": ascending,
 }

@@ -225,6 +225,16 @@ def put_three(address, norm_size, length, root, scale_up, scale_down):
         memory.put_double(address, 2, rest)
 
 
+def quotient_factor(product: bool) -> Any:
+    """A function: what lanes are divided by or, of narrow kinds, multiplied by; see `divided`."""
+
+    @device
+    def factor(root):
+        return 1.0 / root if product else root
+
+    return factor
+
+
 def divided(product: bool) -> Any:
     """Two functions: lanes by a divisor or, of narrow kinds, times its inverse; and the same where
     the divisor has powers of two or not all is finite."""

@@ -78,6 +78,7 @@ def gathered_vector(source: Kind, target: Kind) -> Any:
     needs_rescaling = source.needs_rescaling
     add_blocks, finish, _ = row_sum(source, needs_rescaling)
     scale, size = row_scale(source, target), source.size
+    factor_of = common.quotient_factor(source.narrow and target.narrow)
     gather, scatter = gathering(size, False), gathering(target.size, True)
     reserve, reserve_buffer = memory.stack(common.LEVELS), memory.stack(BUFFER // LANES)
 
@@ -90,7 +91,7 @@ def gathered_vector(source: Kind, target: Kind) -> Any:
             get_int(call, descriptor.TABLE_X),
         )
         most = BUFFER // parts
-        scale_up = scale_down = root = 1.0
+        scale_up = scale_down = divisor = 1.0
         plain, scaling, filled = True, False, False
         # Once for the sum, again where that needs rescaling, and at last for the unit vector.
         while True:
@@ -102,7 +103,7 @@ def gathered_vector(source: Kind, target: Kind) -> Any:
                 if scaling:
                     scale(
                         call, buffer, result, count * parts,
-                        root, scale_up, scale_down, plain, 0, 0,
+                        divisor, scale_up, scale_down, plain, 0, 0,
                     )  # fmt: skip
                     scatter(call, y, first, count, result)
                     continue
@@ -127,7 +128,7 @@ def gathered_vector(source: Kind, target: Kind) -> Any:
             )
             if y == 0:
                 return
-            scaling = True
+            divisor, scaling = factor_of(root), True
 
     return vector
 

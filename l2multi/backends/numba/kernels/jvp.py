@@ -1,4 +1,10 @@
-"""JVP: the tangents of unit vectors, for rows of neighbouring elements, one after another."""
+"""JVP: the tangents of unit vectors, for rows of neighbouring elements, one after another.
+
+For the tangent d of x, that of the unit vector u is ``(d - u (u . d)) / norm``, or ``d / eps``
+where the norm is at most `eps`, or 0 where it is 0. As a matrix it is symmetric, so that it serves
+derivatives forwards and backwards. Kinds are narrow: no product of three of their numbers leaves
+the range of float64.
+"""
 
 from typing import Any
 
@@ -7,62 +13,234 @@ from l2multi.backends.numba import descriptor, lanes, memory
 from l2multi.backends.numba.compiler import device
 from l2multi.backends.numba.dtypes import Kind
 from l2multi.backends.numba.kernels.common import memory_habits, worker
-from l2multi.backends.numba.lanes import canonical, mul, muladd, splat
-from l2multi.backends.numba.memory import get_double, get_int
+from l2multi.backends.numba.kernels.short_rows import (
+    FEW,
+    load_transposed,
+    store_transposed,
+    tree_over_lanes,
+)
+from l2multi.backends.numba.lanes import add, canonical, div, lesser, mul, muladd, splat
+from l2multi.backends.numba.memory import get, get_double, get_int, put, put_double
+from l2multi.backends.numba.plan import SPLIT
+
+# Rows of lanes that are kept as float64 until the factors are known.
+KEPT = 64
+
+
+@device
+def factors_of(squares, products, eps):
+    """What to multiply d and x by; and whether all of both is finite."""
+    square, along = lanes.sum_lanes(squares), lanes.sum_lanes(products)
+    length = lanes.root(square)
+    finite = square - square == 0.0 and along - along == 0.0
+    if length <= eps:
+        return 1.0 / eps if eps > 0.0 else 0.0, 0.0, finite
+    factor = 1.0 / length
+    return factor, -factor * (along / square), finite
+
+
+@device
+def tangent(v, w, factor, back):
+    """Lanes of the result."""
+    return muladd(v, back, mul(w, factor))
+
+
+def part_sums(kind: Kind) -> Any:
+    """A function: the sums over lanes of the squares of x and its products with d, of `n`
+    neighbouring elements."""
+    load, load_some = memory.loads(kind)
+    size, step = kind.size, kind.size * LANES
+
+    @device
+    def sums(x, d, n):
+        left, squares, products = n % LANES, splat(0.0), splat(0.0)
+        end = (n - left) * size
+        for k in range(0, end, step):
+            v, w = load(x + k, 0), load(d + k, 0)
+            squares, products = muladd(v, v, squares), muladd(v, w, products)
+        if left:
+            v, w = load_some(x + end, left, 0), load_some(d + end, left, 0)
+            squares, products = muladd(v, v, squares), muladd(v, w, products)
+        return squares, products
+
+    return sums
 
 
 def jvp_row(kind: Kind) -> Any:
-    """A function: the tangent of the unit vector u of `x`, for the tangent `d` of `x`. That is
-    ``(d - u (u . d)) / norm``, or ``d / eps`` where the norm is at most `eps`, or 0 where it is 0.
-
-    As a matrix it is symmetric, so that it serves derivatives forwards and backwards. `kind` is
-    narrow: no product of three of its numbers leaves the range of float64.
-    """
-    load, load_some = memory.loads(kind)
+    """A function: the tangent of one vector, of any length; its sums are by parts, as where
+    threads share it."""
+    (load, load_some), sums = memory.loads(kind), part_sums(kind)
     store, store_some = memory.stores(kind)
     store_non_temporal = memory.non_temporal_store(kind)
     size, step, boundary = kind.size, kind.size * LANES, memory.boundary(kind)
 
     @device
-    def tangent(v, w, factor, back):
-        return canonical(muladd(v, back, mul(w, factor)))
-
-    @device
     def row(x, d, y, n, eps, stream):
-        left, whole = n % LANES, n - n % LANES
+        left, at = n % LANES, (n - n % LANES) * size
         squares = products = splat(0.0)
-        for k in range(0, whole * size, step):
-            v, w = load(x + k, 0), load(d + k, 0)
-            squares, products = muladd(v, v, squares), muladd(v, w, products)
-        at = whole * size
-        if left:
-            v, w = load_some(x + at, left, 0), load_some(d + at, left, 0)
-            squares, products = muladd(v, v, squares), muladd(v, w, products)
-        square = lanes.sum_lanes(squares)
-        length = lanes.root(square)
-        if length <= eps:
-            factor, back = 1.0 / eps if eps > 0.0 else 0.0, 0.0
-        else:
-            factor = 1.0 / length
-            back = -factor * (lanes.sum_lanes(products) / square)
+        for start in range(0, n, SPLIT):
+            n_part = lesser(SPLIT, n - start)
+            square, product = sums(x + start * size, d + start * size, n_part)
+            squares, products = add(squares, square), add(products, product)
+        factor, back, _ = factors_of(squares, products, eps)
         factors, backs = splat(factor), splat(back)
         if stream and (y | at + left * size) % boundary == 0:
             for k in range(0, at, step):
-                v = tangent(load(x + k, 0), load(d + k, 0), factors, backs)
+                v = canonical(tangent(load(x + k, 0), load(d + k, 0), factors, backs))
                 store_non_temporal(v, y + k, 0)
         else:
             for k in range(0, at, step):
-                store(tangent(load(x + k, 0), load(d + k, 0), factors, backs), y + k, 0)
+                v = canonical(tangent(load(x + k, 0), load(d + k, 0), factors, backs))
+                store(v, y + k, 0)
         if left:
             v, w = load_some(x + at, left, 0), load_some(d + at, left, 0)
-            store_some(tangent(v, w, factors, backs), y + at, left, 0)
+            store_some(canonical(tangent(v, w, factors, backs)), y + at, left, 0)
 
     return row
 
 
+def jvp_kept(kind: Kind) -> Any:
+    """A function: the tangents of some vectors, of no more than KEPT rows of lanes together.
+
+    They are converted once, and none waits for its own root.
+    """
+    load, load_some = memory.loads(kind)
+    store, store_some = memory.stores(kind)
+    store_non_temporal = memory.non_temporal_store(kind)
+    size, step, boundary = kind.size, kind.size * LANES, memory.boundary(kind)
+    reserve, reserve_doubles = memory.stack(KEPT), memory.stack(2 * KEPT // LANES)
+
+    @device
+    def kept(x, d, y, n, count, eps, stream):
+        values, others, doubles = reserve(), reserve(), reserve_doubles()
+        whole, left, number, plain = n // LANES, n % LANES, 0, True
+        for i in range(count):
+            squares = products = splat(0.0)
+            for _ in range(whole):
+                v, w = load(x, 0), load(d, 0)
+                squares, products = muladd(v, v, squares), muladd(v, w, products)
+                put(values, number, v)
+                put(others, number, w)
+                x, d, number = x + step, d + step, number + 1
+            if left:
+                v, w = load_some(x, left, 0), load_some(d, left, 0)
+                squares, products = muladd(v, v, squares), muladd(v, w, products)
+                put(values, number, v)
+                put(others, number, w)
+                x, d, number = x + left * size, d + left * size, number + 1
+            factor, back, finite = factors_of(squares, products, eps)
+            put_double(doubles, 2 * i, factor)
+            put_double(doubles, 2 * i + 1, back)
+            plain = plain and finite
+        number, stream = 0, stream and (y | n * size) % boundary == 0
+        for i in range(count):
+            factors = splat(get_double(doubles, 2 * i))
+            backs = splat(get_double(doubles, 2 * i + 1))
+            if not plain:
+                for _ in range(whole):
+                    v = tangent(get(values, number), get(others, number), factors, backs)
+                    store(canonical(v), y, 0)
+                    y, number = y + step, number + 1
+            elif stream:
+                for _ in range(whole):
+                    v = tangent(get(values, number), get(others, number), factors, backs)
+                    store_non_temporal(v, y, 0)
+                    y, number = y + step, number + 1
+            else:
+                for _ in range(whole):
+                    v = tangent(get(values, number), get(others, number), factors, backs)
+                    store(v, y, 0)
+                    y, number = y + step, number + 1
+            if left:
+                v = tangent(get(values, number), get(others, number), factors, backs)
+                store_some(canonical(v), y, left, 0)
+                y, number = y + left * size, number + 1
+
+    return kept
+
+
+def jvp_few(kind: Kind) -> Any:
+    """A function: the tangents of LANES vectors of no more than FEW elements, transposed; False,
+    and nothing is written, where one of them is special."""
+    load, store = load_transposed(kind), store_transposed(kind)
+    reserve = memory.stack(FEW)
+
+    @device
+    def few(x, d, y, n, eps):
+        values, others, products_of = reserve(), reserve(), reserve()
+        squares = load(n, x, 0, values)
+        load(n, d, 0, others)
+        for k in range(n):
+            put(products_of, k, mul(get(values, k), get(others, k)))
+        products = tree_over_lanes(products_of, n, FEW)
+        length = lanes.roots(squares)
+        if not (lanes.all_above(length, eps, LANES) and lanes.all_finite(products)):
+            return False
+        factor = div(splat(1.0), length)
+        back = mul(mul(factor, splat(-1.0)), div(products, squares))
+        for k in range(n):
+            put(values, k, tangent(get(values, k), get(others, k), factor, back))
+        store(n, values, y, 0)
+        return True
+
+    return few
+
+
+def jvp_part_sum(source: Kind, target: Kind) -> Any:
+    """Of parts of SPLIT elements of one long vector, the sums over lanes: two slots for each."""
+    sums, size = part_sums(source), source.size
+    assert target is source
+
+    @worker
+    def run(first, last, call):
+        scratch, n = get_int(call, descriptor.SCRATCH), get_int(call, descriptor.N)
+        x, d = get_int(call, descriptor.X), get_int(call, descriptor.TANGENT)
+        for part in range(first, last):
+            at = part * SPLIT
+            squares, products = sums(x + at * size, d + at * size, lesser(SPLIT, n - at))
+            put(scratch, 2 * part, squares)
+            put(scratch, 2 * part + 1, products)
+
+    return run
+
+
+def jvp_part_scale(source: Kind, target: Kind) -> Any:
+    """Tangents of parts of one long vector, by its factors."""
+    load, load_some = memory.loads(source)
+    store, store_some = memory.stores(target)
+    store_non_temporal = memory.non_temporal_store(target)
+    size, step, boundary = source.size, source.size * LANES, memory.boundary(target)
+
+    @worker
+    def run(first, last, call):
+        n = get_int(call, descriptor.N)
+        factor = splat(get_double(call, descriptor.FACTOR))
+        back = splat(get_double(call, descriptor.BACK))
+        at = first * SPLIT * size
+        x, d = get_int(call, descriptor.X) + at, get_int(call, descriptor.TANGENT) + at
+        y, count = get_int(call, descriptor.Y) + at, lesser(last * SPLIT, n) - first * SPLIT
+        _, _, stream = memory_habits(call, n, 0, size, size)
+        if stream and y % boundary == 0:
+            for _ in range(count // LANES):
+                v = tangent(load(x, 0), load(d, 0), factor, back)
+                store_non_temporal(canonical(v), y, 0)
+                x, d, y = x + step, d + step, y + step
+            memory.fence()
+        else:
+            for _ in range(count // LANES):
+                store(canonical(tangent(load(x, 0), load(d, 0), factor, back)), y, 0)
+                x, d, y = x + step, d + step, y + step
+        left = count % LANES
+        if left:
+            v = tangent(load_some(x, left, 0), load_some(d, left, 0), factor, back)
+            store_some(canonical(v), y, left, 0)
+
+    return run
+
+
 def jvp(source: Kind, target: Kind) -> Any:
     """Tangents along rows of neighbouring elements, one after the other: all of one kind."""
-    row, size = jvp_row(source), source.size
+    row, kept, few, size = jvp_row(source), jvp_kept(source), jvp_few(source), source.size
     assert target is source
 
     @worker
@@ -71,8 +249,18 @@ def jvp(source: Kind, target: Kind) -> Any:
         d, n = get_int(call, descriptor.TANGENT), get_int(call, descriptor.N)
         eps = get_double(call, descriptor.EPS)
         _, _, stream = memory_habits(call, n, 0, size, size)
-        for at in range(first * n * size, last * n * size, n * size):
-            row(x + at, d + at, y + at, n, eps, stream)
+        most = KEPT // (-(-n // LANES))
+        while first < last:
+            at = first * n * size
+            if n <= FEW and last - first >= LANES and few(x + at, d + at, y + at, n, eps):
+                first += LANES
+            elif most > 0:
+                count = lesser(most, last - first)
+                kept(x + at, d + at, y + at, n, count, eps, stream)
+                first += count
+            else:
+                row(x + at, d + at, y + at, n, eps, stream)
+                first += 1
         if stream:
             memory.fence()
 

@@ -44,6 +44,7 @@ def part_sum(source: Kind, target: Kind) -> Any:
 def part_scale(source: Kind, target: Kind) -> Any:
     """Parts of a long vector divided by the divisor."""
     scale, read, write = row_scale(source, target), source.size, target.size
+    factor = common.quotient_factor(source.narrow and target.narrow)
 
     @worker
     def run(first, last, call):
@@ -55,7 +56,7 @@ def part_scale(source: Kind, target: Kind) -> Any:
             get_int(call, descriptor.VECTOR_X) + start * read,
             get_int(call, descriptor.VECTOR_Y) + start * write,
             stop - start,
-            get_double(call, descriptor.ROOT),
+            factor(get_double(call, descriptor.ROOT)),
             get_double(call, descriptor.SCALE_UP),
             get_double(call, descriptor.SCALE_DOWN),
             get_int(call, descriptor.PLAIN) != 0,

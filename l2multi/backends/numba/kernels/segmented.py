@@ -73,6 +73,7 @@ def segmented_vector(source: Kind, target: Kind) -> Any:
     # Always scaled where sums may need it: one copy of the code, and times 1.0 changes no bit.
     needs_rescaling = source.needs_rescaling
     sum_, scale = segment_sum(source, needs_rescaling), row_scale(source, target)
+    factor_of = common.quotient_factor(source.narrow and target.narrow)
     reserve, written = memory.stack(common.LEVELS), target.size
 
     @device
@@ -90,6 +91,7 @@ def segmented_vector(source: Kind, target: Kind) -> Any:
         )
         if y == 0:
             return
+        divisor = factor_of(root)
         for number in range(n // length):
             at_x = x + common.offset(inner, axes, INNER, 1, number)
             at_y = y + common.offset(inner, axes, INNER, 2, number)
@@ -99,7 +101,7 @@ def segmented_vector(source: Kind, target: Kind) -> Any:
             if ahead_y != 0 and not stream:
                 for k in range(0, length * written, LINE):
                     memory.prefetch_for_write(at_y + k + ahead_y)
-            scale(call, at_x, at_y, length, root, scale_up, scale_down, plain, again_x, stream)
+            scale(call, at_x, at_y, length, divisor, scale_up, scale_down, plain, again_x, stream)
 
     return vector
 

@@ -144,6 +144,19 @@ def sum_rows(builder: Any, stack: Value) -> Value:
     return sums[0]
 
 
+@device
+def tree_over_lanes(stack, n, most):
+    """The sum of `n` slots, up to a power of two, as `sum_lanes` adds: those beyond are zeros,
+    which change no sum."""
+    half, left = most // 2, n
+    while half:
+        for k in range(left - half):
+            put(stack, k, add(get(stack, k), get(stack, k + half)))
+        left = lesser(left, half)
+        half >>= 1
+    return get(stack, 0)
+
+
 def short_rows_sum(source: Kind) -> Any:
     """Two functions: the sums of squares of up to LANES vectors, which are kept in slots; and the
     same of what is kept there times the factors of a group, in a stack. `few`: a slot holds one
@@ -168,17 +181,10 @@ def short_rows_sum(source: Kind) -> Any:
                 factor = splat(get_double(group, tiles.FACTORS * LANES + k))
                 put(stack, k, mul(get(values, k), factor))
             return sum_rows(stack)
-        # The tree over lanes; those beyond n are zeros, which change no sum.
         for k in range(n):
             v = mul(get(values, k), get(group, tiles.FACTORS))
             put(stack, k, mul(v, v))
-        half, left = LANES // 2, n
-        while half:
-            for k in range(left - half):
-                put(stack, k, add(get(stack, k), get(stack, k + half)))
-            left = lesser(left, half)
-            half >>= 1
-        return get(stack, 0)
+        return tree_over_lanes(stack, n, LANES)
 
     return load, sum_rescaled
 
