@@ -111,16 +111,18 @@ def started() -> str:
 def raced() -> str:
     """The records of the race: the geometric mean of the fastest peer's time over ours."""
     rows = []
-    for path in sorted(RECORDS.glob("cpu-*.json")):
+    for path in sorted(RECORDS.glob("*-*.json")):
         facts, cells = race.read(path.read_text())
         ranked = [cell for cell in cells if cell.best]
         speedups = [cell.speedup for cell in ranked]
         rows.append(
-            [facts["machine"]["cpu"], facts["date"], len(ranked), f"{race.mean(speedups):.2f}",
-             f"{min(speedups):.2f}", sum(speedup < 1 for speedup in speedups)]
+            [facts["field"], facts["machine"]["cpu"], facts["date"], len(ranked),
+             f"{race.mean(speedups):.2f}", f"{min(speedups):.2f}",
+             sum(speedup < 1 for speedup in speedups)]
         )  # fmt: skip
     return table(
-        ["CPU", "date", "cells", "geometric mean", "least", "slower than the fastest"], rows
+        ["field", "CPU", "date", "cells", "geometric mean", "least", "slower than the fastest"],
+        rows,
     )
 
 
@@ -160,7 +162,8 @@ SECTIONS = (
     ("Cold start", started, "python -m benchmarks.evidence",
      "The first call of a process that finds no cache, after the import."),
     ("The race", raced, "python -m benchmarks.race",
-     "The fastest peer's time over ours in each cell."),
+     "The fastest peer's time over ours in each cell: of NumPy arrays (cpu), JAX arrays and torch "
+     "tensors on a CPU."),
     ("Long runs", ran, "see each", "Runs that no page can wait for."),
     ("Versions", versions, ".ci/lowest",
      "CI passes the suite with both; with the lowest, each test by one in five of its cases."),

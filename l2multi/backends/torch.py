@@ -306,7 +306,7 @@ BITS = {torch.bfloat16: torch.int16, **{BY_NAME[name]: torch.uint8 for name in B
 def view(x: torch.Tensor) -> np.ndarray[Any, Any]:
     """The memory of a tensor on the CPU, without conjugate or negative bit, as a NumPy array."""
     if x._is_zerotensor():  # which has none, as some derivatives of torch's
-        x = torch.zeros(x.shape, dtype=x.dtype)
+        x = torch.zeros(x.shape, dtype=x.dtype, device="cpu")
     bits = BITS.get(x.dtype)
     seen: np.ndarray[Any, Any] = x.numpy() if bits is None else x.view(bits).numpy()
     return seen if bits is None else seen.view(numpy_dtype(x.dtype))

@@ -23,7 +23,7 @@ from l2multi.backends.torch import (
     tensor,
     view,
 )
-from l2multi.containers.torch_gradient import Length, Made, Unit, by_kernel
+from l2multi.containers.torch_gradient import Length, Made, Unit, has_kernel
 
 _BASE = (torch.Tensor, torch.nn.Parameter)
 
@@ -214,11 +214,14 @@ def _watched() -> bool:
 
 def _address(x: torch.Tensor) -> int:
     """Where a real tensor's elements lie one after another in the memory of the CPU; 0 if they do
-    not, or not as they are."""
-    plain = x.is_cpu and x.layout is _strided and not x.is_nested and x.is_contiguous()
-    if not plain or x.is_neg() or (_named and any(x.names)):
+    not, or not as they are, or nowhere, as where somebody maps by what came before torch.func."""
+    try:
+        plain = x.is_cpu and x.layout is _strided and not x.is_nested and x.is_contiguous()
+        if not plain or x.is_neg() or (_named and any(x.names)):
+            return 0
+        return x.data_ptr()  # type: ignore[no-any-return]  # torch is not typed everywhere
+    except (RuntimeError, NotImplementedError):
         return 0
-    return x.data_ptr()  # type: ignore[no-any-return]  # torch is not typed everywhere
 
 
 def _rows(x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any, out: Any) -> Any:
@@ -240,9 +243,11 @@ def _rows(x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any, out: 
         to = y.data_ptr()
     else:
         y, to = out, 0
-        if type(y) in _BASE and not y.requires_grad and y.dtype is dtype and y.shape == shape:
+        if type(y) in _BASE and not y.requires_grad and y.dtype is dtype:
             to = _address(y)
-        if not to or (to != at and abs(to - at) < size * x.itemsize) or y.is_inference():
+        if not to or y.shape != shape or y.is_inference():
+            return None
+        if to != at and abs(to - at) < size * x.itemsize:
             return None
     if not path.rows(at, to, n, size // n, eps, zero, nonfinite, out is not None):
         return None
@@ -264,7 +269,7 @@ def _normalize(
     if (
         not return_norm
         and dtype is None
-        and not (needs_grad and (out is not None or not by_kernel(x)))
+        and not (needs_grad and (out is not None or not has_kernel(x.dtype)))
     ):
         y = _rows(x, axis, eps, zero, nonfinite, out)
         if y is not None:
@@ -301,7 +306,7 @@ def _normalize(
 
 def _place(out: Any) -> Any:
     """The memory of an `out` that is as plain as `x`."""
-    if type(out) not in _BASE or out.is_inference() or out.requires_grad:
+    if type(out) not in _BASE or out.is_inference() or out.requires_grad or out._is_zerotensor():
         raise TypeError
     return view(out)
 
@@ -329,13 +334,17 @@ def check_target(x: torch.Tensor, out: Any) -> None:
     lost."""
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out: expected a torch.Tensor, got {type(out).__name__}")
-    if type(out) not in _BASE or out.layout != torch.strided:
+    if type(out) not in _BASE or out.layout != torch.strided or out.is_nested:
         raise TypeError(f"out: expected a strided torch.Tensor, got {_cures.type_name(out)}")
     if operations.is_spread(x):
         raise TypeError("out: no tensor of one process takes the values of a DTensor; leave it out")
     if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
         raise TypeError(
             "out: gradients do not pass through out=; leave it out, or call under torch.no_grad()"
+        )
+    if out._is_zerotensor():
+        raise TypeError(
+            "out: a tensor of zeros without memory cannot be written to; try out.clone()"
         )
     if out.is_inference() and not torch.is_inference_mode_enabled():
         raise TypeError("out: an inference tensor is written to in torch.inference_mode() only")

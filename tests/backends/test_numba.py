@@ -342,7 +342,7 @@ def test_wide_registers(name: str) -> None:
     code = build.assembly((name, "float32", "float32"))
     register = "zmm" if features.get("avx512f") else "ymm"
     assert code.count(register) > 8
-    assert "vmulpd" in code
+    assert "vmulpd" in code or "vfmadd231pd" in code  # or the sums alone
 
 
 def test_unsupported() -> None:

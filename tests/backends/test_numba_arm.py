@@ -168,8 +168,15 @@ class Calls:
             rows = Ragged(x, ends, (len(ends) - 1,))
             ragged._run(make_pair(x.dtype, y.dtype), rows, y, norms, 0.0, 1.0)
 
-    def xla(self, key: shipped.Key, arrays: dict[int, Array | None], eps: float) -> None:
-        """What XLA's handler has a worker do for rows."""
+    def xla(
+        self,
+        key: shipped.Key,
+        arrays: dict[int, Array | None],
+        eps: float,
+        count: int | None = None,
+        factors: tuple[float, float] = (1.0, 0.0),
+    ) -> None:
+        """What XLA's handler has a worker do for rows; or a worker for `count` parts of one."""
         x = arrays[descriptor.X]
         assert x is not None
         self.arrays, self.label = arrays, f"for XLA {x.dtype} {x.shape}"
@@ -182,11 +189,12 @@ class Calls:
         record[descriptor.TOTAL] = x.size
         numbers = ctypes.cast(record, ctypes.POINTER(ctypes.c_double))
         numbers[descriptor.EPS], numbers[descriptor.ZERO_ROOT] = eps, 1.0
+        numbers[descriptor.FACTOR], numbers[descriptor.BACK] = factors
         record[descriptor.THREADS], record[descriptor.TOGETHER] = 1, 1
         steps = [0 if a is None else a.strides[0] for a in arrays.values()]
         batch = (ctypes.c_int64 * 4)(len(x), *[*steps, 0, 0][:3])
         record[descriptor.BATCH], record[descriptor.BATCH_AXES] = ctypes.addressof(batch), 1
-        self.call(key, 0, len(x), ctypes.addressof(record))
+        self.call(key, 0, count or len(x), ctypes.addressof(record))
 
     def ascending(self, indices: Array, ends: Array, slot: int, to: Array) -> None:
         """Whether the indices of each vector ascend, or a copy of them."""
@@ -220,6 +228,7 @@ class Calls:
             region = next(k for k, (low, high) in enumerate(spans) if low <= start < high)
             patches.append([ARGUMENTS + slot, region, record[slot] - spans[region][0]])
             written[region] |= slot in (descriptor.Y, descriptor.NORMS)
+            written[region] |= slot == descriptor.SCRATCH and slot in self.arrays
         regions = ([h - low, low % 64, w] for (low, h), w in zip(spans, written, strict=True))
         numbers = [self.modes, len(words), len(spans), len(patches), *words]
         numbers.extend(itertools.chain(*regions, *patches))
@@ -244,7 +253,7 @@ class Calls:
         ):
             if record[axes]:
                 found[slot] = record[slot], record[slot] + 8 * width * record[axes]
-        if record[descriptor.SCRATCH]:
+        if record[descriptor.SCRATCH] and descriptor.SCRATCH not in self.arrays:
             parts = record[descriptor.N] * record[descriptor.PARTS] // plan.SPLIT + 1
             scratch = record[descriptor.SCRATCH]
             found[descriptor.SCRATCH] = scratch, scratch + 128 * parts
@@ -400,6 +409,13 @@ class Pair:
                 y = aligned(x.shape, self.source, 0)
                 slots = {descriptor.X: x, descriptor.Y: y, descriptor.TANGENT: x[::-1].copy()}
                 self.calls.xla(pair.key("jvp"), slots, eps)
+        long = np.resize(vectors(self.source, 2048, 8), (1, 2 * plan.SPLIT + 40))
+        slots = {descriptor.X: long, descriptor.TANGENT: long[:, ::-1].copy()}
+        sums = np.zeros((3, 2, 16))
+        self.calls.xla(pair.key("jvp_part_sum"), {**slots, descriptor.SCRATCH: sums}, 0.0, 3)
+        for by in (0, self.source.itemsize):
+            y = {descriptor.Y: aligned(long.shape, self.source, by)}
+            self.calls.xla(pair.key("jvp_part_scale"), slots | y, 0.0, 3, (0.75, -0.125))
 
     def all_modes(self) -> None:
         """Each way through memory once more, with the modes changed."""

@@ -124,6 +124,7 @@ def test_views_by_their_addresses(view, dtype):
             assert same_bits(bits(y), want)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning")
 def test_addresses_that_will_not_do():
     """An output that shares some of the input's memory, of another shape or dtype, of inference
     mode, or by which a gradient would be lost; zeros that have no memory; one number."""
@@ -142,7 +143,31 @@ def test_addresses_that_will_not_do():
         l2.normalize(memory, out=held)
     with pytest.raises(ValueError, match=r"axis|axes"):
         l2.normalize(torch.tensor(3.0))
-    assert not l2.normalize(torch._efficientzerotensor((3, 4))).any()
+    with torch.device("meta"):
+        assert not l2.normalize(torch._efficientzerotensor((3, 4))).any()
+    with pytest.raises(TypeError, match="zeros"):
+        l2.normalize(memory, out=torch._efficientzerotensor((12, 40)))
+    with pytest.raises(TypeError, match="out: expected"):
+        l2.normalize(memory, out=torch.nested.nested_tensor([torch.ones(12, 40)]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_in_batches(dtype):
+    """Torch maps the backward of somebody's function by tensors that have no memory."""
+
+    class Normalized(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, g):
+            return l2.normalize(g)
+
+    x = torch.randn(3, 40, dtype=getattr(torch, dtype), requires_grad=True)
+    g = torch.randn(5, 3, 40).to(x.dtype)
+    (got,) = torch.autograd.grad(Normalized.apply(x), x, g, is_grads_batched=True)
+    torch.testing.assert_close(got, l2.normalize(g))
 
 
 def test_policies_by_addresses():

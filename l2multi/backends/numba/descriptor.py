@@ -42,7 +42,7 @@ file has numbers of slots only, and imports nothing, so that both sides can read
     SCALE_DOWN,
     PLAIN,
     # For derivatives alone: the address of the tangent of x, and what to multiply x by, float64,
-    # where FACTOR is that of the tangent.
+    # where FACTOR is that of the tangent. SCRATCH has two slots of lanes for each part.
     TANGENT,
     BACK,
     # Where norms are judged: 1 if one was 0, and if one was NaN or inf.

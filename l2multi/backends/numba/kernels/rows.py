@@ -9,7 +9,7 @@ from l2multi.backends.numba.dtypes import KINDS, Kind
 from l2multi.backends.numba.kernels import common, tiles
 from l2multi.backends.numba.kernels.common import worker
 from l2multi.backends.numba.lanes import BLOCK, lesser, splat, sum_lanes
-from l2multi.backends.numba.memory import LINE, get_double, get_int, put, put_double, set_int
+from l2multi.backends.numba.memory import LINE, get_double, get_int, put, put_double
 from l2multi.backends.numba.plan import BATCH
 
 
@@ -189,15 +189,13 @@ def one_row(source: Kind, target: Kind) -> Any:
     return row
 
 
-# A table of rows: where each begins, where its unit vector does, and its numbers.
-AT_X, AT_Y, NUMBERS, ROW = range(4)
-# Bytes of rows that go through together: the nearest cache still holds them, and what is written.
+# Bytes of rows that go through together, which the nearest cache still holds when they are scaled.
 TOGETHER = 2**13
 
 
 def rows_together(source: Kind, target: Kind) -> Any:
-    """A function that does all there is to do to up to LANES vectors of neighbouring elements, of
-    which a table tells; None where that does not pay.
+    """A function that does all there is to do to up to LANES vectors of neighbouring elements, so
+    many bytes apart; None where that does not pay.
 
     All sums come first, then all roots. One by one, the products of a vector wait for its root, and
     the CPU looks no further ahead than a vector or two: 1000x128 bfloat16 then take 1.8 times as
@@ -210,23 +208,23 @@ def rows_together(source: Kind, target: Kind) -> Any:
     reserve, reserve_group = memory.stack(common.LEVELS), memory.stack(tiles.GROUP)
 
     @device
-    def together(call, table, count, norm, norm_step, ahead_sum, ahead_scale, stream):
+    def together(
+        call, x, y, norm, n, count, step_x, step_y, norm_step, ahead_sum, ahead_scale, stream
+    ):
         stack, group, decode = reserve(), reserve_group(), get_int(call, descriptor.TABLE_X)
         tiles.reset(group)
         put(group, tiles.SUMS, splat(1.0))
         for k in range(count):
-            x, n = get_int(table, k * ROW + AT_X), get_int(table, k * ROW + NUMBERS)
-            total = sum_lanes(sum_row(x, n, splat(1.0), decode, stack, ahead_sum))
+            total = sum_lanes(sum_row(x + k * step_x, n, splat(1.0), decode, stack, ahead_sum))
             put_double(group, tiles.SUMS * LANES + k, total)
         plain = settle(call, group, count, norm, norm_step, False)
         tiles.invert_roots(group)
         for k in range(count):
-            x, y = get_int(table, k * ROW + AT_X), get_int(table, k * ROW + AT_Y)
-            n = get_int(table, k * ROW + NUMBERS)
             inverse = get_double(group, tiles.ROOTS * LANES + k)
             if stream:
                 memory.prefetch_for_write(y + n * written)
             scale(call, x, y, n, inverse, 1.0, 1.0, plain, ahead_scale, stream)
+            x, y = x + step_x, y + step_y
 
     return together
 
@@ -234,8 +232,7 @@ def rows_together(source: Kind, target: Kind) -> Any:
 def rows(source: Kind, target: Kind) -> Any:
     """Vectors of neighbouring elements."""
     row, together = one_row(source, target), rows_together(source, target)
-    read, write, room = source.size, target.size, memory.room(ROW * LANES)
-    grouped = together is not None
+    read, write, grouped = source.size, target.size, together is not None
 
     @worker
     def run(first, last, call):
@@ -243,7 +240,7 @@ def rows(source: Kind, target: Kind) -> Any:
         n = common.numbers_of(call)
         ahead_sum, ahead_scale, stream = common.memory_habits(call, n, axes, read, write)
         if grouped and y != 0 and last - first > 1 and 4 * n * read <= TOGETHER:
-            last_axis, table = (axes - 1) * BATCH, room()
+            last_axis = (axes - 1) * BATCH
             width, norm_step = get_int(batch, last_axis), get_int(batch, last_axis + 3)
             step_x, step_y = get_int(batch, last_axis + 1), get_int(batch, last_axis + 2)
             most = lesser(TOGETHER // (n * read), LANES)
@@ -252,11 +249,10 @@ def rows(source: Kind, target: Kind) -> Any:
             while first < last:
                 at_x, at_y, norm = common.places(x, y, norms, batch, axes, first)
                 count = lesser(lesser(most, last - first), width - first % width)
-                for k in range(count):
-                    set_int(table, k * ROW + AT_X, at_x + k * step_x)
-                    set_int(table, k * ROW + AT_Y, at_y + k * step_y)
-                    set_int(table, k * ROW + NUMBERS, n)
-                together(call, table, count, norm, norm_step, ahead_sum, ahead_scale, stream)
+                together(
+                    call, at_x, at_y, norm, n, count, step_x, step_y, norm_step,
+                    ahead_sum, ahead_scale, stream,
+                )  # fmt: skip
                 first += count
         for i in range(first, last):
             at_x, at_y, norm = common.places(x, y, norms, batch, axes, i)
