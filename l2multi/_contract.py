@@ -229,7 +229,9 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse an `out` that cannot take the result, before anything is written."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
+        raise TypeError(
+            f"out: expected a numpy.ndarray, got {type(out).__name__}; try without out="
+        )
     if out.dtype not in (dtype, dtype.newbyteorder()):
         cure = "; try without out=" if out.dtype.kind in "iub" else ""  # as of integers in place
         raise TypeError(f"out: expected dtype {name(dtype)}, got {name(out.dtype)}{cure}")

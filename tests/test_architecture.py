@@ -41,6 +41,8 @@ def test_a_container(monkeypatch):
         assert norm == np.dtype(code).type(5 * 2.0**100)
     assert l2.normalize(array.array("i", [3, 4])) == array.array("d", [0.6, 0.8])
     assert l2.norm(array.array("d", [3, 4]), backend="numpy") == 5
+    with pytest.raises(TypeError, match=r"^dtype: array\.array has no float16"):
+        l2.normalize(array.array("d", [3, 4]), dtype="float16")
     assert l2.is_normalized(array.array("d", [0.6, 0.8]))
     assert l2.explain(array.array("d", [3, 4])).backend in _backends.NAMES
     with pytest.raises(TypeError, match=r"array\.array"):

@@ -44,7 +44,7 @@ def test_return_norm_is_norm(backend, dtype):
     assert norms.dtype == backend.norm_dtype(dtype)
     assert same_bits(backend.normalize(x, return_norm=True)[1], norms)
     other = np.dtype("c8" if dtype.kind == "c" else "f4")
-    other = dtype if backend.why_not(other) else other
+    other = backend.unit_dtype(dtype) if backend.why_not(other) else other
     with np.errstate(all="raise"):
         y, wide = backend.normalize(x, return_norm=True, dtype=other, eps=2.0)
     assert y.dtype == other
