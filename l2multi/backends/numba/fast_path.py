@@ -96,10 +96,7 @@ class FastPath:
                 return False
             nan, judged = policies[0], policies[1] or None
             if judged and seen:
-                done = call(x, None, judged, 0.0, n, count, False, 0)
-                if done is int:
-                    done = call(x, None, judged, 0.0, n, count, False, limit())
-                if done is not True:
+                if not self._passes(x, n, judged, count):
                     return False
                 judged = None
         done = call(x, y, judged, eps, n, count, nan, 0)
@@ -139,14 +136,15 @@ class FastPath:
             return None
         return norms[()] if out is None else out
 
-    def _passes(self, x: Array, axis: Any, judged: int) -> bool:
-        """Whether these policies refuse no vector, before anything is written."""
+    def _passes(self, x: Array | int, axis: Any, judged: int, rows: int = 0) -> bool:
+        """Whether these policies refuse no vector, before anything is written: of an array along an
+        axis or, as the fast call is told of them, of so many rows from an address."""
         if self.own is None:
             return False
         call = self.own[0]
-        done = call(x, None, judged, 0.0, axis, False, False, 0)
+        done = call(x, None, judged, 0.0, axis, rows, False, 0)
         if done is int:
-            done = call(x, None, judged, 0.0, axis, False, False, limit())
+            done = call(x, None, judged, 0.0, axis, rows, False, limit())
         return done is True
 
 

@@ -66,35 +66,48 @@ def part_sums(kind: Kind) -> Any:
     return sums
 
 
-def jvp_row(kind: Kind) -> Any:
-    """A function: the tangent of one vector, of any length; its sums are by parts, as where
-    threads share it."""
-    (load, load_some), sums = memory.loads(kind), part_sums(kind)
+def part_tangents(kind: Kind) -> Any:
+    """A function: the tangents of `n` neighbouring elements, by the factors of their vector."""
+    load, load_some = memory.loads(kind)
     store, store_some = memory.stores(kind)
     store_non_temporal = memory.non_temporal_store(kind)
     size, step, boundary = kind.size, kind.size * LANES, memory.boundary(kind)
 
     @device
+    def scale(x, d, y, n, factor, back, stream):
+        factors, backs, left = splat(factor), splat(back), n % LANES
+        end = (n - left) * size
+        if stream and y % boundary == 0:
+            for k in range(0, end, step):
+                v = tangent(load(x + k, 0), load(d + k, 0), factors, backs)
+                store_non_temporal(canonical(v), y + k, 0)
+        else:
+            for k in range(0, end, step):
+                v = tangent(load(x + k, 0), load(d + k, 0), factors, backs)
+                store(canonical(v), y + k, 0)
+        if left:
+            v, w = load_some(x + end, left, 0), load_some(d + end, left, 0)
+            store_some(canonical(tangent(v, w, factors, backs)), y + end, left, 0)
+
+    return scale
+
+
+def jvp_row(kind: Kind) -> Any:
+    """A function: the tangent of one vector, of any length; its sums are by parts, as where
+    threads share it."""
+    sums, scale, size, boundary = (
+        part_sums(kind), part_tangents(kind), kind.size, memory.boundary(kind)
+    )  # fmt: skip
+
+    @device
     def row(x, d, y, n, eps, stream):
-        left, at = n % LANES, (n - n % LANES) * size
         squares = products = splat(0.0)
         for start in range(0, n, SPLIT):
             n_part = lesser(SPLIT, n - start)
             square, product = sums(x + start * size, d + start * size, n_part)
             squares, products = add(squares, square), add(products, product)
         factor, back, _ = factors_of(squares, products, eps)
-        factors, backs = splat(factor), splat(back)
-        if stream and (y | at + left * size) % boundary == 0:
-            for k in range(0, at, step):
-                v = canonical(tangent(load(x + k, 0), load(d + k, 0), factors, backs))
-                store_non_temporal(v, y + k, 0)
-        else:
-            for k in range(0, at, step):
-                v = canonical(tangent(load(x + k, 0), load(d + k, 0), factors, backs))
-                store(v, y + k, 0)
-        if left:
-            v, w = load_some(x + at, left, 0), load_some(d + at, left, 0)
-            store_some(canonical(tangent(v, w, factors, backs)), y + at, left, 0)
+        scale(x, d, y, n, factor, back, stream and n * size % boundary == 0)
 
     return row
 
@@ -207,34 +220,24 @@ def jvp_part_sum(source: Kind, target: Kind) -> Any:
 
 def jvp_part_scale(source: Kind, target: Kind) -> Any:
     """Tangents of parts of one long vector, by its factors."""
-    load, load_some = memory.loads(source)
-    store, store_some = memory.stores(target)
-    store_non_temporal = memory.non_temporal_store(target)
-    size, step, boundary = source.size, source.size * LANES, memory.boundary(target)
+    scale, size = part_tangents(source), source.size
+    assert target is source
 
     @worker
     def run(first, last, call):
-        n = get_int(call, descriptor.N)
-        factor = splat(get_double(call, descriptor.FACTOR))
-        back = splat(get_double(call, descriptor.BACK))
-        at = first * SPLIT * size
-        x, d = get_int(call, descriptor.X) + at, get_int(call, descriptor.TANGENT) + at
-        y, count = get_int(call, descriptor.Y) + at, lesser(last * SPLIT, n) - first * SPLIT
+        n, at = get_int(call, descriptor.N), first * SPLIT
         _, _, stream = memory_habits(call, n, 0, size, size)
-        if stream and y % boundary == 0:
-            for _ in range(count // LANES):
-                v = tangent(load(x, 0), load(d, 0), factor, back)
-                store_non_temporal(canonical(v), y, 0)
-                x, d, y = x + step, d + step, y + step
+        scale(
+            get_int(call, descriptor.X) + at * size,
+            get_int(call, descriptor.TANGENT) + at * size,
+            get_int(call, descriptor.Y) + at * size,
+            lesser(last * SPLIT, n) - at,
+            get_double(call, descriptor.FACTOR),
+            get_double(call, descriptor.BACK),
+            stream,
+        )
+        if stream:
             memory.fence()
-        else:
-            for _ in range(count // LANES):
-                store(canonical(tangent(load(x, 0), load(d, 0), factor, back)), y, 0)
-                x, d, y = x + step, d + step, y + step
-        left = count % LANES
-        if left:
-            v = tangent(load_some(x, left, 0), load_some(d, left, 0), factor, back)
-            store_some(canonical(v), y, left, 0)
 
     return run
 
