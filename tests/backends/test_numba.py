@@ -1,6 +1,7 @@
 """What the Numba backend alone has: threads, the fast path, and machine code."""
 
 import contextvars
+import ctypes
 import itertools
 import math
 import textwrap
@@ -410,7 +411,8 @@ def test_tangents(dtype: str, how: str) -> None:
     unit = {"f2": 2.0**-11, "bfloat16": 2.0**-8, "f4": 2.0**-24}[dtype]
     rng = np.random.default_rng(10)
     shapes = [(45, n) for n in (*range(1, 6), 15, 16, 17, 100, 128, 511, 512, 513, 1024, 1025)]
-    for m, n in (*shapes, (2**14, 3), (300, 640), (3, 6 * plan.SPLIT), (2, 6 * plan.SPLIT + 17)):
+    shapes += [(2**14, 3), (300, 640), (3, 6 * plan.SPLIT), (2, 6 * plan.SPLIT + 17)]
+    for m, n in (*shapes, (1, 67 * plan.SPLIT + 5)):
         x, d = (rng.uniform(-2, 2, (m, n)).astype(kind) for _ in "xd")
         if m > 7:
             x[1], x[2, 0], x[3, -1], d[4, 0], d[5, -1] = 0, np.nan, np.inf, np.nan, np.inf
@@ -425,9 +427,12 @@ def test_tangents(dtype: str, how: str) -> None:
                 most = np.where(np.isfinite(w), abs(w), 0).max(1, keepdims=True) / np.maximum(
                     length, eps or 1e-300
                 )
+            with threads.force("serial"):
+                serial = _tangents(x, d, eps)
             with threads.force(how):
                 got = _tangents(x, d, eps)
                 alone = np.concatenate([_tangents(x[[k]], d[[k]], eps) for k in range(0, m, 7)])
+            assert serial.tobytes() == got.tobytes(), (m, n, eps)
             assert alone.tobytes() == got[::7].tobytes(), (m, n, eps)
             finite = np.isfinite(want)
             assert (np.isfinite(got.astype("f8")) == finite).all(), (m, n, eps)
@@ -966,6 +971,9 @@ def test_the_fast_call_asks_for_threads(cores: int) -> None:
     one = Pair(np.dtype("f4"), np.dtype("f4"))
     one.worker("rows")
     threads.pretend(cores)
+    # Else one that comes by itself does not pay for them.
+    pool = (ctypes.c_int64 * descriptor.POOL_SIZE).from_address(threads.POOL)
+    pool[descriptor.EAGER] = True
     try:
         for size in (threads.PARALLEL - 128, threads.PARALLEL):
             x = np.ones((size // 128, 128), "f4")
@@ -976,6 +984,7 @@ def test_the_fast_call_asks_for_threads(cores: int) -> None:
             assert one.fast_call(x, y, None, 0.0, -1, True, False, 1) is True
             assert (y == l2.normalize(x, backend="numpy")).all()
     finally:
+        pool[descriptor.EAGER] = False
         threads.pretend(0)
 
 

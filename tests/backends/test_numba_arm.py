@@ -173,10 +173,9 @@ class Calls:
         key: shipped.Key,
         arrays: dict[int, Array | None],
         eps: float,
-        count: int | None = None,
-        factors: tuple[float, float] = (1.0, 0.0),
+        workers: dict[int, shipped.Key] | None = None,
     ) -> None:
-        """What XLA's handler has a worker do for rows; or a worker for `count` parts of one."""
+        """What XLA's handler has a worker do for rows, or these workers by two threads."""
         x = arrays[descriptor.X]
         assert x is not None
         self.arrays, self.label = arrays, f"for XLA {x.dtype} {x.shape}"
@@ -189,12 +188,17 @@ class Calls:
         record[descriptor.TOTAL] = x.size
         numbers = ctypes.cast(record, ctypes.POINTER(ctypes.c_double))
         numbers[descriptor.EPS], numbers[descriptor.ZERO_ROOT] = eps, 1.0
-        numbers[descriptor.FACTOR], numbers[descriptor.BACK] = factors
-        record[descriptor.THREADS], record[descriptor.TOGETHER] = 1, 1
+        record[descriptor.THREADS], record[descriptor.TOGETHER] = 1 if workers is None else 2, 1
         steps = [0 if a is None else a.strides[0] for a in arrays.values()]
         batch = (ctypes.c_int64 * 4)(len(x), *[*steps, 0, 0][:3])
         record[descriptor.BATCH], record[descriptor.BATCH_AXES] = ctypes.addressof(batch), 1
-        self.call(key, 0, count or len(x), ctypes.addressof(record))
+        if workers is None:
+            self.call(key, 0, len(x), ctypes.addressof(record))
+            return
+        record[descriptor.POOL] = limits.POOL
+        for slot, worker in workers.items():
+            record[slot] = loader.address(worker)
+        self.call(key, len(x), ctypes.addressof(record))
 
     def ascending(self, indices: Array, ends: Array, slot: int, to: Array) -> None:
         """Whether the indices of each vector ascend, or a copy of them."""
@@ -217,8 +221,9 @@ class Calls:
         if key == ("parallel_for",):
             keys.append(self.keys[arguments[0]])
             patches.append([1, KERNEL, NUMBER[keys[-1]]])
-        elif key == ("long_rows",):
-            for slot in (descriptor.PART_SUM, descriptor.PART_SCALE):
+        elif key in (("long_rows",), ("jvp_rows",)):
+            workers = (descriptor.WORKER, descriptor.PART_SUM, descriptor.PART_SCALE)
+            for slot in workers if key == ("jvp_rows",) else workers[1:]:
                 keys.append(self.keys[record[slot]])
                 patches.append([ARGUMENTS + slot, KERNEL, NUMBER[keys[-1]]])
         places = self.places(record)
@@ -409,13 +414,14 @@ class Pair:
                 y = aligned(x.shape, self.source, 0)
                 slots = {descriptor.X: x, descriptor.Y: y, descriptor.TANGENT: x[::-1].copy()}
                 self.calls.xla(pair.key("jvp"), slots, eps)
-        long = np.resize(vectors(self.source, 2048, 8), (1, 2 * plan.SPLIT + 40))
-        slots = {descriptor.X: long, descriptor.TANGENT: long[:, ::-1].copy()}
-        sums = np.zeros((3, 2, 16))
-        self.calls.xla(pair.key("jvp_part_sum"), {**slots, descriptor.SCRATCH: sums}, 0.0, 3)
-        for by in (0, self.source.itemsize):
-            y = {descriptor.Y: aligned(long.shape, self.source, by)}
-            self.calls.xla(pair.key("jvp_part_scale"), slots | y, 0.0, 3, (0.75, -0.125))
+        names = ("jvp", "jvp_part_sum", "jvp_part_scale")
+        slots_of = (descriptor.WORKER, descriptor.PART_SUM, descriptor.PART_SCALE)
+        workers = dict(zip(slots_of, map(pair.key, names), strict=True))
+        for rows, n, by in ((36, 300, 0), (2, 6 * plan.SPLIT + 40, self.source.itemsize)):
+            x = np.resize(vectors(self.source, 2048, 8), (rows, n))
+            slots = {descriptor.X: x, descriptor.TANGENT: x[::-1].copy()}
+            slots[descriptor.Y] = aligned(x.shape, self.source, by)
+            self.calls.xla(("jvp_rows",), slots, 0.0, workers)
 
     def all_modes(self) -> None:
         """Each way through memory once more, with the modes changed."""
@@ -485,7 +491,7 @@ def test_the_bits_of_arm(tmp_path: Path) -> None:
         seen.update(key for job in calls.jobs for key in job.keys)
     not_called = set(shipped.KEYS) - set(seen)
     # Python's, a thread's, and XLA's.
-    assert not_called == {("fast_call",), ("helper",), ("xla_ffi",)}
+    assert not_called == {("fast_call",), ("tangents_call",), ("helper",), ("xla_ffi",)}
     print(f"{len(seen)} kernels in {seen.total()} calls for {LEVEL}: {size / 1e6:.0f} MB equal")
 
 

@@ -16,7 +16,7 @@ from l2multi._summation import LANES
 from l2multi.backends import numpy as readable
 from l2multi.backends.numba import descriptor, fast_call, loader, machine, plan, shipped, threads
 from l2multi.backends.numba.fast_path import FastPath
-from l2multi.backends.numba.pairs import FAST_CALL, LONG_ROWS, Array, Pair, own, pair
+from l2multi.backends.numba.pairs import FAST_CALL, JVP_ROWS, LONG_ROWS, Array, Pair, own, pair
 from l2multi.backends.numba.threads import threads_in_xla  # noqa: F401  # for the JAX backend
 
 
@@ -125,13 +125,18 @@ def report() -> dict[str, str]:
 # For XLA: workers by what is to be done, and their slots in the table.
 _FOR_XLA = {
     "rows": {"rows": descriptor.XLA_ROWS, "short_rows": descriptor.XLA_SHORT_ROWS},
-    "jvp": {"jvp": descriptor.XLA_JVP},
+    "jvp": {
+        "jvp": descriptor.XLA_JVP,
+        "jvp_part_sum": descriptor.XLA_JVP_PART_SUM,
+        "jvp_part_scale": descriptor.XLA_JVP_PART_SCALE,
+    },
 }
 
 
 def _keys_for_xla(one: Pair, work: str) -> tuple[shipped.Key, ...]:
     workers = map(one.key, _FOR_XLA[work])
-    return (("xla_ffi",), threads.PARALLEL_FOR, threads.HELPER, *workers)
+    shared = (("xla_ffi",), threads.PARALLEL_FOR, threads.HELPER)
+    return (*shared, *workers, *([JVP_ROWS] if work == "jvp" else []))
 
 
 def ready_for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> bool:
@@ -169,6 +174,8 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | 
     table[at + descriptor.XLA_WRITE] = one.target.size
     for name, slot in _FOR_XLA[work].items():
         table[at + slot] = loader.address(one.key(name))
+    if work == "jvp":
+        table[descriptor.XLA_JVP_ROWS] = loader.address(JVP_ROWS)
     table[descriptor.XLA_POOL] = threads.POOL
     threads.by_mask()
     return handler, number
@@ -269,58 +276,14 @@ def tangents(dtype: np.dtype[Any]) -> Tangents | None:
     row of 1000.
     """
     one = own(dtype)
-    if one.source.kind not in shipped.DERIVATIVES or one.source.parts > 1 or one.source.swap:
+    has_kernel = one.source.kind in shipped.DERIVATIVES and one.source.parts == 1
+    if not has_kernel or one.source.swap or not fast_call.usable():
         return None
-    workers = {name: one.key(name) for name in descriptor.DERIVATIVES}
-    alone = {name: function(key, 3) for name, key in workers.items()}
-    size = dtype.itemsize
-
-    def give(name: str, count: int, call: Any) -> None:
-        if call[descriptor.THREADS] == 1:
-            alone[name](0, count, ctypes.addressof(call))
-        else:
-            parallel = function(threads.PARALLEL_FOR, 3)
-            parallel(loader.address(workers[name]), count, ctypes.addressof(call))
-
-    def by_parts(call: Any, n: int, eps: float) -> None:
-        """Of one vector: sums of its parts, their factors, and tangents of its parts."""
-        parts = -(-n // plan.SPLIT)
-        sums = np.empty((parts, 2, LANES))
-        call[descriptor.SCRATCH] = sums.ctypes.data
-        give("jvp_part_sum", parts, call)
-        with np.errstate(all="ignore"):
-            total = sums.sum(0)
-            while total.shape[1] > 1:  # as a kernel adds lanes
-                total = total[:, : total.shape[1] // 2] + total[:, total.shape[1] // 2 :]
-            square, along = total.ravel().tolist()
-        factor, back = 1 / eps if eps else 0.0, 0.0
-        if not (length := math.sqrt(square)) <= eps:
-            factor = 1 / length
-            back = -factor * (along / square)
-        for slot, value in ((descriptor.FACTOR, factor), (descriptor.BACK, back)):
-            ctypes.c_double.from_buffer(call, 8 * slot).value = value
-        give("jvp_part_scale", parts, call)
+    call = one.tangents_call()
 
     def write(x: int, d: int, y: int, count: int, n: int, eps: float) -> None:
-        used = threads.threads(count * n, False)
-        call = _call_type()
-        call[descriptor.X], call[descriptor.TANGENT], call[descriptor.Y] = x, d, y
-        call[descriptor.N], call[descriptor.TOTAL] = n, count * n
-        call[descriptor.PARTS] = call[descriptor.TOGETHER] = 1
-        call[descriptor.POOL], call[descriptor.THREADS] = threads.POOL, used
-        if eps:
-            ctypes.c_double.from_buffer(call, 8 * descriptor.EPS).value = eps
-        # Shorter ones are done before threads are there.
-        if used == 1 or n < 6 * plan.SPLIT or count >= 2 * used:
-            give("jvp", count, call)
-            return
-        for at in range(0, count * n * size, n * size):
-            call[descriptor.X], call[descriptor.TANGENT], call[descriptor.Y] = (
-                x + at,
-                d + at,
-                y + at,
-            )
-            by_parts(call, n, eps)
+        if call(x, d, y, count, n, eps := float(eps), 0) is int:
+            call(x, d, y, count, n, eps, threads.limit())
 
     return write
 

@@ -26,6 +26,7 @@ from l2multi.backends.numba import (
     thread_pool,
     xla_ffi,
 )
+from l2multi.backends.numba.kernels.jvp import jvp_rows
 from l2multi.backends.numba.kernels.long_rows import long_rows
 
 _NAME = "l2multi"
@@ -40,6 +41,8 @@ SHARED = {
     "parallel_for": thread_pool.parallel_for,
     "helper": thread_pool.helper,
     "long_rows": long_rows,
+    "tangents_call": fast_call_entry.tangents_call,
+    "jvp_rows": jvp_rows,
     "xla_ffi": xla_ffi.handler,
 }
 

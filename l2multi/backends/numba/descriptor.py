@@ -41,15 +41,17 @@ file has numbers of slots only, and imports nothing, so that both sides can read
     SCALE_UP,
     SCALE_DOWN,
     PLAIN,
-    # For derivatives alone: the address of the tangent of x, and what to multiply x by, float64,
-    # where FACTOR is that of the tangent. SCRATCH has two slots of lanes for each part.
+    # For derivatives alone: the addresses of the tangent of x and of the worker for rows, and what
+    # to multiply x by, float64, where FACTOR is that of the tangent. SCRATCH has two slots of lanes
+    # for each part.
     TANGENT,
+    WORKER,
     BACK,
     # Where norms are judged: 1 if one was 0, and if one was NaN or inf.
     MET_ZERO,
     MET_NONFINITE,
     CALL_SIZE,  # the number of these slots
-) = range(36)
+) = range(37)
 
 # In place of 4 or 8 bytes of a norm, three numbers of 4 or 8 bytes: the norm, and its inverse as a
 # power of two and a rest (0 for a zero vector), neither of which leaves the range.
@@ -82,12 +84,22 @@ MUTEX, CONDITION = 32, 40  # of POSIX threads, which take 40 to 64 bytes
 POOL_SIZE = 48
 
 # What XLA's handler reads (see `xla_ffi`), by a symbol of this name: for each pair of kinds, by
-# number, its workers and the bytes of its elements; then the address of the pool.
+# number, its workers and the bytes of its elements; then the addresses of the pool and of what
+# gives derivatives to the threads.
 XLA_TABLE = "l2multi_xla"
 XLA_KINDS = ("float64", "float32", "float16", "bfloat16")
-XLA_READ, XLA_WRITE, XLA_ROWS, XLA_SHORT_ROWS, XLA_JVP, XLA_PAIR = range(6)
+(
+    XLA_READ,
+    XLA_WRITE,
+    XLA_ROWS,
+    XLA_SHORT_ROWS,
+    XLA_JVP,
+    XLA_JVP_PART_SUM,
+    XLA_JVP_PART_SCALE,
+    XLA_PAIR,
+) = range(8)
 XLA_POOL = XLA_PAIR * len(XLA_KINDS) ** 2
-XLA_SIZE = XLA_POOL + 1
+XLA_JVP_ROWS, XLA_SIZE = XLA_POOL + 1, XLA_POOL + 2
 
 # What suits this machine's memory, by a symbol of this name; see `machine.Habits`.
 MACHINE = "l2multi_machine"
@@ -108,6 +120,10 @@ DERIVATIVES = ("jvp", "jvp_part_sum", "jvp_part_scale")  # which the fast call d
     PAIR_PART_SUM,
     PAIR_PART_SCALE,
     PAIR_LONG_ROWS,  # 0 until it and the last two are linked
+    PAIR_JVP,  # for derivatives, which have a descriptor with these four and a few more
+    PAIR_JVP_PART_SUM,
+    PAIR_JVP_PART_SCALE,
+    PAIR_JVP_ROWS,
     TYPE_X,
     TYPE_Y,
     SIZE_X,
@@ -126,4 +142,4 @@ DERIVATIVES = ("jvp", "jvp_part_sum", "jvp_part_scale")  # which the fast call d
     TUPLE,
     FLOAT,
     PAIR_SIZE,  # the number of these slots
-) = range(27)
+) = range(31)

@@ -184,24 +184,33 @@ def met(call, judged):
     return judged & zero != 0 or judged >> 1 & nonfinite != 0
 
 
+def threading() -> Any:
+    """A function: how many threads work on a call of so many elements; 0 where that is to be asked,
+    as the fast call's `most` has it."""
+    cores, pays_to_wake = thread_pool.cores(), thread_pool.pays_to_wake()
+
+    @device
+    def threads_for(pool, total, most):
+        threads = thread_pool.paid(total)
+        if threads > 1:
+            threads = lesser(threads, cores(pool)) if pays_to_wake(pool, total) else 1
+        return lesser(threads, _as_int(most, 0)) if threads > 1 else 1
+
+    return threads_for
+
+
 def doing() -> Any:
     """A function that does what a call descriptor says, by a worker, the thread pool, or as long
     rows; what Python is given."""
-    scratch, cores = memory.stack(plan.PARTS_MOST + 1), thread_pool.cores()
-    pays_to_wake = thread_pool.pays_to_wake()
+    scratch, threads_for = memory.stack(plan.PARTS_MOST + 1), threading()
 
     @device
     def run(pair, call, layout, n, count, total, in_place, most, judged):
         pool, worker = get_int(pair, descriptor.PAIR_POOL), get_int(pair, layout)
         alone = layout == descriptor.COLUMNS and in_place and total <= IN_PLACE
-        threads = 1 if alone else thread_pool.paid(total)
-        if threads > 1:
-            threads = lesser(threads, cores(pool)) if pays_to_wake(pool, total) else 1
-        if threads > 1:
-            allowed = _as_int(most, 0)
-            if allowed == 0:
-                return cabi.incref(get_int(pair, descriptor.INT))
-            threads = lesser(threads, allowed)
+        threads = 1 if alone else threads_for(pool, total, most)
+        if threads == 0:
+            return cabi.incref(get_int(pair, descriptor.INT))
         set_int(call, descriptor.THREADS, threads)
         n *= get_int(pair, descriptor.PAIR_PARTS)
         long = layout == descriptor.ROWS and n >= 2 * plan.SPLIT and count < 2 * threads
@@ -320,5 +329,45 @@ def fast_call() -> Any:
         if get_int(pair, layout) == 0 or (norms != 0 and not judged and held * n != total):
             return cabi.incref(no)
         return do(pair, call, layout, n, several, total, y == x, get_int(arguments, 7), judged)
+
+    return method
+
+
+def tangents_call() -> Any:
+    """The same for derivatives: ``(address of x, of its tangent, of the result, rows, elements of a
+    row, eps, most)``, which are trusted as they are. `int` where `most` is asked for, else True.
+    """
+    room, batch, threads_for = (
+        memory.room(descriptor.CALL_SIZE),
+        memory.room(plan.BATCH),
+        threading(),
+    )
+
+    @function(METHOD)
+    def method(bound, arguments, count):
+        pair, eps = get_int(bound + HEAD, 0), get_int(arguments, 5)
+        count, n = _as_int(get_int(arguments, 3), 0), _as_int(get_int(arguments, 4), 0)
+        pool, size = get_int(pair, descriptor.PAIR_POOL), get_int(pair, descriptor.SIZE_X)
+        threads = threads_for(pool, count * n, get_int(arguments, 6))
+        if threads == 0:
+            return cabi.incref(get_int(pair, descriptor.INT))
+        call = room()
+        fill_descriptor(
+            call, batch(), count, n, _as_int(get_int(arguments, 0), 0),
+            _as_int(get_int(arguments, 2), 0), 0, size, size, 0, 1, 0, 0,
+            get_double(eps + HEAD, 0), 1.0, pool, threads,
+        )  # fmt: skip
+        set_int(call, descriptor.TANGENT, _as_int(get_int(arguments, 1), 0))
+        set_int(call, descriptor.WORKER, get_int(pair, descriptor.PAIR_JVP))
+        set_int(call, descriptor.PART_SUM, get_int(pair, descriptor.PAIR_JVP_PART_SUM))
+        set_int(call, descriptor.PART_SCALE, get_int(pair, descriptor.PAIR_JVP_PART_SCALE))
+        jvp_rows = get_int(pair, descriptor.PAIR_JVP_ROWS)
+        if count * n < RELEASE_GIL:
+            call_long_rows(jvp_rows, count, call)
+        else:
+            state = cabi.release_gil()
+            call_long_rows(jvp_rows, count, call)
+            cabi.acquire_gil(state)
+        return cabi.incref(get_int(pair, descriptor.TRUE))
 
     return method

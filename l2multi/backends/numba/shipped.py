@@ -27,7 +27,9 @@ PAIRS = (
     *(("float32", narrow) for narrow in ("float16", "bfloat16")),
     *((kind, "float64") for kind in (*_INTEGERS, "bool")),
 )
-SHARED = ("fast_call", "parallel_for", "helper", "long_rows", "xla_ffi")
+SHARED = (
+    "fast_call", "parallel_for", "helper", "long_rows", "tangents_call", "jvp_rows", "xla_ffi",
+)  # fmt: skip
 DERIVATIVES = ("float32", "float16", "bfloat16")
 INDICES = ("int32", "int64")
 

@@ -38,16 +38,17 @@ from l2multi.backends.numba.memory import (
 # others finish at about the same time.
 CHUNK_LEAST, CHUNK_MOST = 2**13, 2**18
 
-# Looks at the ticket, of some 25 ns each, after which a helper goes to sleep: 0.2 ms, so that it is
-# awake when calls follow each other with some Python between them.
-LOOKS = 8192
+# How many ns a helper looks at the ticket before it goes to sleep, so that it is awake when calls
+# follow each other with some Python between them, such as 0.1 ms of torch's autograd. (Not so many
+# looks: 8192 take 60 us here and 0.2 ms there, for CPUs differ in how long they pause.)
+AWAKE = 200_000
 
 # Elements from which a call wakes helpers that are all asleep. That takes the caller 2 to 9 us, 20
 # to 40 in a virtual machine, and they come later still: 2**16 float32 took twice as long as by one
 # thread, 2**17 1.2 to 1.6 times, 2**18 0.7 to 0.8 (Intel Xeon, two cores of a virtual machine). A
-# smaller call wakes them if it comes at most so many ns after another that found them asleep: they
-# would then stay awake until the next.
-WAKE_FROM, RHYTHM = 3 * 2**16, 150_000
+# smaller call wakes them if it comes so soon after another that found them asleep that they would
+# have been awake.
+WAKE_FROM = 3 * 2**16
 
 # Looks after which it offers its core to whoever waits for one, such as a thread of XLA's; and
 # after which a caller does, whose helper may be the one that waits.
@@ -169,6 +170,13 @@ def stepping_aside() -> tuple[Any, Any]:
 
 
 @device
+def nanoseconds(room):
+    """The time, read by way of two slots."""
+    _clock(_MONOTONIC, room)
+    return get_int(room, 0) * 1_000_000_000 + get_int(room, 1)
+
+
+@device
 def chunks_left(ticket):
     """Chunks not yet taken."""
     return (ticket & _CHUNKS) - (ticket >> _FIRST & _CHUNKS)
@@ -206,18 +214,18 @@ def take_chunks(pool, generation, first):
 def helper() -> Any:
     """What a helper runs, for ever."""
     blocked = memory.room(32)  # more than any sigset_t
-    block = int(getattr(signal, "SIG_BLOCK", 0))
+    block, moment = int(getattr(signal, "SIG_BLOCK", 0)), memory.room(2)
     _, be_as_main = independence()
     _, leave = stepping_aside()
 
     @function(ON_ADDRESS)
     def run(pool):
-        everything = blocked()
+        everything, now = blocked(), moment()
         _fill(everything)
         _mask(block, everything, 0)  # signals are for the threads of the program
         be_as_main()
         mutex, condition = pool + 8 * descriptor.MUTEX, pool + 8 * descriptor.CONDITION
-        looks = 0
+        looks = since = 0
         while pool != 0:  # for ever
             ticket = atomic_load(pool, descriptor.TICKET)
             if helper_wanted(ticket):
@@ -227,9 +235,13 @@ def helper() -> Any:
                 continue
             cabi.pause()
             looks += 1
-            if looks % POLITE == 0:
-                _yield()
-            if looks > LOOKS:
+            if looks % POLITE != 0:
+                continue
+            _yield()
+            at = nanoseconds(now)
+            if looks == POLITE:
+                since = at
+            elif at - since > AWAKE:
                 _lock(mutex)
                 atomic_add(pool, descriptor.ASLEEP, 1)
                 if not helper_wanted(atomic_load(pool, descriptor.TICKET)):
@@ -282,12 +294,10 @@ def pays_to_wake() -> Any:
             or get_int(pool, descriptor.EAGER)
         ):
             return True
-        now = moment()
-        _clock(_MONOTONIC, now)
-        at = get_int(now, 0) * 1_000_000_000 + get_int(now, 1)
+        at = nanoseconds(moment())
         last = atomic_load(pool, descriptor.ALONE)
         atomic_store(pool, descriptor.ALONE, at)
-        return at - last < RHYTHM
+        return at - last < AWAKE
 
     return run
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from l2multi._summation import LANES
 from l2multi.backends.numba import cabi, descriptor, memory, thread_pool
-from l2multi.backends.numba.cabi import ON_ADDRESS, call_parallel_for
+from l2multi.backends.numba.cabi import ON_ADDRESS, call_long_rows, call_parallel_for
 from l2multi.backends.numba.compiler import device, function
 from l2multi.backends.numba.kernels.common import fill_descriptor
 from l2multi.backends.numba.lanes import I32, I64, lesser
@@ -117,12 +117,21 @@ def handler() -> Any:
         short_rows = get_int(pair, descriptor.XLA_SHORT_ROWS)
         if wanted & JVP:
             set_int(call, descriptor.TANGENT, data_of(frame, _ARGUMENTS, 1))
+            set_int(call, descriptor.WORKER, worker)
+            for slot, part in (
+                (descriptor.PART_SUM, descriptor.XLA_JVP_PART_SUM),
+                (descriptor.PART_SCALE, descriptor.XLA_JVP_PART_SCALE),
+            ):
+                set_int(call, slot, get_int(pair, part))
         elif n <= LANES and count >= LANES and short_rows != 0:
             worker, count = short_rows, (count + LANES - 1) // LANES
             set_int(call, descriptor.TILES, count)
         if HUGE and y != 0 and total * write >= HUGE_FROM:
             _advise(y + -y % PAGE, total * write - PAGE, HUGE)
-        call_parallel_for(get_int(pool, descriptor.PARALLEL_FOR), worker, count, call)
+        if wanted & JVP:
+            call_long_rows(get_int(table, descriptor.XLA_JVP_ROWS), count, call)
+        else:
+            call_parallel_for(get_int(pool, descriptor.PARALLEL_FOR), worker, count, call)
         return 0
 
     return handle

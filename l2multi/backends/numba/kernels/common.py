@@ -254,6 +254,16 @@ def divided(product: bool) -> Any:
 
 # How to go about memory
 
+
+@device
+def backwards(turn, parts, call):
+    """The part of a long vector that comes at a turn of its scaling: what a thread has summed last
+    first, for that is in its caches still. The calling thread sums its share from the first part
+    on, others from the last; see `thread_pool`."""
+    share = parts // get_int(call, descriptor.THREADS)
+    return (share if turn < share else parts + share) - 1 - turn
+
+
 # Bytes of x from which no cache is taken to hold it.
 PREFETCH_FROM = 2**20
 # How far ahead x is prefetched at most; where rows are longer; and while it is summed too.

@@ -10,9 +10,10 @@ from typing import Any
 
 from l2multi._summation import LANES
 from l2multi.backends.numba import descriptor, lanes, memory
-from l2multi.backends.numba.compiler import device
+from l2multi.backends.numba.cabi import LONG_ROWS, call_parallel_for, call_worker
+from l2multi.backends.numba.compiler import device, function
 from l2multi.backends.numba.dtypes import Kind
-from l2multi.backends.numba.kernels.common import memory_habits, worker
+from l2multi.backends.numba.kernels.common import backwards, memory_habits, worker
 from l2multi.backends.numba.kernels.short_rows import (
     FEW,
     load_transposed,
@@ -20,11 +21,15 @@ from l2multi.backends.numba.kernels.short_rows import (
     tree_over_lanes,
 )
 from l2multi.backends.numba.lanes import add, canonical, div, lesser, mul, muladd, splat
-from l2multi.backends.numba.memory import get, get_double, get_int, put, put_double
+from l2multi.backends.numba.memory import get, get_double, get_int, put, put_double, set_int
 from l2multi.backends.numba.plan import SPLIT
 
 # Rows of lanes that are kept as float64 until the factors are known.
 KEPT = 64
+
+# Parts of a vector from which threads share it, which shorter ones are done before; and parts whose
+# sums are held at a time.
+SHARED, HELD = 6, 64
 
 
 @device
@@ -107,7 +112,11 @@ def jvp_row(kind: Kind) -> Any:
             square, product = sums(x + start * size, d + start * size, n_part)
             squares, products = add(squares, square), add(products, product)
         factor, back, _ = factors_of(squares, products, eps)
-        scale(x, d, y, n, factor, back, stream and n * size % boundary == 0)
+        stream = stream and n * size % boundary == 0
+        # What was summed last is in the caches still.
+        for start in range((n - 1) // SPLIT * SPLIT, -1, -SPLIT):
+            n_part, at = lesser(SPLIT, n - start), start * size
+            scale(x + at, d + at, y + at, n_part, factor, back, stream)
 
     return row
 
@@ -225,17 +234,14 @@ def jvp_part_scale(source: Kind, target: Kind) -> Any:
 
     @worker
     def run(first, last, call):
-        n, at = get_int(call, descriptor.N), first * SPLIT
+        x, y = get_int(call, descriptor.X), get_int(call, descriptor.Y)
+        d, n = get_int(call, descriptor.TANGENT), get_int(call, descriptor.N)
+        factor, back = get_double(call, descriptor.FACTOR), get_double(call, descriptor.BACK)
         _, _, stream = memory_habits(call, n, 0, size, size)
-        scale(
-            get_int(call, descriptor.X) + at * size,
-            get_int(call, descriptor.TANGENT) + at * size,
-            get_int(call, descriptor.Y) + at * size,
-            lesser(last * SPLIT, n) - at,
-            get_double(call, descriptor.FACTOR),
-            get_double(call, descriptor.BACK),
-            stream,
-        )
+        for turn in range(first, last):
+            start = backwards(turn, (n + SPLIT - 1) // SPLIT, call) * SPLIT
+            n_part, at = lesser(SPLIT, n - start), start * size
+            scale(x + at, d + at, y + at, n_part, factor, back, stream)
         if stream:
             memory.fence()
 
@@ -267,5 +273,58 @@ def jvp(source: Kind, target: Kind) -> Any:
                 first += 1
         if stream:
             memory.fence()
+
+    return run
+
+
+def jvp_rows() -> Any:
+    """What gives these workers to the threads: the rows, or of a few long ones the parts."""
+    reserve = memory.stack(2 * HELD)
+
+    @device
+    def place(call, x, d, y, n):
+        set_int(call, descriptor.X, x)
+        set_int(call, descriptor.TANGENT, d)
+        set_int(call, descriptor.Y, y)
+        set_int(call, descriptor.N, n)
+
+    @device
+    def share(parallel_for, call, x, d, y, n, size):
+        """One vector by parts, in the order of `jvp_row`."""
+        scratch, some = reserve(), HELD * SPLIT
+        set_int(call, descriptor.SCRATCH, scratch)
+        squares = products = splat(0.0)
+        for start in range(0, n, some):
+            n_some, at = lesser(some, n - start), start * size
+            place(call, x + at, d + at, y + at, n_some)
+            parts = (n_some + SPLIT - 1) // SPLIT
+            call_parallel_for(parallel_for, get_int(call, descriptor.PART_SUM), parts, call)
+            for part in range(parts):
+                squares = add(squares, get(scratch, 2 * part))
+                products = add(products, get(scratch, 2 * part + 1))
+        factor, back, _ = factors_of(squares, products, get_double(call, descriptor.EPS))
+        put_double(call, descriptor.FACTOR, factor)
+        put_double(call, descriptor.BACK, back)
+        place(call, x, d, y, n)
+        parts = (n + SPLIT - 1) // SPLIT
+        call_parallel_for(parallel_for, get_int(call, descriptor.PART_SCALE), parts, call)
+
+    @function(LONG_ROWS)
+    def run(count, call):
+        threads, n = get_int(call, descriptor.THREADS), get_int(call, descriptor.N)
+        rows = get_int(call, descriptor.WORKER)
+        if threads == 1:
+            call_worker(rows, 0, count, call)
+            return
+        parallel_for = get_int(get_int(call, descriptor.POOL), descriptor.PARALLEL_FOR)
+        if n < SHARED * SPLIT or count >= 2 * threads:
+            call_parallel_for(parallel_for, rows, count, call)
+            return
+        x, d = get_int(call, descriptor.X), get_int(call, descriptor.TANGENT)
+        y, step = get_int(call, descriptor.Y), get_int(get_int(call, descriptor.BATCH), 1)
+        modes = lanes.exact_modes()  # as workers do, for the sums of parts are added here
+        for at in range(0, count * step, step):
+            share(parallel_for, call, x + at, d + at, y + at, n, step // n)
+        lanes.restore_modes(modes)
 
     return run

@@ -49,20 +49,21 @@ def part_scale(source: Kind, target: Kind) -> Any:
     @worker
     def run(first, last, call):
         n = common.numbers_of(call)
-        start, stop = first * SPLIT, lesser(last * SPLIT, n)
         _, ahead, stream = common.memory_habits(call, n, 0, read, write)
-        scale(
-            call,
-            get_int(call, descriptor.VECTOR_X) + start * read,
-            get_int(call, descriptor.VECTOR_Y) + start * write,
-            stop - start,
-            factor(get_double(call, descriptor.ROOT)),
-            get_double(call, descriptor.SCALE_UP),
-            get_double(call, descriptor.SCALE_DOWN),
-            get_int(call, descriptor.PLAIN) != 0,
-            ahead,
-            stream,
-        )
+        for turn in range(first, last):
+            start = common.backwards(turn, n // SPLIT + 1, call) * SPLIT
+            scale(
+                call,
+                get_int(call, descriptor.VECTOR_X) + start * read,
+                get_int(call, descriptor.VECTOR_Y) + start * write,
+                lesser(SPLIT, n - start),
+                factor(get_double(call, descriptor.ROOT)),
+                get_double(call, descriptor.SCALE_UP),
+                get_double(call, descriptor.SCALE_DOWN),
+                get_int(call, descriptor.PLAIN) != 0,
+                ahead,
+                stream,
+            )
         if stream:
             memory.fence()
 
