@@ -268,6 +268,10 @@ def backwards(turn, parts, call):
 PREFETCH_FROM = 2**20
 # How far ahead x is prefetched at most; where rows are longer; and while it is summed too.
 PREFETCH_MOST, PREFETCH_LONG, PREFETCH_SUM = 2**15, 2**12, 2**14
+# How far ahead an output is prefetched that is not streamed. Into another array and two threads,
+# 1000x768 to 3000x768 float32 take 0.82 to 0.95, bfloat16 0.9 to 1.0; derivatives 0.85 to 0.97, and
+# 1.0 to 1.05 in the caches (Intel Xeon).
+PREFETCH_OUTPUT = 2**11
 # Bytes of a row from which y is streamed.
 STREAM_ROW = 2**11
 EVEN = 8  # rows from which on it pays to know where the ones after the next lie

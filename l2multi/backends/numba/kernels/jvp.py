@@ -13,7 +13,12 @@ from l2multi.backends.numba import descriptor, lanes, memory
 from l2multi.backends.numba.cabi import LONG_ROWS, call_parallel_for, call_worker
 from l2multi.backends.numba.compiler import device, function
 from l2multi.backends.numba.dtypes import Kind
-from l2multi.backends.numba.kernels.common import backwards, memory_habits, worker
+from l2multi.backends.numba.kernels.common import (
+    PREFETCH_OUTPUT,
+    backwards,
+    memory_habits,
+    worker,
+)
 from l2multi.backends.numba.kernels.short_rows import (
     FEW,
     load_transposed,
@@ -88,6 +93,7 @@ def part_tangents(kind: Kind) -> Any:
                 store_non_temporal(canonical(v), y + k, 0)
         else:
             for k in range(0, end, step):
+                memory.prefetch_for_write(y + k + PREFETCH_OUTPUT)
                 v = tangent(load(x + k, 0), load(d + k, 0), factors, backs)
                 store(canonical(v), y + k, 0)
         if left:
@@ -171,6 +177,7 @@ def jvp_kept(kind: Kind) -> Any:
                     y, number = y + step, number + 1
             else:
                 for _ in range(whole):
+                    memory.prefetch_for_write(y + PREFETCH_OUTPUT)
                     v = tangent(get(values, number), get(others, number), factors, backs)
                     store(v, y, 0)
                     y, number = y + step, number + 1

@@ -74,6 +74,24 @@ def row_scale_plainly(source: Kind, target: Kind) -> Any:
     size, written, boundary = source.size, target.size, memory.boundary(target)
     read, write = size * LANES, written * LANES
     prefetch, prefetch_rows = memory.prefetch(read), memory.prefetch(rows * read)
+    fetches_output = source.narrow and target.narrow  # quotients leave time for it to come
+
+    def walk(fetches_x, fetches_y):
+        @device
+        def run(x, y, n, factor, table_x, table_y, ahead):
+            for _ in range(n // (rows * LANES)):
+                if fetches_x:
+                    prefetch_rows(x + ahead)
+                if fetches_y:
+                    memory.prefetch_for_write(y + common.PREFETCH_OUTPUT)
+                steps(x, y, factor, table_x, table_y)
+                x += rows * read
+                y += rows * write
+            return x, y
+
+        return run
+
+    in_caches, in_place, beyond = walk(False, False), walk(True, False), walk(True, fetches_output)
 
     @device
     def scale(x, y, n, factor, table_x, table_y, ahead, stream):
@@ -90,17 +108,12 @@ def row_scale_plainly(source: Kind, target: Kind) -> Any:
                 x += read
                 y += write
         else:
-            if ahead:
-                for _ in range(n // (rows * LANES)):
-                    prefetch_rows(x + ahead)
-                    steps(x, y, factor, table_x, table_y)
-                    x += rows * read
-                    y += rows * write
+            if ahead == 0:
+                x, y = in_caches(x, y, n, factor, table_x, table_y, ahead)
+            elif x == y:
+                x, y = in_place(x, y, n, factor, table_x, table_y, ahead)
             else:
-                for _ in range(n // (rows * LANES)):
-                    steps(x, y, factor, table_x, table_y)
-                    x += rows * read
-                    y += rows * write
+                x, y = beyond(x, y, n, factor, table_x, table_y, ahead)
             if n % (rows * LANES) >= LANES:
                 step(x, y, factor, table_x, table_y)
                 x += read
