@@ -281,21 +281,22 @@ def test_a_small_call_by_itself_wakes_nobody() -> None:
 
 @linux
 @two_cores
-def test_a_helper_leaves_the_core_of_its_waker() -> None:
+@pytest.mark.parametrize("pause", [0.01, 0])  # in which it goes to sleep, or stays awake
+def test_a_helper_leaves_the_core_of_its_caller(pause: float) -> None:
     """It does not wait there for the caller, who waits for it, until the system moves one."""
-    script = """
+    script = f"""
     every = os.sched_getaffinity(0)
     limit(2)
     before = tasks()
     work()
     (helper,) = tasks() - before
-    here = {min(every)}
+    here = {{min(every)}}
     def pinned():
         os.sched_setaffinity(0, here)
         os.sched_setaffinity(helper, here)
         end = time.monotonic() + 20
         while affinity(helper) != every - here:
-            time.sleep(0.01)  # it goes to sleep
+            time.sleep({pause})
             work()
             assert time.monotonic() < end, affinity(helper)
     in_thread(pinned)
@@ -303,7 +304,7 @@ def test_a_helper_leaves_the_core_of_its_waker() -> None:
     os.sched_setaffinity(0, here)
     os.sched_setaffinity(helper, here)
     for _ in range(10):
-        time.sleep(0.01)
+        time.sleep({pause})
         work()
     assert affinity(helper) == here
     """

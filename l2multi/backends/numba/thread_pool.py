@@ -138,12 +138,14 @@ def independence() -> tuple[Any, Any]:
 
 
 def stepping_aside() -> tuple[Any, Any]:
-    """Two functions by which a helper that was woken leaves the core of who woke it for another
-    of the process's: where the caller tells its core, and where the helper leaves.
+    """Two functions by which a helper that finds itself on the core of the caller leaves it for
+    another of the process's: where the caller tells its core, and where the helper leaves.
 
     Linux may wake a thread on the core of its waker while others idle, and move it only after some
-    milliseconds: 17 calls after a pause of 50 ms took as long as by one thread (Linux 6.18 in a
-    virtual machine of two cores).
+    milliseconds: 17 calls after a pause of 50 ms took as long as by one thread. One that does not
+    sleep may be moved there too, when other threads come, such as torch's, and stays: calls then
+    took two to three times as long, for as long as they went on (Linux 6.18 in a virtual machine
+    of two cores).
     """
     if not _LINUX:
         return device(lambda pool: None), device(lambda pool: None)
@@ -229,6 +231,7 @@ def helper() -> Any:
         while pool != 0:  # for ever
             ticket = atomic_load(pool, descriptor.TICKET)
             if helper_wanted(ticket):
+                leave(pool)
                 if compare_exchange(pool, descriptor.TICKET, ticket, ticket - (1 << _HELP)):
                     take_chunks(pool, ticket >> _GENERATION, False)
                 looks = 0
@@ -237,6 +240,7 @@ def helper() -> Any:
             looks += 1
             if looks % POLITE != 0:
                 continue
+            leave(pool)
             _yield()
             at = nanoseconds(now)
             if looks == POLITE:
@@ -248,7 +252,6 @@ def helper() -> Any:
                     _wait(condition, mutex)  # if that fails, look on: the thread is known to others
                 atomic_add(pool, descriptor.ASLEEP, -1)
                 _unlock(mutex)
-                leave(pool)
                 looks = 0
         return 0
 
@@ -329,6 +332,7 @@ def parallel_for() -> Any:
         set_int(pool, descriptor.JOB_COUNT, count)
         set_int(pool, descriptor.JOB_CALL, call)
         set_int(pool, descriptor.JOB_CHUNKS, chunks)
+        tell(pool)
         atomic_store(pool, descriptor.DONE, 0)
         generation = (atomic_load(pool, descriptor.TICKET) >> _GENERATION) + 1 & _GENERATIONS
         ticket = generation << _GENERATION | helpers << _HELP | chunks
@@ -338,7 +342,6 @@ def parallel_for() -> Any:
         idle = get_int(pool, descriptor.HELPERS) - helpers
         asleep = atomic_load(pool, descriptor.ASLEEP) - idle
         if asleep > 0:
-            tell(pool)
             _lock(pool + 8 * descriptor.MUTEX)
             _unlock(pool + 8 * descriptor.MUTEX)
             while asleep > 0 and helper_wanted(atomic_load(pool, descriptor.TICKET)):
