@@ -234,12 +234,15 @@ def burst(call: Call, repeats: int) -> float:
 
 
 def repeats_for(call: Call, seconds: float) -> int:
-    """How many calls take so long, once the threads that they want are awake."""
-    repeats, taken = 1, burst(call, 1)
-    while taken * repeats < seconds / 8:
+    """How many calls take so long, once the threads that they want are awake and those of another
+    contender asleep: else a burst is too short, and what is timed is how threads wake up."""
+    settle()
+    repeats, taken = 1, math.inf
+    while True:
+        taken = min(taken, *(burst(call, repeats) for _ in range(4)))
+        if taken * repeats >= seconds / 8:
+            return max(1, round(seconds / taken))
         repeats *= 4
-        taken = min(burst(call, repeats) for _ in range(2))
-    return max(1, round(seconds / taken))
 
 
 def keep_memory() -> None:

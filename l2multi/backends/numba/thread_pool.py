@@ -46,9 +46,9 @@ AWAKE = 200_000
 # Elements from which a call wakes helpers that are all asleep. That takes the caller 2 to 9 us, 20
 # to 40 in a virtual machine, and they come later still: 2**16 float32 took twice as long as by one
 # thread, 2**17 1.2 to 1.6 times, 2**18 0.7 to 0.8 (Intel Xeon, two cores of a virtual machine). A
-# smaller call wakes them if it comes so soon after another that found them asleep that they would
-# have been awake.
-WAKE_FROM = 3 * 2**16
+# smaller call wakes them if it begins so soon after another that found them asleep, and took up to
+# 0.1 ms alone, that they would have been awake.
+WAKE_FROM, RHYTHM = 3 * 2**16, AWAKE + 100_000
 
 # Looks after which it offers its core to whoever waits for one, such as a thread of XLA's; and
 # after which a caller does, whose helper may be the one that waits.
@@ -300,7 +300,7 @@ def pays_to_wake() -> Any:
         at = nanoseconds(moment())
         last = atomic_load(pool, descriptor.ALONE)
         atomic_store(pool, descriptor.ALONE, at)
-        return at - last < AWAKE
+        return at - last < RHYTHM
 
     return run
 
