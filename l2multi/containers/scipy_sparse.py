@@ -225,10 +225,10 @@ def _offsets(x: Any, axes: tuple[int, ...]) -> Array | None:
         return None
     if x.format == "csr" and axes not in ((last,), (0, 1)[: x.ndim]):
         return None
-    if not _canonical(x):
+    ends = np.ascontiguousarray(x.indptr, np.int64)  # as kernels read them, for which once will do
+    if not _canonical(x, ends):
         return None
-    offsets: Array = x.indptr if len(axes) == 1 else x.indptr[[0, -1]]
-    return offsets
+    return ends if len(axes) == 1 else ends[[0, -1]]
 
 
 def _of_backend(name: str) -> Any:
@@ -244,12 +244,12 @@ def _of_backend(name: str) -> Any:
 FEW = 2**15  # entries up to which SciPy is done before a kernel has begun
 
 
-def _canonical(x: Any) -> bool:
+def _canonical(x: Any, ends: Array) -> bool:
     """Whether entries are stored in order and each once. SciPy looks at them by one core, and keeps
     what it finds."""
     unknown = "_has_canonical_format" not in vars(x) and x.indices.size >= FEW
     if unknown and (look := _of_backend("ascending")) is not None:
-        found = look(x.indices, x.indptr)
+        found = look(x.indices, ends)
         if found is not None:
             x.has_canonical_format = found
     return bool(x.has_canonical_format)
