@@ -54,6 +54,10 @@ TESTS = {
         ("tests/test_dask.py", SHARED[0], ANY),
         "numba:Dask,numpy:Dask split",
     ),
+    "containers/jax_sparse.py": (
+        ("tests/backends/test_jax_sparse.py", SHARED[0]),
+        "jax:BCOO,jax:BCSR",
+    ),
     "containers/masked.py": ((*GENERAL,), "numpy:masked array,numba:masked entries,numpy"),
     "containers/numbers.py": (GENERAL, "numpy,numba:list"),
     "containers/numpy_array.py": (GENERAL, "numpy,numpy:recarray"),
@@ -67,6 +71,7 @@ TESTS = {
         ("tests/test_scipy_sparse.py", SHARED[0], ANY),
         "numba:csr_array",
     ),
+    "containers/torch_gradient.py": (("tests/backends/test_torch.py",), "torch:numba"),
     "containers/torch_sparse.py": (("tests/backends/test_torch.py",), "torch:numba"),
     "containers/torch_tensor.py": (
         ("tests/backends/test_torch.py", *SHARED[:2]),

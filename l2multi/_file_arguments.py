@@ -15,6 +15,13 @@ from l2multi._replacing import told
 ZERO = (*_contract.ZERO, "drop", "null")
 
 
+def path(name: str, value: Any) -> str:
+    """A path as text, refused by the name of the argument if it is none."""
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {type(value).__name__}")
+    return os.fsdecode(value)
+
+
 def selection(tensor: str | None, column: str | None, dtype_in: Any) -> _formats.Selection:
     """The keywords that say what is meant in a file."""
     known = None if dtype_in is None else _formats.ml_dtype("dtype_in", dtype_in)

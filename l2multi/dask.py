@@ -114,7 +114,8 @@ def normalize_zarr(
     >>> normalize_zarr("a.zarr", "b.zarr", client="tcp://10.0.0.1:8786")  # doctest: +SKIP
     """
     start = time.perf_counter()
-    given, wanted = os.fsdecode(source), os.fsdecode(target)
+    given = _file_arguments.path("source", source)
+    wanted = _file_arguments.path("target", target)
     source, target = os.path.abspath(given), os.path.abspath(wanted)
     row = _formats.find(source)
     if row.module != zarr.__name__:
@@ -136,7 +137,9 @@ def normalize_zarr(
         if not dry_run:
             temporary = stack.enter_context(replacing(path, target, folder=True))
             if norms is not None:
-                keep_norms = files.norms_writer(stack, os.fsdecode(norms), (given, wanted), total)
+                keep_norms = files.norms_writer(
+                    stack, _file_arguments.path("norms", norms), (given, wanted), total
+                )
             with told("target", target):
                 opened.begin(temporary, result)
             job = job._replace(written=os.path.join(temporary, opened.name))

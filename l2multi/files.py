@@ -198,7 +198,8 @@ def normalize_file(
     (2, 2, 1, 5.0)
     """
     start = time.perf_counter()
-    given, wanted = os.fsdecode(source), os.fsdecode(target)
+    given = _file_arguments.path("source", source)
+    wanted = _file_arguments.path("target", target)
     with ExitStack() as stack:
         _remote.check_apart(given, wanted)
         source = stack.enter_context(_remote.fetched("source", given))
@@ -227,7 +228,9 @@ def normalize_file(
         temporary = stack.enter_context(replacing(path, target, folder=os.path.isdir(source)))
         keep_norms = None
         if norms is not None:
-            keep_norms = norms_writer(stack, os.fsdecode(norms), (given, wanted), one)
+            keep_norms = norms_writer(
+                stack, _file_arguments.path("norms", norms), (given, wanted), one
+            )
         _write(one, temporary, target, vectors, keep_norms, progress)
     return report_of(one, given, wanted, result, start)
 
@@ -386,7 +389,9 @@ def check_file(
     (1, 1, 1, 4.0, ((2,),))
     """
     with ExitStack() as stack:
-        source = stack.enter_context(_remote.fetched("source", os.fsdecode(source)))
+        source = stack.enter_context(
+            _remote.fetched("source", _file_arguments.path("source", source))
+        )
         opened = _file_arguments.open_file(
             source, _file_arguments.selection(tensor, column, dtype_in)
         )

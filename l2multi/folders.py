@@ -116,8 +116,8 @@ def normalize_folder(
     >>> [part.report.zero for part in first], [part.report for part in second]
     ([2, 0, 0], [None, None, None])
     """
-    target = os.fsdecode(target)
-    beside = None if norms is None else os.fsdecode(norms)
+    target = _file_arguments.path("target", target)
+    beside = None if norms is None else _file_arguments.path("norms", norms)
     pairs = _pairs(_sources(source), target)
     own = {} if beside is None else _norms_of([path for path, _ in pairs], target, beside)
     each = _for_each([path for path, _ in pairs], keywords)
@@ -245,7 +245,7 @@ def _for_each(paths: list[str], keywords: dict[str, Any]) -> dict[str, dict[str,
 
 def is_many(path: Path) -> bool:
     """Whether a path is a folder of files or a pattern, and not a file."""
-    path = os.fsdecode(path)
+    path = _file_arguments.path("source", path)
     kind = _remote.kind("source", path)
     if kind:
         return kind == "folder" and not _formats.find(path).folder
@@ -254,12 +254,12 @@ def is_many(path: Path) -> bool:
 
 def _sources(source: Path | Iterable[Path]) -> list[str]:
     """The files, by name."""
-    if not isinstance(source, str | bytes | os.PathLike):
-        found = [os.fsdecode(path) for path in source]
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes | os.PathLike):
+        found = [_file_arguments.path("source", path) for path in source]
         if not found:
             raise ValueError("source: expected files, got none")
         return found
-    path = os.fsdecode(source)
+    path = _file_arguments.path("source", source)
     if not is_many(path):
         found = [path]
     elif _remote.kind("source", path):
@@ -282,7 +282,7 @@ def left_out(source: Path | Iterable[Path]) -> list[str]:
     """The files of a folder that may be of vectors, and are taken only where they are asked for."""
     if not isinstance(source, str | bytes | os.PathLike):
         return []
-    path = os.fsdecode(source)
+    path = _file_arguments.path("source", source)
     if not (is_many(path) and _remote.kind("source", path)):
         return []
     names = _remote.listed(path)

@@ -290,8 +290,25 @@ def test_records_can_be_read(path: Path) -> None:
     assert facts["machine"]["cores"] == 2
     known = {cell.name for cell in fields.FIELDS[facts["field"]].cells()}
     assert {cell.name for cell in cells} <= known
-    assert len(cells) == {"cpu": 495, "jax": 27}[facts["field"]]
+    assert len(cells) == {"cpu": 495, "jax": 27, "torch": 132}[facts["field"]]
     assert race.report(facts, cells)
+
+
+def test_the_table_of_tensors_is_that_of_the_record() -> None:
+    record = ROOT / "benchmarks/records/torch-xeon.json"
+    _, cells = race.read(record.read_text(encoding="utf-8"))
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    rows = {"a new tensor": "new", "`out=`": "out", "in place": "inplace", "backwards": "gradient"}
+    ranked = [cell for cell in cells if cell.best]
+    for said, operation in rows.items():
+        means = (
+            race.mean([c.speedup for c in ranked if (c.operation, c.kind) == (operation, kind)])
+            for kind in ("float32", "float16", "bfloat16")
+        )
+        assert f"| {said} | {' | '.join(f'{mean:.2f}' for mean in means)} |" in text
+    least = min(cell.speedup for cell in ranked)
+    assert least > 1
+    assert f"the least is {least:.2f}" in text
 
 
 def test_every_line_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

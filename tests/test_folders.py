@@ -329,3 +329,21 @@ def test_names_are_for_parts_that_have_them():
         with pytest.raises(ValueError, match=r"^tensor: expected none, got 'e', and a \.npy file"):
             call()
     assert not os.path.exists("other")
+
+
+def test_what_is_no_path():
+    """Is refused by the name of the argument, one or among others."""
+    parts("a.npy")
+    for call, name in (
+        (lambda: files.normalize_file(3, "b.npy"), "source"),
+        (lambda: files.normalize_file("parts/a.npy", 3.5), "target"),
+        (lambda: files.normalize_file("parts/a.npy", "b.npy", norms=[1]), "norms"),
+        (lambda: files.check_file(["parts/a.npy"]), "source"),
+        (lambda: normalize_folder(3, "unit"), "source"),
+        (lambda: normalize_folder(["parts/a.npy", 3], "unit"), "source"),
+        (lambda: normalize_folder("parts", None), "target"),
+        (lambda: check_folder(3), "source"),
+    ):
+        with pytest.raises(TypeError, match=f"^{name}: expected a path, got "):
+            call()
+    assert not os.path.exists("b.npy")
