@@ -239,7 +239,10 @@ def repeats_for(call: Call, seconds: float) -> int:
     settle()
     repeats, taken = 1, math.inf
     while True:
-        taken = min(taken, *(burst(call, repeats) for _ in range(4)))
+        for _ in range(4):
+            taken = min(taken, burst(call, repeats))
+            if taken * repeats >= seconds:
+                break
         if taken * repeats >= seconds / 8:
             return max(1, round(seconds / taken))
         repeats *= 4

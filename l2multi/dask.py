@@ -116,6 +116,7 @@ def normalize_zarr(
     start = time.perf_counter()
     given = _file_arguments.path("source", source)
     wanted = _file_arguments.path("target", target)
+    norms = None if norms is None else _file_arguments.path("norms", norms)
     source, target = os.path.abspath(given), os.path.abspath(wanted)
     row = _formats.find(source)
     if row.module != zarr.__name__:
@@ -137,9 +138,7 @@ def normalize_zarr(
         if not dry_run:
             temporary = stack.enter_context(replacing(path, target, folder=True))
             if norms is not None:
-                keep_norms = files.norms_writer(
-                    stack, _file_arguments.path("norms", norms), (given, wanted), total
-                )
+                keep_norms = files.norms_writer(stack, norms, (given, wanted), total)
             with told("target", target):
                 opened.begin(temporary, result)
             job = job._replace(written=os.path.join(temporary, opened.name))

@@ -200,6 +200,7 @@ def normalize_file(
     start = time.perf_counter()
     given = _file_arguments.path("source", source)
     wanted = _file_arguments.path("target", target)
+    norms = None if norms is None else _file_arguments.path("norms", norms)
     with ExitStack() as stack:
         _remote.check_apart(given, wanted)
         source = stack.enter_context(_remote.fetched("source", given))
@@ -228,9 +229,7 @@ def normalize_file(
         temporary = stack.enter_context(replacing(path, target, folder=os.path.isdir(source)))
         keep_norms = None
         if norms is not None:
-            keep_norms = norms_writer(
-                stack, _file_arguments.path("norms", norms), (given, wanted), one
-            )
+            keep_norms = norms_writer(stack, norms, (given, wanted), one)
         _write(one, temporary, target, vectors, keep_norms, progress)
     return report_of(one, given, wanted, result, start)
 

@@ -337,7 +337,7 @@ def test_what_is_no_path():
     for call, name in (
         (lambda: files.normalize_file(3, "b.npy"), "source"),
         (lambda: files.normalize_file("parts/a.npy", 3.5), "target"),
-        (lambda: files.normalize_file("parts/a.npy", "b.npy", norms=[1]), "norms"),
+        (lambda: files.normalize_file("parts/a.npy", "b.npy", norms=[1], dry_run=True), "norms"),
         (lambda: files.check_file(["parts/a.npy"]), "source"),
         (lambda: normalize_folder(3, "unit"), "source"),
         (lambda: normalize_folder(["parts/a.npy", 3], "unit"), "source"),

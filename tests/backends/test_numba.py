@@ -19,6 +19,7 @@ from l2multi.backends.numba import (
     _plan,
     build,
     descriptor,
+    fast_call,
     kernels,
     loader,
     plan,
@@ -28,6 +29,7 @@ from l2multi.backends.numba import (
 from l2multi.backends.numba import (
     run as run_kernels,
 )
+from l2multi.backends.numba.kernels.jvp import HELD
 from l2multi.backends.numba.pairs import Pair, own, pair
 from tests import cases, modes
 from tests.processes import run
@@ -396,10 +398,19 @@ def test_short_rows_have_the_bits_of_rows(dtype: str) -> None:
                 assert norms[k].tobytes() == length.tobytes(), (n, k)
 
 
+def _pool() -> Any:
+    return (ctypes.c_int64 * descriptor.POOL_SIZE).from_address(threads.POOL)
+
+
 def _tangents(x: Any, d: Any, eps: float) -> Any:
     y = np.empty_like(x)
     tangents(x.dtype)(x.ctypes.data, d.ctypes.data, y.ctypes.data, len(x), x.shape[1], eps)
     return y
+
+
+def test_no_tangents_where_python_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_call, "usable", lambda: False)
+    assert tangents(np.dtype("f4")) is None
 
 
 @pytest.mark.parametrize("how", ["serial", "parallel"])
@@ -412,7 +423,9 @@ def test_tangents(dtype: str, how: str) -> None:
     rng = np.random.default_rng(10)
     shapes = [(45, n) for n in (*range(1, 6), 15, 16, 17, 100, 128, 511, 512, 513, 1024, 1025)]
     shapes += [(2**14, 3), (300, 640), (3, 6 * plan.SPLIT), (2, 6 * plan.SPLIT + 17)]
-    for m, n in (*shapes, (1, 67 * plan.SPLIT + 5)):
+    for m, n in (*shapes, (1, (HELD + 3) * plan.SPLIT + 5)):
+        if how == "parallel" and m == 45:  # enough for threads
+            m = -(-2 * threads.PARALLEL // n)
         x, d = (rng.uniform(-2, 2, (m, n)).astype(kind) for _ in "xd")
         if m > 7:
             x[1], x[2, 0], x[3, -1], d[4, 0], d[5, -1] = 0, np.nan, np.inf, np.nan, np.inf
@@ -429,11 +442,15 @@ def test_tangents(dtype: str, how: str) -> None:
                 )
             with threads.force("serial"):
                 serial = _tangents(x, d, eps)
+            before = _pool()[descriptor.TICKET]
             with threads.force(how):
                 got = _tangents(x, d, eps)
-                alone = np.concatenate([_tangents(x[[k]], d[[k]], eps) for k in range(0, m, 7)])
+                shared = how == "parallel" and threads.cores() > 1 and m * n >= threads.PARALLEL
+                assert (_pool()[descriptor.TICKET] != before) == shared, (m, n)
+                some = [*range(min(m, 8)), m - 1]
+                alone = np.concatenate([_tangents(x[[k]], d[[k]], eps) for k in some])
             assert serial.tobytes() == got.tobytes(), (m, n, eps)
-            assert alone.tobytes() == got[::7].tobytes(), (m, n, eps)
+            assert alone.tobytes() == got[some].tobytes(), (m, n, eps)
             finite = np.isfinite(want)
             assert (np.isfinite(got.astype("f8")) == finite).all(), (m, n, eps)
             off = abs(got.astype("f8")[finite] - want[finite])
@@ -972,7 +989,7 @@ def test_the_fast_call_asks_for_threads(cores: int) -> None:
     one.worker("rows")
     threads.pretend(cores)
     # Else one that comes by itself does not pay for them.
-    pool = (ctypes.c_int64 * descriptor.POOL_SIZE).from_address(threads.POOL)
+    pool = _pool()
     pool[descriptor.EAGER] = True
     try:
         for size in (threads.PARALLEL - 128, threads.PARALLEL):

@@ -234,7 +234,7 @@ def test_helpers_may_use_the_cores_of_the_process() -> None:
         work()
         assert helpers() == 2
     in_thread(pinned)
-    # The core of who woke it is no place for one.
+    # The caller's core is no place for one.
     until(lambda task: affinity(task) in (every, every - {min(every)}), lambda: tasks() - before)
     """
     run(script)

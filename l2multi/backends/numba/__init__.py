@@ -126,9 +126,9 @@ def report() -> dict[str, str]:
 _FOR_XLA = {
     "rows": {"rows": descriptor.XLA_ROWS, "short_rows": descriptor.XLA_SHORT_ROWS},
     "jvp": {
-        "jvp": descriptor.XLA_JVP,
         "jvp_part_sum": descriptor.XLA_JVP_PART_SUM,
         "jvp_part_scale": descriptor.XLA_JVP_PART_SCALE,
+        "jvp": descriptor.XLA_JVP,  # the one by which the handler tells whether they are there
     },
 }
 
@@ -172,10 +172,10 @@ def for_xla(x: np.dtype[Any], y: np.dtype[Any], work: str) -> tuple[int, int] | 
     at = number * descriptor.XLA_PAIR
     table[at + descriptor.XLA_READ] = one.source.size
     table[at + descriptor.XLA_WRITE] = one.target.size
-    for name, slot in _FOR_XLA[work].items():
-        table[at + slot] = loader.address(one.key(name))
     if work == "jvp":
         table[descriptor.XLA_JVP_ROWS] = loader.address(JVP_ROWS)
+    for name, slot in _FOR_XLA[work].items():
+        table[at + slot] = loader.address(one.key(name))
     table[descriptor.XLA_POOL] = threads.POOL
     threads.by_mask()
     return handler, number
@@ -269,7 +269,8 @@ def norm(
 def tangents(dtype: np.dtype[Any]) -> Tangents | None:
     """What writes the tangents of unit vectors, along rows of neighbouring elements of a dtype, for
     the tangents of the rows: the derivative forwards and backwards, for as a matrix it is
-    symmetric. None where there is no kernel for it.
+    symmetric. None where there is no kernel for it, or Python's objects are not as compiled code
+    reads them.
 
     Its arguments are the addresses of the rows, of their tangents and of the result, how many rows
     there are and of how many elements, and `eps`: to look up addresses of arrays takes as long as a
@@ -279,7 +280,12 @@ def tangents(dtype: np.dtype[Any]) -> Tangents | None:
     has_kernel = one.source.kind in shipped.DERIVATIVES and one.source.parts == 1
     if not has_kernel or one.source.swap or not fast_call.usable():
         return None
-    call = one.tangents_call()
+    try:
+        call = one.tangents_call()
+    except ImportError:
+        raise
+    except Exception:  # CPython is not what it was
+        return None
 
     def write(x: int, d: int, y: int, count: int, n: int, eps: float) -> None:
         if call(x, d, y, count, n, eps := float(eps), 0) is int:

@@ -120,7 +120,7 @@ DERIVATIVES = ("jvp", "jvp_part_sum", "jvp_part_scale")  # which the fast call d
     PAIR_PART_SUM,
     PAIR_PART_SCALE,
     PAIR_LONG_ROWS,  # 0 until it and the last two are linked
-    PAIR_JVP,  # for derivatives, which have a descriptor with these four and a few more
+    PAIR_JVP,  # as the next three, for derivatives
     PAIR_JVP_PART_SUM,
     PAIR_JVP_PART_SCALE,
     PAIR_JVP_ROWS,

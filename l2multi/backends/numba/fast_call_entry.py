@@ -1,4 +1,5 @@
-"""The fast call: a compiled function that Python calls, and that finds everything itself.
+"""The fast call: a compiled function that Python calls, and that finds everything itself; and that
+of derivatives.
 
 It reads the fields of arrays, tuples and numbers where `fast_call` has found them to be in memory,
 by the numbers that stand there. Nothing else that is compiled knows of Python, and the rest does

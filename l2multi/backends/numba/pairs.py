@@ -11,7 +11,9 @@ from l2multi.backends.numba import descriptor, fast_call, loader, shipped, threa
 
 Array = np.ndarray[Any, Any]
 
-FAST_CALL, LONG_ROWS, JVP_ROWS = ("fast_call",), ("long_rows",), ("jvp_rows",)  # kernel keys
+# Kernel keys.
+FAST_CALL, LONG_ROWS = ("fast_call",), ("long_rows",)
+TANGENTS_CALL, JVP_ROWS = ("tangents_call",), ("jvp_rows",)
 
 _NO_TABLE = np.empty(0, np.uint8)
 
@@ -104,17 +106,14 @@ class Pair:
 
     def tangents_call(self) -> fast_call.FastCall:
         """See `fast_call_entry.tangents_call`. Links all that it calls."""
-        told = np.zeros_like(self.descriptor)
         for slot, value in (
-            (descriptor.SIZE_X, self.x.itemsize),
-            (descriptor.PAIR_POOL, threads.POOL),
             (descriptor.PAIR_JVP_ROWS, loader.address(JVP_ROWS)),
             (descriptor.PAIR_JVP, loader.address(self.key("jvp"))),
             (descriptor.PAIR_JVP_PART_SUM, loader.address(self.key("jvp_part_sum"))),
             (descriptor.PAIR_JVP_PART_SCALE, loader.address(self.key("jvp_part_scale"))),
         ):
-            told[slot] = value
-        return fast_call.function(loader.address(("tangents_call",)), told, told)
+            self.descriptor[slot] = value
+        return fast_call.function(loader.address(TANGENTS_CALL), self.descriptor, self)
 
     @property
     def fast_call(self) -> fast_call.FastCall:

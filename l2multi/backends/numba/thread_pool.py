@@ -50,9 +50,13 @@ AWAKE = 200_000
 # 0.1 ms alone, that they would have been awake.
 WAKE_FROM, RHYTHM = 3 * 2**16, AWAKE + 100_000
 
-# Looks after which it offers its core to whoever waits for one, such as a thread of XLA's; and
-# after which a caller does, whose helper may be the one that waits.
+# Looks after which it offers its core to whoever waits for one, such as a thread of XLA's, and
+# looks at the clock and where it is; and after which a caller does, whose helper may be the one
+# that waits.
 POLITE, PATIENT = 16, 2000
+
+# How many ns a helper stays where it moved to, though callers take turns on all cores.
+STAY = 1_000_000
 
 # Bits of the ticket: where its parts begin, and how long they are.
 _FIRST, _HELP, _GENERATION = 16, 32, 44
@@ -137,6 +141,13 @@ def independence() -> tuple[Any, Any]:
     return may_create, be_as_main
 
 
+@device
+def nanoseconds(room):
+    """The time, read by way of two slots."""
+    _clock(_MONOTONIC, room)
+    return get_int(room, 0) * 1_000_000_000 + get_int(room, 1)
+
+
 def stepping_aside() -> tuple[Any, Any]:
     """Two functions by which a helper that finds itself on the core of the caller leaves it for
     another of the process's: where the caller tells its core, and where the helper leaves.
@@ -148,18 +159,23 @@ def stepping_aside() -> tuple[Any, Any]:
     of two cores).
     """
     if not _LINUX:
-        return device(lambda pool: None), device(lambda pool: None)
+        return device(lambda pool: None), device(lambda pool, now, moved: moved)
     of_process = memory.room(_WORDS)
 
     @device
     def tell(pool):
-        set_int(pool, descriptor.WAKER, 0 + _core())
+        core = 0 + _core()
+        if atomic_load(pool, descriptor.WAKER) != core:
+            atomic_store(pool, descriptor.WAKER, core)
 
     @device
-    def leave(pool):
+    def leave(pool, now, moved):
         core, left, any_left = 0 + _core(), of_process(), 0
-        if core != get_int(pool, descriptor.WAKER) or not 0 <= core < 64 * _WORDS:
-            return
+        if core != atomic_load(pool, descriptor.WAKER) or not 0 <= core < 64 * _WORDS:
+            return moved
+        at = nanoseconds(now)
+        if at - moved < STAY:
+            return moved
         if _affinity(_process(), 8 * _WORDS, left) == 0:
             word = core // 64
             set_int(left, word, get_int(left, word) & ~(1 << core % 64))
@@ -167,15 +183,9 @@ def stepping_aside() -> tuple[Any, Any]:
                 any_left |= get_int(left, k)
             if any_left:
                 _set_affinity(0, 8 * _WORDS, left)
+        return at
 
     return tell, leave
-
-
-@device
-def nanoseconds(room):
-    """The time, read by way of two slots."""
-    _clock(_MONOTONIC, room)
-    return get_int(room, 0) * 1_000_000_000 + get_int(room, 1)
 
 
 @device
@@ -227,11 +237,11 @@ def helper() -> Any:
         _mask(block, everything, 0)  # signals are for the threads of the program
         be_as_main()
         mutex, condition = pool + 8 * descriptor.MUTEX, pool + 8 * descriptor.CONDITION
-        looks = since = 0
+        looks = since = moved = 0
         while pool != 0:  # for ever
             ticket = atomic_load(pool, descriptor.TICKET)
             if helper_wanted(ticket):
-                leave(pool)
+                moved = leave(pool, now, moved)
                 if compare_exchange(pool, descriptor.TICKET, ticket, ticket - (1 << _HELP)):
                     take_chunks(pool, ticket >> _GENERATION, False)
                 looks = 0
@@ -240,7 +250,7 @@ def helper() -> Any:
             looks += 1
             if looks % POLITE != 0:
                 continue
-            leave(pool)
+            moved = leave(pool, now, moved)
             _yield()
             at = nanoseconds(now)
             if looks == POLITE:
@@ -327,12 +337,12 @@ def parallel_for() -> Any:
             return
         if threads < chunks < 4 * threads:
             chunks -= chunks % threads  # for each thread as many
+        tell(pool)  # before there are helpers that look
         helpers = start_helpers(pool, lesser(lesser(threads, chunks), _HELPERS) - 1)
         set_int(pool, descriptor.JOB, worker)
         set_int(pool, descriptor.JOB_COUNT, count)
         set_int(pool, descriptor.JOB_CALL, call)
         set_int(pool, descriptor.JOB_CHUNKS, chunks)
-        tell(pool)
         atomic_store(pool, descriptor.DONE, 0)
         generation = (atomic_load(pool, descriptor.TICKET) >> _GENERATION) + 1 & _GENERATIONS
         ticket = generation << _GENERATION | helpers << _HELP | chunks

@@ -157,7 +157,8 @@ def pretend(cores: int) -> None:
 def force(how: str) -> Iterator[None]:
     """Within this block and thread, use threads for the smallest call ("parallel", where that is
     safe) or for none ("serial"). For tests and benchmarks: "parallel" takes the fast path, which
-    uses none for a call so small, from all threads."""
+    uses none for a call so small, from all threads. Derivatives use as many as their size pays
+    for."""
     if how not in ("serial", "parallel"):
         raise ValueError(f"how: expected 'serial' or 'parallel', got {how!r}")
     from l2multi import _testing

@@ -1,7 +1,8 @@
 """The kernels: for each layout in memory a worker, in a file of its own.
 
 A worker does the vectors `first` to `last` of a call, as a call descriptor tells; each is compiled
-once for a pair of kinds. They follow `l2multi._summation`, and know nothing of threads or Python.
+once for a pair of kinds. They follow `l2multi._summation`, and know nothing of Python, and of
+threads only in which order they take parts of a long vector (`common.backwards`).
 In the drawings `a` is one vector of many, and memory goes from left to right:
 
 rows            aaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbb ...    neighbouring elements

@@ -259,7 +259,8 @@ def divided(product: bool) -> Any:
 def backwards(turn, parts, call):
     """The part of a long vector that comes at a turn of its scaling: what a thread has summed last
     first, for that is in its caches still. The calling thread sums its share from the first part
-    on, others from the last; see `thread_pool`."""
+    on, others from the last; see `thread_pool`. (Of a vector of more parts than are summed at a
+    time that is the last of them only.)"""
     share = parts // get_int(call, descriptor.THREADS)
     return (share if turn < share else parts + share) - 1 - turn
 

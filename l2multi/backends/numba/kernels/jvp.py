@@ -34,7 +34,7 @@ KEPT = 64
 
 # Parts of a vector from which threads share it, which shorter ones are done before; and parts whose
 # sums are held at a time.
-SHARED, HELD = 6, 64
+SHARED, HELD = 6, 256
 
 
 @device

@@ -74,7 +74,7 @@ def row_scale_plainly(source: Kind, target: Kind) -> Any:
     size, written, boundary = source.size, target.size, memory.boundary(target)
     read, write = size * LANES, written * LANES
     prefetch, prefetch_rows = memory.prefetch(read), memory.prefetch(rows * read)
-    fetches_output = source.narrow and target.narrow  # quotients leave time for it to come
+    fetches = source.narrow and target.narrow  # quotients leave time for an output to come
 
     def walk(fetches_x, fetches_y):
         @device
@@ -91,7 +91,7 @@ def row_scale_plainly(source: Kind, target: Kind) -> Any:
 
         return run
 
-    in_caches, in_place, beyond = walk(False, False), walk(True, False), walk(True, fetches_output)
+    in_caches, beyond_caches, to_another = walk(False, False), walk(True, False), walk(True, True)
 
     @device
     def scale(x, y, n, factor, table_x, table_y, ahead, stream):
@@ -110,10 +110,10 @@ def row_scale_plainly(source: Kind, target: Kind) -> Any:
         else:
             if ahead == 0:
                 x, y = in_caches(x, y, n, factor, table_x, table_y, ahead)
-            elif x == y:
-                x, y = in_place(x, y, n, factor, table_x, table_y, ahead)
+            elif fetches and x != y:
+                x, y = to_another(x, y, n, factor, table_x, table_y, ahead)
             else:
-                x, y = beyond(x, y, n, factor, table_x, table_y, ahead)
+                x, y = beyond_caches(x, y, n, factor, table_x, table_y, ahead)
             if n % (rows * LANES) >= LANES:
                 step(x, y, factor, table_x, table_y)
                 x += read
