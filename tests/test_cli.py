@@ -514,7 +514,7 @@ def test_warm(tmp_path, monkeypatch, capsys):
         ).stdout
         for _ in range(2)
     ]
-    assert told == [f"13 kernels are ready, {n} of which were compiled now\n" for n in (8, 0)]
+    assert told == [f"15 kernels are ready, {n} of which were compiled now\n" for n in (8, 0)]
     (tmp_path / "file").write_text("")
     for nowhere in ("", str(tmp_path / "file")):
         done = subprocess.run(
