@@ -430,7 +430,7 @@ def test_tangents(dtype: str, how: str) -> None:
         if m > 7:
             x[1], x[2, 0], x[3, -1], d[4, 0], d[5, -1] = 0, np.nan, np.inf, np.nan, np.inf
             x[6] *= kind.type(2.0**-10)
-        for eps in (0.0, 0.5):
+        for eps in (0.0,) if m == 1 else (0.0, 0.5):
             v, w = x.astype("f8"), d.astype("f8")
             with np.errstate(all="ignore"):
                 length = np.sqrt((v * v).sum(1, keepdims=True))
