@@ -135,7 +135,7 @@ def _squared(
         factor = torch.where(kind == 0, torch.full_like(kind, 2.0**power), 1.0)
         factor = torch.where(kind >= _LARGE, 2.0**-power, factor)
         parts = parts * factor
-    total = parts * parts
+    total = parts.square()
     if axes:
         total = _reduced(total.sum(axes, keepdim=True))
     return total, factor

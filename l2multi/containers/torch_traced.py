@@ -81,7 +81,7 @@ def _validated(x: torch.Tensor, axis: Any, zero: Any, nonfinite: Any) -> tuple[i
     _contract.need_values(zero, nonfinite)
     if x.layout != torch.strided:
         raise TypeError(f"x: layout {x.layout} is not supported while torch.compile traces")
-    if x.dtype not in operations.BY_NAME.values():
+    if x.dtype not in operations.NAMES:
         raise TypeError(f"x: dtype {x.dtype} is not supported")
     return _contract.normalize_axes(axis, x.ndim)
 
@@ -94,7 +94,7 @@ def _dtypes(x: torch.Tensor) -> tuple[torch.dtype, torch.dtype]:
 
 
 def _asked(dtype: Any, complex_: bool) -> torch.dtype:
-    fits = isinstance(dtype, torch.dtype) and dtype in operations.BY_NAME.values()
+    fits = isinstance(dtype, torch.dtype) and dtype in operations.NAMES
     if not fits or not (dtype.is_complex if complex_ else dtype.is_floating_point):
         kind = "complex" if complex_ else "real"
         raise TypeError(f"dtype: expected a {kind} floating torch.dtype, got {dtype!r}")
