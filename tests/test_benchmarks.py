@@ -1,6 +1,7 @@
 """The benchmarks run, at tiny size, over the full product of their parameters."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -511,6 +512,24 @@ def test_race_on_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert set(cell.times) == {fields.OURS, "F.normalize"} | (
             set() if written else {"largest first"}
         )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_compiled_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for what asks for a C++ compiler."""
+    torch = pytest.importorskip("torch", reason="of the extra `torch`")
+    from benchmarks import compiled
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(compiled, "MODELS", ((3, 4, 6, 5),))
+    monkeypatch.setattr(compiled, "BUDGET", 0.0)
+    compiled.main()
+    (*_, row) = capsys.readouterr().out.splitlines()
+    name, *figures = row.strip("| ").split(" | ")
+    assert name == "3, 4, 6, 5"
+    assert all(0 < float(figure) < math.inf for figure in figures)
 
 
 def test_gradients_of_other_functions_are_left_out() -> None:

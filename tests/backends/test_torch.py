@@ -1,5 +1,7 @@
 """Tensors: memory, signs to come, derivatives, transforms, compilation, and what is refused."""
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -379,6 +381,36 @@ def test_derivatives_by_kernel(make):
         (other,) = torch.autograd.grad(l2.normalize(x), x, make(g))
     assert not torch.equal(other, got)
     torch.testing.assert_close(other, got)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [1, 40, 200, 1100, 70000])
+def test_derivatives_of_half_types_at_every_size(n, dtype):
+    """Those of float64, whatever is beyond float32 on the way; and NaN stays in its row."""
+    torch.manual_seed(4)
+    far = {torch.bfloat16: 120, torch.float16: 12}[dtype]
+    sizes = torch.tensor([2.0**power for power in (-far, -far // 2, 0, far // 2, far)])
+    x, g = (
+        (torch.randn(25, n) * one[:, None]).to(dtype)
+        for one in (sizes.repeat(5), sizes.repeat_interleave(5))
+    )
+    g[4] = x[4]  # along x, of which nothing is left
+    g[9, 1:], x[14, 1:] = 0, 0
+    wide = x.double().requires_grad_()
+    (want,) = torch.autograd.grad(l2.normalize(wide, backend="torch"), wide, g.double())
+    (got,) = torch.autograd.grad(l2.normalize(x.requires_grad_()), x, g)
+    norms, along = l2.norm(x.double(), keepdims=True), (x * g.double()).sum(1, keepdims=True).abs()
+    scale = g.double().abs() / norms + x.double().abs() * along / norms**3
+    eps = torch.finfo(dtype).eps
+    bound = 0.5001 * eps * want.abs() + 2.0**-20 * scale + torch.finfo(dtype).smallest_normal * eps
+    most = torch.finfo(dtype).max  # where the true ones are larger, they are inf
+    assert ((got.double().clamp(-most, most) - want.clamp(-most, most)).abs() <= bound).all()
+    with torch.no_grad():
+        x[3, n // 2], g[5, n // 3] = math.inf, math.nan
+    (again,) = torch.autograd.grad(l2.normalize(x), x, g)
+    others = [row for row in range(25) if row not in (3, 5)]
+    assert torch.equal(again[others], got[others])
+    assert again[5].isnan().all()
 
 
 def test_gradients_of_extreme_float64():

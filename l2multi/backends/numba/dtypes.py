@@ -157,11 +157,16 @@ def _decode_bfloat(builder: Any, v: Value, table: Value) -> Value:
     return side_by_side(builder, parts)
 
 
-def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
-    """To nearest, ties to even; a NaN is canonical by now and does not overflow."""
-    bits = builder.bitcast(_odd_float(builder, v), vector_of(I32))
+def _rounded_up(builder: Any, single: Value) -> Value:
+    """float32 with the upper halves of their bits to nearest, ties to even; a NaN is canonical by
+    now and does not overflow."""
+    bits = builder.bitcast(single, vector_of(I32))
     even = builder.and_(_shift(builder, bits, 16), everywhere(I32, 1))
-    bits = builder.add(bits, builder.add(even, everywhere(I32, 0x7FFF)))
+    return builder.add(bits, builder.add(even, everywhere(I32, 0x7FFF)))
+
+
+def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
+    bits = _rounded_up(builder, _odd_float(builder, v))
     return builder.trunc(_shift(builder, bits, 16), vector_of(I16))
 
 
@@ -230,6 +235,30 @@ def bfloat_products(builder: Any, v: Value, single: Value) -> tuple[Value, Value
     return builder.bitcast(found, v.type), any_lane(builder, doubt)
 
 
+def two_rows(builder: Any, kind: "Kind", v: Value) -> list[Value]:
+    """Two rows of elements of a half type as two of float32. Of bfloat16, neighbours share 32 bits,
+    so that each of the two holds every other element: what stands in the upper half is a float32
+    but for the other's bits."""
+    if kind is not KINDS["bfloat16"]:
+        assert kind.single is not None
+        parts = (indices(range(k, k + LANES)) for k in (0, LANES))
+        return [kind.single(builder, builder.shuffle_vector(v, v, part)) for part in parts]
+    bits = builder.bitcast(v, vector_of(I32))
+    lower = builder.shl(bits, everywhere(I32, 16))
+    upper = builder.and_(bits, everywhere(I32, 0xFFFF0000))
+    return [builder.bitcast(one, vector_of(FLOAT)) for one in (lower, upper)]
+
+
+def as_two_rows(builder: Any, kind: "Kind", singles: list[Value]) -> Value:
+    """The inverse of `two_rows`, rounded to nearest."""
+    if kind is not KINDS["bfloat16"]:
+        return side_by_side(builder, [_half_single(builder, one) for one in singles])
+    lower, upper = (_rounded_up(builder, one) for one in singles)
+    upper = builder.and_(upper, everywhere(I32, 0xFFFF0000))
+    found = builder.or_(_shift(builder, lower, 16), upper)
+    return builder.bitcast(found, ir.VectorType(I16, 2 * LANES))
+
+
 def _decode_byte(builder: Any, v: Value, table: Value) -> Value:
     return builder.fpext(_look_up(builder, FLOAT, table, v), vector_of(DOUBLE))
 
@@ -272,6 +301,11 @@ class Kind(NamedTuple):
     exact: bool = False  # squares are exact in float64
     single: Callable[..., Value] | None = None  # decode, to float32
     nearest: Callable[..., tuple[Value, Value]] | None = None  # see `arithmetic.scaling`
+
+    @property
+    def half(self) -> bool:
+        """Whether elements are float16 or bfloat16."""
+        return self.nearest is not None
 
     def encoded(self, builder: Any, v: Value, table: Value) -> Value:
         """Lanes as elements, of a kind that is written."""
