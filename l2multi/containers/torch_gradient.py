@@ -8,7 +8,6 @@ to differentiate its own operations.
 import functools
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 import l2multi
@@ -107,8 +106,7 @@ def _by_kernel(
     if write is None or not x.is_contiguous() or not x.numel():
         return None
     g = g.resolve_neg().contiguous()
-    y = operations.tensor(np.empty(x.shape, operations.numpy_dtype(x.dtype)))
-    n = x.shape[-1]
+    y, n = operations.empty(x), x.shape[-1]
     if not (x.data_ptr() and g.data_ptr()):  # zeros that torch keeps in no memory
         return None
     write(x.data_ptr(), g.data_ptr(), y.data_ptr(), x.numel() // n, n, eps)

@@ -99,7 +99,7 @@ class HostTensor(Opened):
             if own not in BITS:
                 _arrays[own] = path
             if not own.is_complex and result == self.array.dtype:
-                _direct[own] = path, np.dtype(NAMES[BITS.get(own, own)]), own in BITS
+                _direct[own] = path
         _backends.fast_paths[self.kind] = _fast_path
 
     def asked(self, dtype: Any) -> Any:
@@ -195,15 +195,14 @@ _fast_path = FastPath()
 
 
 # Load-once caches: the fast paths of NumPy arrays, by torch's floating dtypes; of these those of
-# which torch gives arrays; and of real ones, with the dtype of their bits, and whether that is
-# another.
+# which torch gives arrays; and of real ones.
 _paths: dict[torch.dtype, Any] = {}
 _arrays: dict[torch.dtype, Any] = {}
-_direct: dict[torch.dtype, tuple[Any, np.dtype[Any], bool]] = {}
+_direct: dict[torch.dtype, Any] = {}
 
 # Bound here, for an attribute of a module takes 20 ns of 2000.
 _level, _stack = _functorch.maybe_current_level, torch._C._len_torch_dispatch_stack
-_tracing, _from_numpy, _empty = torch._C._is_tracing, torch.from_numpy, np.empty
+_tracing, _from_numpy, _empty = torch._C._is_tracing, torch.from_numpy, operations.empty
 _strided, _named = torch.strided, hasattr(torch.Tensor, "names")
 
 
@@ -228,18 +227,16 @@ def _rows(x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any, out: 
     """Rows that lie one after another, by their addresses, which takes a third of the time that
     views as arrays take; None where that will not do."""
     dtype, ndim = x.dtype, x.ndim
-    known = _direct.get(dtype)
-    if known is None or not ndim or type(axis) is not int or (axis != -1 and axis != ndim - 1):
+    path = _direct.get(dtype)
+    if path is None or not ndim or type(axis) is not int or (axis != -1 and axis != ndim - 1):
         return None
-    size, (path, bits, seen_as) = x.numel(), known
+    size = x.numel()
     if not size or not (at := _address(x)):
         return None
     shape = x.shape
     n = shape[-1]
     if out is None:
-        y = _from_numpy(_empty(shape, bits))
-        if seen_as:
-            y = y.view(dtype)
+        y = _empty(x)
         to = y.data_ptr()
     else:
         y, to = out, 0
