@@ -454,7 +454,8 @@ def test_tangents(dtype: str, how: str) -> None:
             finite = np.isfinite(want)
             assert (np.isfinite(got.astype("f8")) == finite).all(), (m, n, eps)
             off = abs(got.astype("f8")[finite] - want[finite])
-            bound = (1.01 * unit * abs(want) + 1e-13 * most + 2.0**-25)[finite]
+            lost = 2.0**-22 if x.dtype.itemsize == 2 else 1e-13  # half types are in float32 at last
+            bound = (1.01 * unit * abs(want) + lost * most + 2.0**-25)[finite]
             assert (off <= bound).all(), (m, n, eps)
 
 

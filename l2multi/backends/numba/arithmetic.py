@@ -13,13 +13,13 @@ from l2multi.backends.numba.compiler import primitive
 from l2multi.backends.numba.dtypes import (
     KINDS,
     Kind,
-    as_two_rows,
     beyond,
     bfloat_products,
     decode_signed,
     decode_unsigned,
     machine_has,
-    two_rows,
+    of_two_halves,
+    two_halves,
 )
 from l2multi.backends.numba.lanes import (
     BLOCK,
@@ -188,48 +188,27 @@ def scaling(source: Kind, target: Kind, non_temporal: bool, rows: int = 1) -> An
     return whole
 
 
-def _muladd(builder: Any, a: Value, b: Value, c: Value) -> Value:
-    return intrinsic(builder, f"llvm.fmuladd.v{LANES}f32", a.type, a, b, c)
-
-
-def products_of_two_rows(kind: Kind) -> Any:
-    """A primitive: of two rows of lanes of each of two arrays of a half type, ``(a, b)``, the
-    products, added by twos. These are float32: one product is exact there, if it is in the range,
-    and their sum is rounded."""
-
-    @primitive(lanes, types.intp, types.intp)
-    def whole(builder: Any, a: Value, b: Value) -> Value:
-        both = ir.VectorType(kind.element, 2 * LANES)
-        (v, v_next), (w, w_next) = (
-            two_rows(builder, kind, read(builder, at, both)) for at in (a, b)
-        )
-        total = _muladd(builder, v_next, w_next, builder.fmul(v, w))
-        return builder.fpext(total, vector_of(DOUBLE))
-
-    return whole
-
-
 def tangents_of_two_rows(kind: Kind, non_temporal: bool) -> Any:
     """A primitive: ``v * back + w * factor`` of two rows of lanes of a half type in float32, ``(v,
     w, to, factor, back)``, where these two are in its range; False, and nothing is written, where
     it does not hold a number on the way."""
+    rows = ir.VectorType(kind.element, 2 * LANES)
+    muladd = f"llvm.fmuladd.v{LANES}f32"
 
     @primitive(types.boolean, types.intp, types.intp, types.intp, lanes, lanes)
     def whole(builder: Any, x: Value, d: Value, to: Value, factor: Value, back: Value) -> Value:
-        both = ir.VectorType(kind.element, 2 * LANES)
-        factor, back = (builder.fptrunc(one, vector_of(FLOAT)) for one in (factor, back))
-        values, others = (two_rows(builder, kind, read(builder, at, both)) for at in (x, d))
+        singles = vector_of(FLOAT)
+        factor, back = builder.fptrunc(factor, singles), builder.fptrunc(back, singles)
+        values, others = (two_halves(builder, kind, read(builder, at, rows)) for at in (x, d))
         found = [
-            _muladd(builder, v, back, builder.fmul(w, factor))
+            intrinsic(builder, muladd, singles, v, back, builder.fmul(w, factor))
             for v, w in zip(values, others, strict=True)
         ]
-        bad = [
-            builder.fcmp_unordered("une", builder.fsub(one, one), everywhere(FLOAT, 0.0))
-            for one in found
-        ]
+        differences = (builder.fsub(one, one) for one in found)
+        bad = (builder.fcmp_unordered("une", one, everywhere(FLOAT, 0.0)) for one in differences)
         good = builder.not_(any_lane(builder, builder.or_(*bad)))
         with builder.if_then(good, likely=True):
-            v = as_two_rows(builder, kind, found)
+            v = of_two_halves(builder, kind, found)
             if non_temporal:
                 write_non_temporal(builder, kind, v, to)
             else:

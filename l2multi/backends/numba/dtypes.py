@@ -157,16 +157,16 @@ def _decode_bfloat(builder: Any, v: Value, table: Value) -> Value:
     return side_by_side(builder, parts)
 
 
-def _rounded_up(builder: Any, single: Value) -> Value:
-    """float32 with the upper halves of their bits to nearest, ties to even; a NaN is canonical by
-    now and does not overflow."""
+def _nearest_upper_bits(builder: Any, single: Value) -> Value:
+    """float32 whose upper bits are those of the nearest bfloat16, ties to even; a NaN is canonical
+    by now and does not overflow."""
     bits = builder.bitcast(single, vector_of(I32))
     even = builder.and_(_shift(builder, bits, 16), everywhere(I32, 1))
     return builder.add(bits, builder.add(even, everywhere(I32, 0x7FFF)))
 
 
 def _encode_bfloat(builder: Any, v: Value, table: Value) -> Value:
-    bits = _rounded_up(builder, _odd_float(builder, v))
+    bits = _nearest_upper_bits(builder, _odd_float(builder, v))
     return builder.trunc(_shift(builder, bits, 16), vector_of(I16))
 
 
@@ -235,10 +235,9 @@ def bfloat_products(builder: Any, v: Value, single: Value) -> tuple[Value, Value
     return builder.bitcast(found, v.type), any_lane(builder, doubt)
 
 
-def two_rows(builder: Any, kind: "Kind", v: Value) -> list[Value]:
-    """Two rows of elements of a half type as two of float32. Of bfloat16, neighbours share 32 bits,
-    so that each of the two holds every other element: what stands in the upper half is a float32
-    but for the other's bits."""
+def two_halves(builder: Any, kind: "Kind", v: Value) -> list[Value]:
+    """Two rows of elements of a half type as float32. Of bfloat16 each half has every other
+    element: two neighbours share 32 bits, which are a float32 but for the other's bits."""
     if kind is not KINDS["bfloat16"]:
         assert kind.single is not None
         parts = (indices(range(k, k + LANES)) for k in (0, LANES))
@@ -249,11 +248,11 @@ def two_rows(builder: Any, kind: "Kind", v: Value) -> list[Value]:
     return [builder.bitcast(one, vector_of(FLOAT)) for one in (lower, upper)]
 
 
-def as_two_rows(builder: Any, kind: "Kind", singles: list[Value]) -> Value:
-    """The inverse of `two_rows`, rounded to nearest."""
+def of_two_halves(builder: Any, kind: "Kind", halves: list[Value]) -> Value:
+    """The inverse of `two_halves`, rounded to nearest."""
     if kind is not KINDS["bfloat16"]:
-        return side_by_side(builder, [_half_single(builder, one) for one in singles])
-    lower, upper = (_rounded_up(builder, one) for one in singles)
+        return side_by_side(builder, [_half_single(builder, one) for one in halves])
+    lower, upper = (_nearest_upper_bits(builder, one) for one in halves)
     upper = builder.and_(upper, everywhere(I32, 0xFFFF0000))
     found = builder.or_(_shift(builder, lower, 16), upper)
     return builder.bitcast(found, ir.VectorType(I16, 2 * LANES))

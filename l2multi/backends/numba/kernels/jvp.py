@@ -3,9 +3,9 @@
 For the tangent d of x, that of the unit vector u is ``(d - u (u . d)) / norm``, or ``d / eps``
 where the norm is at most `eps`, or 0 where it is 0. As a matrix it is symmetric, so that it serves
 derivatives forwards and backwards. Kinds are narrow: no product of three of their numbers leaves
-the range of float64. Of half types two rows of lanes are done at a time in float32, whose products
-are exact, and float64 adds; where numbers are beyond float32, all is in float64. That takes 0.36 to
-0.84 of the time (Zen 5), and differs by 2**-22 of the larger of the two terms.
+the range of float64, where sums are. The results of half types are in float32, two rows of lanes at
+a time, where that holds what is on the way: within 2**-22 of the larger of the two terms. From 32
+elements on that takes 0.36 to 0.86 of the time (Zen 5).
 """
 
 from typing import Any
@@ -31,7 +31,8 @@ from l2multi.backends.numba.lanes import add, canonical, div, lesser, mul, mulad
 from l2multi.backends.numba.memory import get, get_double, get_int, put, put_double, set_int
 from l2multi.backends.numba.plan import SPLIT
 
-# Rows of lanes that are kept as float64 until the factors are known.
+# Rows of lanes, of some vectors together, that are summed before any is scaled: what they are in
+# float64 is kept, or they are read again.
 KEPT = 64
 
 # Parts of a vector from which threads share it, which shorter ones are done before; and parts whose
@@ -59,55 +60,27 @@ def tangent(v, w, factor, back):
 
 @device
 def moderate(value):
-    """Whether products of numbers of a half type with `value`, or that add up to it, can do with
-    the range of float32."""
+    """Whether float32 holds products of this factor with numbers of a half type."""
     return 2.0**-200 <= value * value <= 2.0**200
 
 
-def wide_sums(kind: Kind) -> Any:
-    """See `part_sums`, from an element on to which there are sums."""
+def part_sums(kind: Kind) -> Any:
+    """A function: the sums over lanes of the squares of x and its products with d, of `n`
+    neighbouring elements."""
     load, load_some = memory.loads(kind)
     size, step = kind.size, kind.size * LANES
 
     @device
-    def sums(x, d, first, n, squares, products):
-        left = n % LANES
+    def sums(x, d, n):
+        left, squares, products = n % LANES, splat(0.0), splat(0.0)
         end = (n - left) * size
-        for k in range(first * size, end, step):
+        for k in range(0, end, step):
             v, w = load(x + k, 0), load(d + k, 0)
             squares, products = muladd(v, v, squares), muladd(v, w, products)
         if left:
             v, w = load_some(x + end, left, 0), load_some(d + end, left, 0)
             squares, products = muladd(v, v, squares), muladd(v, w, products)
         return squares, products
-
-    return sums
-
-
-def part_sums(kind: Kind) -> Any:
-    """A function: the sums over lanes of the squares of x and its products with d, of `n`
-    neighbouring elements. Half types can do with products in float32 where these are moderate."""
-    wide = wide_sums(kind)
-    if not kind.half:
-
-        @device
-        def all_wide(x, d, n):
-            return wide(x, d, 0, n, splat(0.0), splat(0.0))
-
-        return all_wide
-
-    two, size = arithmetic.products_of_two_rows(kind), kind.size
-
-    @device
-    def sums(x, d, n):
-        squares = products = splat(0.0)
-        first = n - n % (2 * LANES)
-        for k in range(0, first * size, 2 * LANES * size):
-            squares = add(squares, two(x + k, x + k))
-            products = add(products, two(x + k, d + k))
-        if not (moderate(lanes.sum_lanes(squares)) and moderate(lanes.sum_lanes(products))):
-            first, squares, products = 0, splat(0.0), splat(0.0)
-        return wide(x, d, first, n, squares, products)
 
     return sums
 
@@ -269,15 +242,16 @@ def jvp_kept(kind: Kind) -> Any:
     return kept
 
 
-def jvp_some(kind: Kind) -> Any:
-    """The same of a half type, whose conversion costs less than to keep what it gives."""
+def jvp_read_again(kind: Kind) -> Any:
+    """The same of a half type, whose vectors have two rows of lanes at least: to convert them again
+    costs less than to keep float64."""
     sums, scale, size, boundary = (
         part_sums(kind), part_tangents(kind), kind.size, memory.boundary(kind)
     )  # fmt: skip
     reserve_doubles = memory.stack(2 * KEPT // LANES)
 
     @device
-    def some(x, d, y, n, count, eps, stream):
+    def again(x, d, y, n, count, eps, stream):
         doubles, row, stream = reserve_doubles(), n * size, stream and (n * size) % boundary == 0
         for i in range(count):
             squares, products = sums(x + i * row, d + i * row, n)
@@ -288,7 +262,7 @@ def jvp_some(kind: Kind) -> Any:
             at, factor, back = i * row, get_double(doubles, 2 * i), get_double(doubles, 2 * i + 1)
             scale(x + at, d + at, y + at, n, factor, back, stream)
 
-    return some
+    return again
 
 
 def jvp_few(kind: Kind) -> Any:
@@ -359,8 +333,8 @@ def jvp_part_scale(source: Kind, target: Kind) -> Any:
 
 def jvp(source: Kind, target: Kind) -> Any:
     """Tangents along rows of neighbouring elements, one after the other: all of one kind."""
-    row, few, size = jvp_row(source), jvp_few(source), source.size
-    kept = (jvp_some if source.half else jvp_kept)(source)
+    row, kept, few, size = jvp_row(source), jvp_kept(source), jvp_few(source), source.size
+    again, half = (jvp_read_again if source.half else jvp_kept)(source), source.half
     assert target is source
 
     @worker
@@ -376,7 +350,10 @@ def jvp(source: Kind, target: Kind) -> Any:
                 first += LANES
             elif most > 0:
                 count = lesser(most, last - first)
-                kept(x + at, d + at, y + at, n, count, eps, stream)
+                if half and n >= 2 * LANES:
+                    again(x + at, d + at, y + at, n, count, eps, stream)
+                else:
+                    kept(x + at, d + at, y + at, n, count, eps, stream)
                 first += count
             else:
                 row(x + at, d + at, y + at, n, eps, stream)
