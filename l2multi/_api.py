@@ -240,7 +240,6 @@ def norm(
     )
 
 
-@_usable.asks
 def is_normalized(
     x: Any, axis: Axis = -1, *, tol: float | None = None, backend: str | None = None
 ) -> Any:
@@ -278,6 +277,11 @@ def is_normalized(
     >>> l2.is_normalized([[0.6, 0.8], [3.0, 4.0]])
     array([ True, False])
     """
+    return _is_normalized(x, axis, tol, backend)
+
+
+@_usable.asks
+def _is_normalized(x: Any, axis: Axis, tol: float | None, backend: str | None) -> Any:
     if tol is not None:
         tol = _call.size("tol", tol)
     path = _backends.fast_path(x, backend)
@@ -288,16 +292,14 @@ def is_normalized(
     return _call.is_normalized(x, Request(axis, backend=backend), tol)
 
 
-def _traced_is_normalized(
-    x: Any, axis: Axis = -1, *, tol: float | None = None, backend: str | None = None
-) -> Any:
-    """What torch.compile, which traces Python, traces in place of `is_normalized`."""
+def _traced_is_normalized(x: Any, axis: Axis, tol: float | None, backend: str | None) -> Any:
+    """What torch.compile, which traces Python, traces in place of `_is_normalized`."""
     from l2multi.containers import torch_traced
 
     return torch_traced.is_normalized(x, axis, tol, backend)
 
 
-_backends.trace_as(is_normalized, _traced_is_normalized)
+_backends.trace_as(_is_normalized, _traced_is_normalized)
 
 
 def backend(name: str) -> contextlib.AbstractContextManager[None]:

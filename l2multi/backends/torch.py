@@ -64,7 +64,7 @@ def unit(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The unit vectors, and the norms where asked for."""
     parts, along, may_leave = _parts(x, axes)
-    total, factor = _squared(parts, along, may_leave)
+    raised, total, factor = _squared(parts, along, may_leave)
     root, zero, bound = _root(total), total == 0, max(eps, torch.finfo(parts.dtype).tiny)
     if factor is None and dtype not in (torch.float64, torch.complex128):
         # One product for each number, which is rounded to fewer bits. A compiler keeps what `rsqrt`
@@ -77,10 +77,9 @@ def unit(
         y = parts * inverse
     else:
         divisor = torch.where(zero, 1.0, root)
-        if factor is None:
-            y = parts / divisor
-        else:  # up before and down after, so that no bit is lost on the way
-            y = parts * factor.clamp(min=1.0) / divisor * factor.clamp(max=1.0)
+        y = raised / divisor
+        if factor is not None:  # down only now, so that no bit is lost on the way
+            y = y * factor.clamp(max=1.0)
         y = torch.where(zero, parts * 0.0, y)
         if eps:
             short = (root <= bound) if factor is None else (root <= bound * factor)
@@ -95,7 +94,7 @@ def unit(
 
 def length(x: torch.Tensor, axes: Axes, keepdims: bool, dtype: torch.dtype) -> torch.Tensor:
     """The norms."""
-    total, factor = _squared(*_parts(x, axes))
+    _, total, factor = _squared(*_parts(x, axes))
     norms = _rounded(_length(_root(total), factor), dtype)
     shape = [1 if d in axes else n for d, n in enumerate(x.shape)] if keepdims else _batch(x, axes)
     return norms.reshape(shape)
@@ -122,8 +121,13 @@ def _widest(device: torch.device) -> torch.dtype:
 
 def _squared(
     parts: torch.Tensor, axes: Axes, may_leave: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The sum of squares, axes kept, of the numbers times a factor, if there is one."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The numbers times a factor, if there is one and it is larger than 1; the sum of squares, axes
+    kept, of the numbers times the factor; and the factor.
+
+    Derivatives come together at what has been multiplied: 1 over the norm of a subnormal vector is
+    beyond the range, where the derivative may be within.
+    """
     factor = None
     if may_leave:
         low, high, power = _SAFE[parts.dtype]
@@ -134,11 +138,11 @@ def _squared(
             kind = _reduced(kind.sum(axes, keepdim=True))
         factor = torch.where(kind == 0, torch.full_like(kind, 2.0**power), 1.0)
         factor = torch.where(kind >= _LARGE, 2.0**-power, factor)
-        parts = parts * factor
-    total = parts.square()
+        parts = parts * factor.clamp(min=1.0)
+    total = (parts if factor is None else parts * factor.clamp(max=1.0)).square()
     if axes:
         total = _reduced(total.sum(axes, keepdim=True))
-    return total, factor
+    return parts, total, factor
 
 
 def _root(total: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,8 @@ def _ragged(x: Sequence[Any]) -> str | None:
                 place = map(int, np.unravel_index(k, lengths))
                 odd = "x" + "".join(f"[{i}]" for i in place)
                 start = "x" + "[0]" * len(lengths)
-                return f"is ragged: row {odd} {_told(row)}, row {start} {_told(rows[0])}"
+                told = f"is ragged: row {odd} {_told(row)}, row {start} {_told(rows[0])}"
+                return f"{told}; for vectors that differ in length, try pyarrow.array(x)"
         if first is None:
             break
         lengths.append(first)

@@ -20,6 +20,10 @@ Axes = tuple[int, ...]
 # long as at once (2-core Xeon).
 BLOCK = 2**18
 
+# Above what a derivative of float64 is divided on its way back, and by what: over the square of the
+# smallest norm that has been scaled (see `backends.torch`) it is in the range then.
+_LARGE, _SCALE = 2.0**60, 2.0**964
+
 
 class Made(NamedTuple):
     """What has been computed, and of what; and which backend was named, if one was."""
@@ -65,7 +69,7 @@ class Unit(_Computed):
             def unit(x: torch.Tensor) -> torch.Tensor:
                 return operations.unit(x, axes, eps, zero_nan, ctx.dtype, None)[0]
 
-            made = _by_torch(unit, x, g)
+            made = _by_torch(unit, x, g, axes)
         return made, None
 
 
@@ -78,19 +82,33 @@ class Length(_Computed):
         (x,) = ctx.saved_tensors
         axes, *_, keepdims, name = ctx.how
         if torch.is_grad_enabled() or not operations.has_values(g):
-            return _by_torch(lambda x: operations.length(x, axes, keepdims, ctx.dtype), x, g), None
+
+            def length(x: torch.Tensor) -> torch.Tensor:
+                return operations.length(x, axes, keepdims, ctx.dtype)
+
+            return _by_torch(length, x, g), None
         unit = l2multi.normalize(x, axes, backend=name)
         shape = [1 if d in axes else n for d, n in enumerate(x.shape)]
         return (unit * g.reshape(shape)).to(x.dtype), None
 
 
-def _by_torch(function: Any, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """The derivative that torch makes of its own operations, which it can differentiate again."""
+def _by_torch(
+    function: Any, x: torch.Tensor, g: torch.Tensor, axes: Axes | None = None
+) -> torch.Tensor:
+    """The derivative that torch makes of its own operations, which it can differentiate again; of
+    vectors along `axes` by a smaller `g` where that is large, for it is linear in that."""
     again = torch.is_grad_enabled()
+    scale = None
+    if axes is not None and not again and g.dtype in (torch.float64, torch.complex128):
+        large = (torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).abs() > _LARGE
+        large = large.any(-1) if g.is_complex() else large
+        large = large.any(axes, keepdim=True) if axes else large
+        scale = torch.ones_like(large, dtype=torch.float64).masked_fill_(large, _SCALE)
+        g = g / scale
     with torch.enable_grad():
         x = x if again else x.detach().requires_grad_()
         (found,) = torch.autograd.grad(function(x), x, g, create_graph=again)
-    return found
+    return found if scale is None else found * scale
 
 
 def _by_kernel(
@@ -139,15 +157,19 @@ def _projected(
     the cubes."""
     wide = torch.float64 if x.dtype in (torch.float64, torch.complex128) else torch.float32
     shape = [1 if d in axes else n for d, n in enumerate(x.shape)]
+    if not _is_small(g, wide):
+        if wide == torch.float64:
+            return None
+        wide, norms = torch.float64, None
     if norms is not None and norms.numel() == 1 and not x.is_complex():
         length = float(norms)
         if max(eps, 1e-12) < length < 1e12:  # by numbers, in half the time
             xs, gs = x.to(wide), g.to(wide)
             across = float((xs * gs).sum()) / length**3
             return (gs * (1 / length)).add_(xs, alpha=-across).to(x.dtype)
-    if norms is None or not _moderate(norms, wide):
+    if norms is None or not _are_moderate(norms, wide):
         norms = l2multi.norm(x, axes, dtype=torch.float64)
-        if not _moderate(norms, wide):
+        if not _are_moderate(norms, wide):
             if wide == torch.float64:
                 return None
             wide = torch.float64
@@ -166,13 +188,25 @@ def _projected(
     return torch.view_as_complex(made) if made.ndim > len(shape) else made
 
 
-def _moderate(norms: torch.Tensor, wide: torch.dtype) -> bool:
-    """Whether cubes of the inverses are in the range of a dtype, of norms that are not 0."""
+# Between what the norms are to be, and below what the derivatives, so that what is on the way to a
+# result is in the range: at most a derivative over the square of a norm.
+_BOUNDS = {torch.float32: 1e12, torch.float64: 1e100}
+
+
+def _are_moderate(norms: torch.Tensor, wide: torch.dtype) -> bool:
+    """Whether the norms that are not 0 are."""
     if not norms.numel():
         return True
     low, high = norms.masked_fill(norms == 0, 1.0).aminmax()
-    bound = 1e12 if wide == torch.float32 else 1e100
-    return bool(low > 1 / bound) and bool(high < bound)
+    return bool(low > 1 / _BOUNDS[wide]) and bool(high < _BOUNDS[wide])
+
+
+def _is_small(g: torch.Tensor, wide: torch.dtype) -> bool:
+    """Whether a derivative is."""
+    if not g.numel():
+        return True
+    low, high = (torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).aminmax()
+    return bool(low > -_BOUNDS[wide]) and bool(high < _BOUNDS[wide])
 
 
 def _combined(

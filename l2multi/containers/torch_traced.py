@@ -5,8 +5,22 @@ from typing import Any
 
 import torch
 
+import l2multi
 from l2multi import _backends, _contract
 from l2multi.backends import torch as operations
+
+
+def _with_values(function: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Call a function as if nobody traced, between two graphs. Where there is to be one graph,
+    torch says why there is none."""
+    return function(*arguments, **keywords)
+
+
+_WHY = 'l2multi: zero="raise" and nonfinite="raise" need values; use zero="keep" or "nan"'
+try:
+    _with_values = torch.compiler.disable(_with_values, reason=_WHY)
+except TypeError:  # before torch 2.8
+    _with_values = torch.compiler.disable(_with_values)
 
 
 class Traced:
@@ -20,7 +34,12 @@ class Traced:
     ) -> Any:  # fmt: skip
         """As `l2multi.normalize`."""
         _contract.check_choice("zero", zero, _contract.ZERO)
-        axes = _validated(x, axis, zero, nonfinite)
+        if zero == "raise" or nonfinite == "raise":
+            keywords = {"out": out, "dtype": dtype, "return_norm": return_norm}
+            return _with_values(
+                l2multi.normalize, x, axis, eps=eps, zero=zero, nonfinite=nonfinite, **keywords
+            )
+        axes = _validated(x, axis, nonfinite)
         eps = _contract.check_size("eps", eps)
         result, norm = _dtypes(x)
         if dtype is not None:
@@ -34,7 +53,10 @@ class Traced:
         self, x: torch.Tensor, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
     ) -> Any:
         """As `l2multi.norm`."""
-        axes = _validated(x, axis, "keep", nonfinite)
+        if nonfinite == "raise":
+            keywords = {"keepdims": keepdims, "out": out, "dtype": dtype}
+            return _with_values(l2multi.norm, x, axis, nonfinite=nonfinite, **keywords)
+        axes = _validated(x, axis, nonfinite)
         asked = _dtypes(x)[1] if dtype is None else _asked(dtype, False)
         return _written(x, operations.length(x, axes, keepdims, asked), out)
 
@@ -76,14 +98,15 @@ def is_normalized(x: Any, axis: Any, tol: float | None, backend: str | None) -> 
     return (norms - 1).abs() <= tol
 
 
-def _validated(x: torch.Tensor, axis: Any, zero: Any, nonfinite: Any) -> tuple[int, ...]:
+def _validated(x: torch.Tensor, axis: Any, nonfinite: Any) -> tuple[int, ...]:
     _contract.check_choice("nonfinite", nonfinite, _contract.NONFINITE)
-    _contract.need_values(zero, nonfinite)
     if x.layout != torch.strided:
         raise TypeError(f"x: layout {x.layout} is not supported while torch.compile traces")
     if x.dtype not in operations.NAMES:
         raise TypeError(f"x: dtype {x.dtype} is not supported")
-    return _contract.normalize_axes(axis, x.ndim)
+    axes = _contract.normalize_axes(axis, x.ndim)
+    # An argument of what is compiled may be a symbol, of which torch 2.13 holds `not in` for true.
+    return tuple(d for d in range(x.ndim) if any(d == one for one in axes))
 
 
 def _dtypes(x: torch.Tensor) -> tuple[torch.dtype, torch.dtype]:
