@@ -468,6 +468,15 @@ def test_traced_keywords(backend, keyword):
     assert l2.norm(host, jax.numpy.int32(0), keepdims=jax.numpy.bool_(1)).shape == (1, 3)
 
 
+def test_wrong_keywords_that_are_arrays_with_values():
+    """They are told as such, not as traced."""
+    numpy = pytest.importorskip("jax.numpy", reason="of the extra `jax`")
+    for keyword, value in (("axis", numpy.float32(0.5)), ("eps", numpy.ones(2))):
+        with pytest.raises(TypeError, match=rf"^{keyword}: expected") as info:
+            l2.normalize(np.ones((2, 3)), **{keyword: value})
+        assert "static_argnames" not in str(info.value)
+
+
 @pytest.mark.only("traced")
 def test_jax_functions_refuse_what_would_be_lost(backend):
     """JAX has no masks, units, nulls and names; the public functions do."""

@@ -632,3 +632,14 @@ def test_large_unsorted_and_repeated():
         np.testing.assert_allclose(got.toarray(), want, rtol=1e-14)
         l2.normalize(y, out=y)
         np.testing.assert_allclose(y.toarray(), want, rtol=1e-14)
+
+
+def test_coo_in_place_says_whether_it_is_canonical():
+    """Of entries for one place, which become one, but not of some in another order alone."""
+    for rows, canonical in (([0, 1, 0], True), ([1, 0, 2], False)):
+        x = sparse.coo_array((np.array([1.0, 2, 3]), (np.array(rows), np.array([2, 0, 2]))), (3, 4))
+        want = l2.normalize(x.toarray())
+        assert l2.normalize(x, out=x) is x
+        assert x.has_canonical_format == canonical
+        assert x.nnz == 2 + (not canonical)
+        np.testing.assert_array_equal(x.toarray(), want)
