@@ -166,7 +166,7 @@ SECTIONS = (
      "tensors on a CPU."),
     ("Long runs", ran, "see each", "Runs that no page can wait for."),
     ("Versions", versions, ".ci/lowest",
-     "CI passes the suite with both; with the lowest, each test by one in six of its cases."),
+     "CI passes the suite with both; with the lowest, each test by one in twelve of its cases."),
 )  # fmt: skip
 
 
