@@ -6,6 +6,7 @@ to differentiate its own operations.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -157,16 +158,13 @@ def _projected(
     the cubes."""
     wide = torch.float64 if x.dtype in (torch.float64, torch.complex128) else torch.float32
     shape = [1 if d in axes else n for d, n in enumerate(x.shape)]
-    if not _is_small(g, wide):
-        if wide == torch.float64:
-            return None
-        wide, norms = torch.float64, None
     if norms is not None and norms.numel() == 1 and not x.is_complex():
         length = float(norms)
         if max(eps, 1e-12) < length < 1e12:  # by numbers, in half the time
             xs, gs = x.to(wide), g.to(wide)
             across = float((xs * gs).sum()) / length**3
-            return (gs * (1 / length)).add_(xs, alpha=-across).to(x.dtype)
+            if math.isfinite(across):
+                return (gs * (1 / length)).add_(xs, alpha=-across).to(x.dtype)
     if norms is None or not _are_moderate(norms, wide):
         norms = l2multi.norm(x, axes, dtype=torch.float64)
         if not _are_moderate(norms, wide):
@@ -185,38 +183,33 @@ def _projected(
         x, g = torch.view_as_real(x.resolve_conj()), torch.view_as_real(g.resolve_conj())
         axes, inverse, cube = (*axes, x.ndim - 1), inverse[..., None], cube[..., None]
     made = _combined(x, g, axes, inverse.to(wide), cube.to(wide))
-    return torch.view_as_complex(made) if made.ndim > len(shape) else made
-
-
-# Between what the norms are to be, and below what the derivatives, so that what is on the way to a
-# result is in the range: at most a derivative over the square of a norm.
-_BOUNDS = {torch.float32: 1e12, torch.float64: 1e100}
+    if made is None and wide != torch.float64:
+        made = _combined(x, g, axes, inverse.to(torch.float64), cube.to(torch.float64))
+    return torch.view_as_complex(made) if made is not None and made.ndim > len(shape) else made
 
 
 def _are_moderate(norms: torch.Tensor, wide: torch.dtype) -> bool:
-    """Whether the norms that are not 0 are."""
+    """Whether cubes of the inverses are in the range of a dtype, of norms that are not 0."""
     if not norms.numel():
         return True
     low, high = norms.masked_fill(norms == 0, 1.0).aminmax()
-    return bool(low > 1 / _BOUNDS[wide]) and bool(high < _BOUNDS[wide])
-
-
-def _is_small(g: torch.Tensor, wide: torch.dtype) -> bool:
-    """Whether a derivative is."""
-    if not g.numel():
-        return True
-    low, high = (torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).aminmax()
-    return bool(low > -_BOUNDS[wide]) and bool(high < _BOUNDS[wide])
+    bound = 1e12 if wide == torch.float32 else 1e100
+    return bool(low > 1 / bound) and bool(high < bound)
 
 
 def _combined(
     x: torch.Tensor, g: torch.Tensor, axes: Axes, inverse: torch.Tensor, cube: torch.Tensor
-) -> torch.Tensor:
-    """``g * inverse - x * <x, g> * cube`` in the dtype of `x`, worked out in that of `cube`."""
+) -> torch.Tensor | None:
+    """``g * inverse - x * <x, g> * cube`` in the dtype of `x`, worked out in that of `cube`; None
+    where that does not hold what is on the way: the second term is not finite then, or both are as
+    large as the result."""
     wide = cube.dtype
     if x.dtype == g.dtype == wide or x.numel() <= BLOCK:
         xs, gs = x.to(wide), g.to(wide)
-        return (gs * inverse).addcmul_(xs, _dots(xs, gs, axes) * cube, value=-1).to(x.dtype)
+        factor = _dots(xs, gs, axes) * cube
+        if not factor.isfinite().all():
+            return None
+        return (gs * inverse).addcmul_(xs, factor, value=-1).to(x.dtype)
     made = torch.empty_like(x)
     step = max(1, BLOCK * len(x) // x.numel())
     parts = [slice(lo, lo + step) for lo in range(0, len(x), step)]
@@ -226,6 +219,8 @@ def _combined(
     for part in parts:
         xs, gs = x[part].to(wide), g[part].to(wide)
         factor = total if across else _dots(xs, gs, axes) * cube[part]
+        if not factor.isfinite().all():
+            return None
         made[part] = (gs * (inverse if across else inverse[part])).addcmul_(xs, factor, value=-1)
     return made
 
