@@ -334,7 +334,8 @@ def jvp_part_scale(source: Kind, target: Kind) -> Any:
 def jvp(source: Kind, target: Kind) -> Any:
     """Tangents along rows of neighbouring elements, one after the other: all of one kind."""
     row, kept, few, size = jvp_row(source), jvp_kept(source), jvp_few(source), source.size
-    again, half = (jvp_read_again if source.half else jvp_kept)(source), source.half
+    half = source.half
+    again = jvp_read_again(source) if half else kept
     assert target is source
 
     @worker
