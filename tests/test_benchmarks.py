@@ -537,6 +537,22 @@ def test_a_compiled_step(
     assert all(0 < float(figure) < math.inf for figure in figures)
 
 
+@pytest.mark.usefixtures("tiny")
+def test_sparse(capsys: pytest.CaptureFixture[str]) -> None:
+    """Five lines of figures, and what is needed."""
+    pytest.importorskip("scipy", reason="of the extra `scipy`")
+    pytest.importorskip("sklearn", reason="of the group `bench`")
+    from benchmarks import sparse
+
+    sparse.main(["--rows", "50", "--turns", "2"])
+    *_, memory = rows = capsys.readouterr().out.splitlines()[3:]
+    for row in rows[:-1]:
+        *_, ratio = row.strip("| ").split(" | ")
+        assert 0 < float(ratio) < math.inf
+    assert len(rows) == 6
+    assert "MiB" in memory
+
+
 def test_gradients_of_other_functions_are_left_out() -> None:
     x = jax.device_put(common.array("9x24", "float32")[0])
     work = common.Work("gradient")

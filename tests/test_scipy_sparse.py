@@ -182,6 +182,24 @@ def test_unsorted_and_repeated(by, name, axis):
         same(z.toarray(), y.toarray())
 
 
+@pytest.mark.parametrize("dtype", [">f4", "f", "d", "F", "D", "?", "b", "H", "q"])
+@pytest.mark.parametrize("width", [40, 100_000])
+def test_coo_in_random_order(by, width, dtype):
+    """The bits of the sorted one, at the places of the entries of x."""
+    rng = np.random.default_rng(3)
+    places = np.unravel_index(rng.choice(width * 20, 500, replace=False), (20, width))
+    values = rng.integers(1, 100, 500).astype(dtype) / (1 if dtype in "?bHq" else 7)
+    x = sparse.coo_array((values.astype(dtype), places), shape=(20, width))
+    x.data = x.data.astype(dtype)  # SciPy has made it native
+    for axis in (-1, 0, None):
+        y, norms = l2.normalize(x, axis, return_norm=True, backend=by)
+        for mine, theirs in zip(y.coords, x.coords, strict=True):
+            same(mine, theirs)
+        want, lengths = l2.normalize(x.tocsr(), axis, return_norm=True, backend=by)
+        same(y.tocsr().toarray(), want.toarray())
+        same(norms, lengths)
+
+
 def _raw(name, coo):
     """The entries of a COO array in another format, in their order."""
     row, column = coo.coords
@@ -466,6 +484,12 @@ def test_broken_index_arrays_are_refused():
         for axis in (0, (), None):
             with pytest.raises(ValueError, match=r"^x: an index is out of range"):
                 l2.normalize(broken, axis)
+        coo = x.tocoo()
+        rows = coo.row.astype(">i8")
+        rows[3] = index
+        coo.coords = rows, coo.col
+        with pytest.raises(ValueError, match=r"^x: an index is out of range"):
+            l2.normalize(coo)
 
 
 def test_refusals():

@@ -76,7 +76,8 @@ class SparseArray(Opened):
         values, _, coords = self.stored
         shape = self.array.shape
         for index, extent in zip(coords, shape, strict=True):
-            if len(index) and not (index.min() >= 0 and index.max() < extent):
+            # Negative ones are large ones then.
+            if len(index) and index.view(index.dtype.str.replace("i", "u")).max() >= extent:
                 raise ValueError(f"x: an index is out of range for shape {shape}")
         kept = tuple(d for d in range(len(shape)) if d not in axes)
         lead = kept or axes[:1]
@@ -85,22 +86,17 @@ class SparseArray(Opened):
         sparsely = count > 4 * len(values)
         if sparsely:  # only vectors that have entries
             rows, count = _compact(rows)
-        if _ascend(rows, columns):
-            ends = np.append(0, np.cumsum(np.bincount(rows, minlength=count)))
+        ends = _ends(rows, columns, count)
+        if ends is not None:
             first: Any = ends[:-1]
         else:
-            # SciPy sorts by counting, and here it sorts positions.
-            positions = np.arange(len(values), dtype=np.int32 if len(values) < 2**31 else np.int64)
-            grid: Any = sparse.coo_array((positions, (rows, columns)), shape=(count, width))
-            grid.has_canonical_format = True  # so that none are added
-            grid = grid.tocsr()
-            grid.sort_indices()
-            order, ends = grid.data, grid.indptr
+            values, order, grid = _sorted(values, rows, columns, (count, width))
+            ends = grid.indptr
             first = order[ends[:-1]] if sparsely else None
             if grid.has_canonical_format:
-                self.order, values = order, values[order]
+                self.order = order
             else:
-                values, ends = self._added(values, grid)
+                values, ends = self._added(values, order, grid)
         if not kept:
             return Ragged(_entries(values), ends[[0, -1]], batch)
         if not sparsely:
@@ -108,16 +104,16 @@ class SparseArray(Opened):
         where = tuple(coords[d][first] for d in kept)
         return Ragged(_entries(values), np.append(ends, ends[-1]), batch, where)
 
-    def _added(self, values: Array, grid: Any) -> tuple[Array, Array]:
-        """Values in order, those for one place added, and where vectors begin and end among them;
+    def _added(self, values: Array, order: Array, grid: Any) -> tuple[Array, Array]:
+        """Values, those for one place added, and where vectors begin and end among them;
         in more than their own width, but bools, which SciPy adds as NumPy does."""
         new = np.append(True, grid.indices[1:] != grid.indices[:-1])
         new[grid.indptr[grid.indptr < len(new)]] = True
         first = np.flatnonzero(new)
-        self.places = tuple(index[grid.data[first]] for index in self.stored.coords)
+        self.places = tuple(index[order[first]] for index in self.stored.coords)
         wide = values.dtype if values.dtype == bool else np.result_type(values, np.float64)
         with np.errstate(all="ignore"):
-            added = np.add.reduceat(values[grid.data], first, dtype=wide)
+            added = np.add.reduceat(values, first, dtype=wide)
             return added.astype(_floating(values.dtype)), np.searchsorted(first, grid.indptr)
 
     def target(self, out: Any) -> Any:
@@ -153,12 +149,11 @@ class SparseArray(Opened):
             new.data[self.stored.mask] = y
         # Copies, for `eliminate_zeros` writes to them.
         if x.format == "coo":
-            new.coords = tuple(index.copy() for index in x.coords)
+            new.coords = tuple(map(_copied, x.coords))
         elif x.format == "dia":
             new.offsets = x.offsets.copy()
         else:
-            indices, copied = x.indices[: len(new.data)], _of_backend("copied")
-            new.indices = indices.copy() if copied is None else copied(indices)
+            new.indices = _copied(x.indices[: len(new.data)])
             new.indptr = x.indptr.copy()
         return new
 
@@ -241,6 +236,11 @@ def _of_backend(name: str) -> Any:
     return None
 
 
+def _copied(indices: Array) -> Array:
+    copied = _of_backend("copied")
+    return indices.copy() if copied is None else copied(indices)
+
+
 FEW = 2**15  # entries up to which SciPy is done before a kernel has begun
 
 
@@ -295,10 +295,52 @@ def _stored(x: Any) -> Stored:
     return Stored(x.data, None, x.coords)
 
 
-def _ascend(rows: Array, columns: Array) -> bool:
-    """Whether entries are in order, and each for a place of its own."""
-    below, beside = rows[1:] > rows[:-1], columns[1:] > columns[:-1]
-    return bool((below | ((rows[1:] == rows[:-1]) & beside)).all())
+def _ends(rows: Array, columns: Array, count: int) -> Array | None:
+    """Where vectors begin and end among entries in order, each for a place of its own; None where
+    they are not."""
+    if (rows[1:] < rows[:-1]).any():
+        return None
+    again = columns[1:] <= columns[:-1]
+    new = np.flatnonzero(rows[1:] != rows[:-1])
+    again[new] = False
+    if again.any():
+        return None
+    starts = np.append(0, new + 1)[: len(rows)]
+    ends = np.zeros(count + 1, np.int64)
+    ends[1:][rows[starts]] = np.diff(starts, append=len(rows))
+    return np.cumsum(ends, out=ends)
+
+
+def _sorted(
+    values: Array, rows: Array, columns: Array, shape: tuple[int, int]
+) -> tuple[Array, Array, Any]:
+    """Values by row and by column, their positions before, and what SciPy sorted them as. It sorts
+    by counting, and a value of four bytes or fewer goes along beside its position: 10 million in
+    random order take 0.22 s so, fetched later 0.25, and sorted row by row in place of the first
+    pass 0.1 more (Zen 5)."""
+    size = len(values)
+    positions = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+    carried = values.itemsize <= positions.itemsize == 4
+    if carried:
+        formats = [positions.dtype, values.dtype]
+        both = np.dtype(
+            {"names": ["position", "value"], "formats": formats, "offsets": [0, 4], "itemsize": 8}
+        )
+        held = np.empty(size, both)
+        held["position"], held["value"] = positions, values
+        positions = held.view(np.int64)
+    grid: Any = sparse.coo_array((positions, (rows, columns)), shape=shape)
+    grid.has_canonical_format = True  # so that none are added
+    if shape[1] <= 4 * size:
+        grid = grid.tocsc().tocsr()
+    else:
+        grid = grid.tocsr()
+        grid.sort_indices()
+    if carried:
+        held = grid.data.view(both)
+        return np.ascontiguousarray(held["value"]), held["position"].astype(np.intp), grid
+    order = grid.data.astype(np.intp)
+    return values.take(order, mode="clip"), order, grid
 
 
 def _numbers(
