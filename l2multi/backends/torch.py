@@ -161,8 +161,9 @@ def _reduced(x: Any) -> torch.Tensor:
     """What processes have parts of, as one value: else a DTensor is reduced anew for each use."""
     placements = getattr(x, "placements", ())  # as torch.compile can tell too
     if any(one.is_partial() for one in placements):
-        replicate = sys.modules["torch.distributed.tensor"].Replicate()
-        x = x.redistribute(placements=[replicate if p.is_partial() else p for p in placements])
+        from torch.distributed.tensor import Replicate  # as torch.compile can trace it
+
+        x = x.redistribute(placements=[Replicate() if p.is_partial() else p for p in placements])
     found: torch.Tensor = x
     return found
 

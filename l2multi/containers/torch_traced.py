@@ -1,5 +1,6 @@
-"""What torch.compile traces in place of the walk through the tables: validation, then torch's own
-operations. It is Python that torch's tracer takes without a break, and knows no other container."""
+"""What torch.compile traces in place of the walk through the tables: validation, then an operator
+that stands for torch's own operations or, where a program is exported, these. It is Python that
+torch's tracer takes without a break, and knows no other container."""
 
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 import l2multi
 from l2multi import _backends, _contract
 from l2multi.backends import torch as operations
+from l2multi.containers import torch_operators as operators
 
 
 def _with_values(function: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -44,8 +46,8 @@ class Traced:
         result, norm = _dtypes(x)
         if dtype is not None:
             result = _asked(dtype, x.is_complex())
-        wanted = norm if return_norm else None
-        y, norms = operations.unit(x, axes, eps, zero == "nan", result, wanted)
+        # Norms too, which go if nobody wants them.
+        y, norms = _made().unit(x, axes, eps, zero == "nan", result, norm)
         y = _written(x, y, out)
         return (y, norms) if return_norm else y
 
@@ -58,10 +60,20 @@ class Traced:
             return _with_values(l2multi.norm, x, axis, nonfinite=nonfinite, **keywords)
         axes = _validated(x, axis, nonfinite)
         asked = _dtypes(x)[1] if dtype is None else _asked(dtype, False)
-        return _written(x, operations.length(x, axes, keepdims, asked), out)
+        return _written(x, _made().length(x, axes, keepdims, asked), out)
 
 
 TRACED = Traced()
+
+
+# Before torch 2.7 nobody can tell.
+_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
+
+
+def _made() -> Any:
+    """What makes unit vectors and norms: in an exported program plain operations, so that it runs
+    where this package is not."""
+    return operations if _exporting() else operators
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

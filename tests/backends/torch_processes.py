@@ -50,6 +50,13 @@ def check(rank: int, folder: str) -> None:
                 gradient(l2.normalize, spread, spread_weights).full_tensor(),
                 gradient(l2.normalize, x, weights),
             )
+            torch.compiler.reset()
+            compiled = torch.compile(l2.normalize, fullgraph=True, backend="aot_eager")
+            torch.testing.assert_close(compiled(spread).full_tensor(), y.full_tensor(), **close)
+            torch.testing.assert_close(
+                gradient(compiled, spread, spread_weights).full_tensor(),
+                gradient(l2.normalize, x, weights),
+            )
             with pytest.raises(l2.ZeroVectorError, match="position 1"):
                 l2.normalize(spread, zero="raise")
             with pytest.raises(TypeError, match="several processes hold parts"):
