@@ -383,19 +383,28 @@ def test_kernels_by_layout() -> None:
 def test_short_rows_have_the_bits_of_rows(dtype: str) -> None:
     """Short vectors, sixteen at a time, special ones among them, as each by itself."""
     rng = np.random.default_rng(5)
-    for n, apart in itertools.product(range(1, 17), (0, 3)):
+    for n, apart, special in itertools.product(range(1, 17), (0, 3), ("none", "zeros", "all")):
         x = (rng.standard_normal((16 * n + 5, n + apart)) * 50).astype(dtype)[:, :n]
-        x[3], x[5] = 0, x[5] * 0 + 1
-        if x.dtype.kind in "fc":
+        x[np.abs(x).sum(1) == 0] = 1
+        if special != "none":
+            x[3], x[5] = 0, x[5] * 0 + 1
+        if special == "all" and x.dtype.kind in "fc":
             x[7, -1], x[9, 0] = np.nan, np.inf
             info = np.finfo(x.dtype)
-            x[11], x[13] = info.max, info.smallest_subnormal
-        for eps in (0.0, 10.0):
-            unit, norms = l2.normalize(x, eps=eps, return_norm=True, backend="numba")
-            for k, row in enumerate(x):
-                one, length = l2.normalize(row, eps=eps, return_norm=True, backend="numpy")
-                assert unit[k].tobytes() == one.tobytes(), (n, k)
-                assert norms[k].tobytes() == length.tobytes(), (n, k)
+            x[11], x[13], x[20] = info.max, info.smallest_subnormal, info.tiny
+        for eps, zero in ((0.0, "keep"), (10.0, "keep"), (0.0, "nan"), (10.0, "nan")):
+            how = {"eps": eps, "zero": zero}
+            unit, norms = l2.normalize(x, return_norm=True, backend="numba", **how)
+            assert l2.normalize(x, backend="numba", **how).tobytes() == unit.tobytes()
+            assert l2.norm(x, backend="numba").tobytes() == norms.tobytes()
+            want, lengths = l2.normalize(x, return_norm=True, backend="numpy", **how)
+            assert want.tobytes() == unit.tobytes(), (n, special)
+            assert lengths.tobytes() == norms.tobytes(), (n, special)
+        for k, row in enumerate(x[:20]):
+            one, length = l2.normalize(row, return_norm=True, backend="numpy")
+            unit, norms = l2.normalize(x, return_norm=True, backend="numba")
+            assert unit[k].tobytes() == one.tobytes(), (n, k)
+            assert norms[k].tobytes() == length.tobytes(), (n, k)
 
 
 def _pool() -> Any:
@@ -521,7 +530,7 @@ def _special(x: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.parametrize("dtype", [*["f2", "bfloat16", "f4", "f8", "c8"]])
-@pytest.mark.parametrize("n", [17, 31, 48, 100, 128, 145, 513])
+@pytest.mark.parametrize("n", [17, 31, 48, 100, 128, 145, 513, 768, 2048])
 def test_rows_have_the_bits_of_numpy(dtype: str, n: int) -> None:
     """Rows that go through together, special ones among them or not, in batches of one axis and
     more, whose last may end before as many rows as would go together."""

@@ -137,6 +137,21 @@ def roots(builder: Any, v: Value) -> Value:
     return intrinsic(builder, f"llvm.sqrt.v{LANES}f64", v.type, v)
 
 
+def _where(comparison: str) -> Any:
+    """A primitive: lanes of one where lanes compare so with a bound, which no NaN does, and of
+    another elsewhere; ``(v, bound, yes, no)``."""
+
+    @primitive(lanes, lanes, types.float64, lanes, lanes)
+    def chosen(builder: Any, v: Value, bound: Value, yes: Value, no: Value) -> Value:
+        found = builder.fcmp_ordered(comparison, v, splatted(builder, bound))
+        return builder.select(found, yes, no)
+
+    return chosen
+
+
+where_below, where_at_most, where_equal = map(_where, ("<", "<=", "=="))
+
+
 @primitive(types.boolean, lanes, types.float64, types.intp)
 def all_above(builder: Any, v: Value, bound: Value, count: Value) -> Value:
     """Whether the first `count` lanes are all greater than `bound`, and less than inf."""

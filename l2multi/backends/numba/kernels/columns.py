@@ -176,7 +176,7 @@ def column_tile(source: Kind, target: Kind) -> Any:
     """A function that does all there is to do to a tile: vectors that are neighbours."""
     # Always scaled where it may be needed: one copy of the code, and times 1.0 changes no bit.
     needs_rescaling, product = source.needs_rescaling, source.narrow and target.narrow
-    sum_, settle = column_sum(source, needs_rescaling), tiles.settling(needs_rescaling)
+    sum_ = column_sum(source, needs_rescaling)
     scale_whole, scale_some = column_scale(source, target)
     # A tile may be wider by a line, which is no more than so many elements.
     reserve = memory.stack((TILE + LINE) // LANES * tiles.GROUP)
@@ -207,7 +207,7 @@ def column_tile(source: Kind, target: Kind) -> Any:
             group = slots + number * tiles.GROUP_BYTES
             some_columns = lesser(columns - number * LANES, LANES)
             at_norm = norm + number * LANES * norm_step if norm else 0
-            plain = settle(call, group, some_columns, at_norm, norm_step, rescued)
+            plain = tiles.settle(call, group, some_columns, at_norm, norm_step, rescued)
             if product:
                 tiles.invert_roots(group)
             all_plain = all_plain and plain

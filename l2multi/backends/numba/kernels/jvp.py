@@ -10,10 +10,12 @@ elements on that takes 0.36 to 0.86 of the time (Zen 5).
 
 from typing import Any
 
+from numba.core import types
+
 from l2multi._summation import LANES
 from l2multi.backends.numba import arithmetic, descriptor, lanes, memory
 from l2multi.backends.numba.cabi import LONG_ROWS, call_parallel_for, call_worker
-from l2multi.backends.numba.compiler import device, function
+from l2multi.backends.numba.compiler import device, function, primitive
 from l2multi.backends.numba.dtypes import Kind
 from l2multi.backends.numba.kernels.common import (
     PREFETCH_OUTPUT,
@@ -23,11 +25,26 @@ from l2multi.backends.numba.kernels.common import (
 )
 from l2multi.backends.numba.kernels.short_rows import (
     FEW,
-    load_transposed,
-    store_transposed,
-    tree_over_lanes,
+    by_number,
+    lane_tree,
+    lane_tree_of_squares,
+    read_transposed,
+    write_transposed,
 )
-from l2multi.backends.numba.lanes import add, canonical, div, lesser, mul, muladd, splat
+from l2multi.backends.numba.lanes import (
+    DOUBLE,
+    Value,
+    add,
+    any_lane,
+    canonical,
+    everywhere,
+    intrinsic,
+    lesser,
+    mul,
+    muladd,
+    splat,
+    splatted,
+)
 from l2multi.backends.numba.memory import get, get_double, get_int, put, put_double, set_int
 from l2multi.backends.numba.plan import SPLIT
 
@@ -265,31 +282,44 @@ def jvp_read_again(kind: Kind) -> Any:
     return again
 
 
-def jvp_few(kind: Kind) -> Any:
-    """A function: the tangents of LANES vectors of no more than FEW elements, transposed; False,
-    and nothing is written, where one of them is special."""
-    load, store = load_transposed(kind), store_transposed(kind)
-    reserve = memory.stack(FEW)
+def tangent_transposed(kind: Kind) -> Any:
+    """A primitive: the tangents of LANES vectors of `n` elements, up to FEW, that lie one after
+    another, ``(n, x, d, y, eps, inverse_eps)``; False, and nothing is written, where one of them is
+    not finite."""
 
-    @device
-    def few(x, d, y, n, eps):
-        values, others, products_of = reserve(), reserve(), reserve()
-        squares = load(n, x, 0, values)
-        load(n, d, 0, others)
-        for k in range(n):
-            put(products_of, k, mul(get(values, k), get(others, k)))
-        products = tree_over_lanes(products_of, n, FEW)
-        length = lanes.roots(squares)
-        if not (lanes.all_above(length, eps, LANES) and lanes.all_finite(products)):
-            return False
-        factor = div(splat(1.0), length)
-        back = mul(mul(factor, splat(-1.0)), div(products, squares))
-        for k in range(n):
-            put(values, k, tangent(get(values, k), get(others, k), factor, back))
-        store(n, values, y, 0)
-        return True
+    @primitive(types.boolean, *[types.intp] * 4, *[types.float64] * 2)
+    def tangents(
+        builder: Any, number: Value, x: Value, d: Value, y: Value, eps: Value, inverse: Value
+    ) -> Value:
+        zero, name = everywhere(DOUBLE, 0.0), f"llvm.fmuladd.v{LANES}f64"
 
-    return few
+        def of(n: int) -> Value:
+            values, others = (
+                [kind.decode(builder, v, None) for v in read_transposed(builder, kind, n, at)]
+                for at in (x, d)
+            )
+            squares = lane_tree_of_squares(builder, kind, values)
+            products = lane_tree(builder, list(map(builder.fmul, values, others)))
+            length = intrinsic(builder, f"llvm.sqrt.v{LANES}f64", squares.type, squares)
+            low = builder.fcmp_ordered("<=", length, splatted(builder, eps))
+            factor = builder.fdiv(everywhere(DOUBLE, 1.0), length)
+            back = builder.fmul(builder.fneg(factor), builder.fdiv(products, squares))
+            factor = builder.select(low, splatted(builder, inverse), factor)
+            back = builder.select(low, zero, back)
+            differences = (builder.fsub(one, one) for one in (squares, products))
+            bad = (builder.fcmp_unordered("une", one, zero) for one in differences)
+            good = builder.not_(any_lane(builder, builder.or_(*bad)))
+            with builder.if_then(good):
+                found = [
+                    intrinsic(builder, name, v.type, v, back, builder.fmul(w, factor))
+                    for v, w in zip(values, others, strict=True)
+                ]
+                write_transposed(builder, [kind.encoded(builder, v, None) for v in found], y)
+            return good
+
+        return by_number(builder, number, of)
+
+    return tangents
 
 
 def jvp_part_sum(source: Kind, target: Kind) -> Any:
@@ -333,7 +363,12 @@ def jvp_part_scale(source: Kind, target: Kind) -> Any:
 
 def jvp(source: Kind, target: Kind) -> Any:
     """Tangents along rows of neighbouring elements, one after the other: all of one kind."""
-    row, kept, few, size = jvp_row(source), jvp_kept(source), jvp_few(source), source.size
+    row, kept, few, size = (
+        jvp_row(source),
+        jvp_kept(source),
+        tangent_transposed(source),
+        source.size,
+    )
     half = source.half
     again = jvp_read_again(source) if half else kept
     assert target is source
@@ -343,11 +378,16 @@ def jvp(source: Kind, target: Kind) -> Any:
         x, y = get_int(call, descriptor.X), get_int(call, descriptor.Y)
         d, n = get_int(call, descriptor.TANGENT), get_int(call, descriptor.N)
         eps = get_double(call, descriptor.EPS)
+        inverse_eps = 1.0 / eps if eps > 0.0 else 0.0
         _, _, stream = memory_habits(call, n, 0, size, size)
         most = KEPT // (-(-n // LANES))
         while first < last:
             at = first * n * size
-            if n <= FEW and last - first >= LANES and few(x + at, d + at, y + at, n, eps):
+            if (
+                n <= FEW
+                and last - first >= LANES
+                and few(n, x + at, d + at, y + at, eps, inverse_eps)
+            ):
                 first += LANES
             elif most > 0:
                 count = lesser(most, last - first)

@@ -125,7 +125,6 @@ def narrow_tile(source: Kind, target: Kind) -> Any:
     # Always scaled where it may be needed, as in `column_tile`.
     needs_rescaling, product = source.needs_rescaling, source.narrow and target.narrow
     sum_, scale = narrow_sum(source, needs_rescaling), narrow_scale(source, target)
-    settle = tiles.settling(needs_rescaling)
     reserve, room = memory.stack(BLOCK + TREE_LEVELS * LANES), memory.stack(LANES + 1)
     reserve_group = memory.stack(tiles.GROUP)
 
@@ -142,7 +141,7 @@ def narrow_tile(source: Kind, target: Kind) -> Any:
             put(group, tiles.SUMS, get(sums, 0))
             again = needs_rescaling and not rescued and tiles.find_lost_sums(group, width)
             rescued = rescued or again
-        plain = settle(call, group, width, norm, norm_step, rescued)
+        plain = tiles.settle(call, group, width, norm, norm_step, rescued)
         if y != 0:
             if product:
                 tiles.invert_roots(group)

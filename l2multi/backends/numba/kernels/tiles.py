@@ -4,21 +4,20 @@ A group has some slots of lanes, one after another: the sums of squares, the pow
 or quotients need, their products, and the divisors.
 """
 
-from typing import Any
-
 from l2multi._summation import LANES
 from l2multi.backends.numba import descriptor, lanes, memory
 from l2multi.backends.numba.compiler import device
-from l2multi.backends.numba.kernels.common import (
-    INF,
-    LOWEST,
-    SCALE_DOWN,
-    SCALE_UP,
-    divisor_of,
-    put_norm,
+from l2multi.backends.numba.kernels.common import INF, LOWEST, SCALE_DOWN, SCALE_UP, put_norm
+from l2multi.backends.numba.lanes import (
+    canonical,
+    div,
+    mul,
+    splat,
+    where_at_most,
+    where_below,
+    where_equal,
 )
-from l2multi.backends.numba.lanes import div, mul, splat
-from l2multi.backends.numba.memory import get, get_double, get_int, put, put_double
+from l2multi.backends.numba.memory import get, get_double, get_int, put
 
 SUMS, SCALE_UPS, SCALE_DOWNS, FACTORS, ROOTS, GROUP = range(6)
 GROUP_BYTES = 8 * LANES * GROUP
@@ -36,18 +35,21 @@ def reset(group):
 def find_lost_sums(group, columns):
     """Find the sums that have left the safe range, and the power of two for each; whether there
     are any."""
-    found = False
-    for c in range(columns):
-        total = get_double(group, SUMS * LANES + c)
-        if total < LOWEST:
-            put_double(group, SCALE_UPS * LANES + c, SCALE_UP)
-            found = True
-        elif total == INF:
-            put_double(group, SCALE_DOWNS * LANES + c, SCALE_DOWN)
-            found = True
-    if found:
-        put(group, FACTORS, mul(get(group, SCALE_UPS), get(group, SCALE_DOWNS)))
-    return found
+    total, one = get(group, SUMS), splat(1.0)
+    if lanes.all_above(total, LOWEST, columns):
+        return False
+    ups = where_below(total, LOWEST, splat(SCALE_UP), one)
+    downs = where_equal(total, INF, splat(SCALE_DOWN), one)
+    put(group, SCALE_UPS, ups)
+    put(group, SCALE_DOWNS, downs)
+    put(group, FACTORS, mul(ups, downs))
+    return scaled(ups, downs, columns)
+
+
+@device
+def scaled(ups, downs, columns):
+    """Whether any of these powers of two is not 1."""
+    return not lanes.all_above(div(downs, ups), 0.5, columns)
 
 
 @device
@@ -56,46 +58,45 @@ def invert_roots(group):
     put(group, ROOTS, div(splat(1.0), get(group, ROOTS)))
 
 
-def settling(needs_rescaling: bool) -> Any:
-    """A function: `divisor_of` for all vectors of a group at once, where none is special (groups of
-    2-element vectors take a third of the time), or one by one; whether the division is plain for
-    all."""
-    # A sum above this needs no rescaling, and no root is zero.
-    lowest = LOWEST if needs_rescaling else 0.0
+@device
+def put_norms(call, group, columns, norm, norm_step, length):
+    """Write or judge the norms, where they are wanted, of roots and powers of two in a group. The
+    place of its sums is free by then."""
+    norm_size = get_int(call, descriptor.NORM_SIZE)
+    if norm == 0 or (norm_size == descriptor.JUDGED and lanes.all_above(length, 0.0, columns)):
+        return
+    if norm_step == norm_size and (norm_size == 4 or norm_size == 8):
+        memory.put_floats(canonical(length), norm, columns, norm_size)
+        return
+    put(group, SUMS, canonical(length))
+    for c in range(columns):
+        put_norm(
+            call,
+            norm + c * norm_step,
+            get_double(group, SUMS * LANES + c),
+            get_double(group, ROOTS * LANES + c),
+            get_double(group, SCALE_UPS * LANES + c),
+            get_double(group, SCALE_DOWNS * LANES + c),
+        )
 
-    @device
-    def settle(call, group, columns, norm, norm_step, rescued):
-        total = get(group, SUMS)
-        root = lanes.roots(total)
-        norm_size, eps = get_int(call, descriptor.NORM_SIZE), get_double(call, descriptor.EPS)
-        if (
-            not rescued
-            and lanes.all_above(total, lowest, columns)
-            and lanes.all_above(root, eps, columns)
-        ):
-            put(group, ROOTS, root)
-            if norm != 0 and norm_size != descriptor.JUDGED:  # for these pass
-                if norm_step == norm_size and norm_size <= 8:
-                    memory.put_floats(root, norm, columns, norm_size)
-                else:
-                    for c in range(columns):
-                        one = get_double(group, ROOTS * LANES + c)
-                        put_norm(call, norm + c * norm_step, one, one, 1.0, 1.0)
-            return True
-        plain = True
-        put(group, ROOTS, splat(1.0))
-        for c in range(columns):
-            divisor, scale_up, scale_down, simple = divisor_of(
-                call,
-                norm + c * norm_step if norm else 0,
-                get_double(group, SUMS * LANES + c),
-                get_double(group, SCALE_UPS * LANES + c),
-                get_double(group, SCALE_DOWNS * LANES + c),
-            )
-            put_double(group, ROOTS * LANES + c, divisor)
-            put_double(group, SCALE_UPS * LANES + c, scale_up)
-            put_double(group, SCALE_DOWNS * LANES + c, scale_down)
-            plain = plain and simple
-        return plain
 
-    return settle
+@device
+def settle(call, group, columns, norm, norm_step, rescued):
+    """As `divisor_of`, for all vectors of a group at once; whether the division is plain for all.
+    `rescued`: whether there may be powers of two."""
+    eps, one, root = get_double(call, descriptor.EPS), splat(1.0), lanes.roots(get(group, SUMS))
+    ups, downs = get(group, SCALE_UPS), get(group, SCALE_DOWNS)
+    length = div(div(root, ups), downs) if rescued else root
+    put(group, ROOTS, root)
+    put_norms(call, group, columns, norm, norm_step, length)
+    root = where_at_most(length, eps, splat(eps), root)
+    zero_root = splat(get_double(call, descriptor.ZERO_ROOT))
+    root = where_equal(length, 0.0, zero_root, root)
+    put(group, ROOTS, root)
+    plain = lanes.all_above(root, 0.0, columns)
+    if rescued:
+        ups, downs = where_at_most(length, eps, one, ups), where_at_most(length, eps, one, downs)
+        put(group, SCALE_UPS, ups)
+        put(group, SCALE_DOWNS, downs)
+        plain = plain and not scaled(ups, downs, columns)
+    return plain
