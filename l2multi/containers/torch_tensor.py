@@ -159,14 +159,22 @@ class FastPath:
         if _level() is not None or _stack() or _tracing() or forward_ad._current_level >= 0:
             return None
         path = _arrays.get(x.dtype)
-        if path is None or return_norm or out is not None or dtype is not None or x.requires_grad:
+        if path is None or return_norm or dtype is not None or x.requires_grad:
             return _normalize(x, axis, eps, zero, nonfinite, out, dtype, return_norm)
         try:
             a = x.numpy()
+            if out is None:
+                y = path.normalize(a, axis, eps, zero, nonfinite, None, None, False)
+                return None if y is None else _from_numpy(y)
+            if type(out) not in _BASE or out.is_inference():
+                return None
+            place = a if out is x else out.numpy()
         except (RuntimeError, TypeError):  # a sign to come, no memory of the CPU, another layout
             return None
-        y = path.normalize(a, axis, eps, zero, nonfinite, None, None, False)
-        return None if y is None else _from_numpy(y)
+        if path.normalize(a, axis, eps, zero, nonfinite, place, None, False) is None:
+            return None
+        _written(out)
+        return out
 
     def norm(
         self, x: torch.Tensor, axis: Any, keepdims: Any, nonfinite: Any, out: Any, dtype: Any
@@ -204,6 +212,7 @@ _direct: dict[torch.dtype, Any] = {}
 _level, _stack = _functorch.maybe_current_level, torch._C._len_torch_dispatch_stack
 _tracing, _from_numpy, _empty = torch._C._is_tracing, torch.from_numpy, operations.empty
 _strided, _named = torch.strided, hasattr(torch.Tensor, "names")
+_written = torch.autograd.graph.increment_version
 
 
 def _watched() -> bool:
@@ -240,9 +249,10 @@ def _rows(x: torch.Tensor, axis: Any, eps: Any, zero: Any, nonfinite: Any, out: 
         to = y.data_ptr()
     else:
         y, to = out, 0
-        if type(y) in _BASE and not y.requires_grad and y.dtype is dtype:
-            to = _address(y)
-        if not to or y.shape != shape or y.is_inference():
+        tracked = y.requires_grad and torch.is_grad_enabled()
+        if type(y) in _BASE and y.dtype is dtype and not (tracked or y.is_inference()):
+            to = at if y is x else _address(y)
+        if not to or (y is not x and y.shape != shape):
             return None
         if to != at and abs(to - at) < size * x.itemsize:
             return None

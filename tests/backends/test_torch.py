@@ -73,6 +73,33 @@ def test_in_place(dtype):
         square.sum().backward()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_out_of_other_kinds(dtype):
+    """Parameters where no gradient is kept, tensors that share memory, and those of inference."""
+    x = torch.randn(9, 33).to(getattr(torch, dtype))
+    want = l2.normalize(x)
+    parameter = torch.nn.Parameter(x.clone())
+    for one, out in ((parameter, parameter), (x, parameter)):
+        with pytest.raises(TypeError, match="gradients"):
+            l2.normalize(one, out=out)
+        version = out._version
+        with torch.no_grad():
+            assert l2.normalize(one, out=out) is out
+        assert torch.equal(out, want)
+        assert out._version == version + 1
+        assert out.requires_grad
+    y = x.clone()
+    assert torch.equal(l2.normalize(y[:-1], out=y[1:]), want[:-1])
+    with torch.inference_mode():
+        y = x.clone()
+        assert l2.normalize(y, out=y) is y
+    for one in (x, y):
+        with pytest.raises(TypeError, match="inference"):
+            l2.normalize(one, out=y)
+    with torch.inference_mode():
+        assert torch.equal(l2.normalize(x, out=y), want)
+
+
 VIEWS = {
     "transposed": lambda x: x.T,
     "sliced": lambda x: x[::2, 1::3],
