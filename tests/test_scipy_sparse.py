@@ -146,7 +146,7 @@ def test_one_axis(by, name):
 
 
 @pytest.mark.parametrize("name", ["csr", "csc", "coo", "bsr"])
-@pytest.mark.parametrize("axis", [-1, 0, None], ids=str)
+@pytest.mark.parametrize("axis", [-1, 0, None, ()], ids=str)
 def test_unsorted_and_repeated(by, name, axis):
     """Entries in any order; those for one place are added first, and x stays as it is."""
     rng = np.random.default_rng(1)

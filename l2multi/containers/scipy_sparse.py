@@ -96,7 +96,8 @@ class SparseArray(Opened):
             if grid.has_canonical_format:
                 self.order = order
             else:
-                values, ends = self._added(values, order, grid)
+                plain = len(shape) == 2 and len(lead) == 1 and not sparsely
+                values, ends = self._added(values, order, grid, lead[0] if plain else None)
         if not kept:
             return Ragged(_entries(values), ends[[0, -1]], batch)
         if not sparsely:
@@ -104,17 +105,27 @@ class SparseArray(Opened):
         where = tuple(coords[d][first] for d in kept)
         return Ragged(_entries(values), np.append(ends, ends[-1]), batch, where)
 
-    def _added(self, values: Array, order: Array, grid: Any) -> tuple[Array, Array]:
-        """Values, those for one place added, and where vectors begin and end among them;
-        in more than their own width, but bools, which SciPy adds as NumPy does."""
+    def _added(
+        self, values: Array, order: Array, grid: Any, lead: int | None
+    ) -> tuple[Array, Array]:
+        """Values, those for one place added, and where vectors begin and end among them; in more
+        than their own width, but bools, which SciPy adds as NumPy does. `lead`: the axis of the
+        rows of a grid that has a matrix's rows and columns."""
         new = np.append(True, grid.indices[1:] != grid.indices[:-1])
         new[grid.indptr[grid.indptr < len(new)]] = True
         first = np.flatnonzero(new)
-        self.places = tuple(index[order[first]] for index in self.stored.coords)
+        ends = np.searchsorted(first, grid.indptr)
+        if lead is None:
+            first_stored = order[first]
+            self.places = tuple(index[first_stored] for index in self.stored.coords)
+        else:  # in a third of the time
+            rows = np.repeat(np.arange(len(ends) - 1, dtype=grid.indices.dtype), np.diff(ends))
+            places = rows, grid.indices[first]
+            self.places = places[::-1] if lead else places
         wide = values.dtype if values.dtype == bool else np.result_type(values, np.float64)
         with np.errstate(all="ignore"):
             added = np.add.reduceat(values, first, dtype=wide)
-            return added.astype(_floating(values.dtype)), np.searchsorted(first, grid.indptr)
+            return added.astype(_floating(values.dtype)), ends
 
     def target(self, out: Any) -> Any:
         x = self.array
