@@ -72,6 +72,7 @@ TESTS = {
         "numba:csr_array",
     ),
     "containers/torch_gradient.py": (("tests/backends/test_torch.py",), "torch:numba"),
+    "containers/torch_operators.py": (("tests/backends/test_torch_operators.py",), "torch:numba"),
     "containers/torch_sparse.py": (("tests/backends/test_torch.py",), "torch:numba"),
     "containers/torch_tensor.py": (
         ("tests/backends/test_torch.py", *SHARED[:2]),
