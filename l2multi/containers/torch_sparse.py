@@ -32,7 +32,7 @@ class SparseTensor(Inside):
         return asked(dtype)
 
     def target(self, out: Any) -> Any:
-        raise TypeError("out: torch writes to no sparse tensor; leave it out")
+        raise TypeError("out: a sparse tensor of torch cannot be written to; leave it out")
 
     def target_norms(self, out: Any) -> Any:
         return self.target(out)

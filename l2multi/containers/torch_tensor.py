@@ -69,6 +69,13 @@ class Tensor(Opened):
 
     def writable(self, out: Any, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
         """Never while `x` is read: torch has no operation that sums and writes."""
+        if _stands(out):  # with sizes that are symbols, perhaps
+            own = numpy_dtype(out.dtype)
+            if own != dtype:
+                raise TypeError(f"out: expected dtype {dtype.name}, got {own.name}")
+            if tuple(out.shape) != shape:
+                raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
+            return False
         strides = [out.element_size() * step for step in out.stride()]
         like = np.lib.stride_tricks.as_strided(
             np.empty(1, numpy_dtype(out.dtype)), out.shape, strides
@@ -114,8 +121,9 @@ class HostTensor(Opened):
 
     def target(self, out: Any) -> Any:
         check_target(self.x, out)
-        if not (out.is_cpu and has_values(out)):
-            raise ValueError(f"out: expected a tensor in the memory of the CPU, got {out.device}")
+        if not (out.is_cpu and has_values(out)) or _stands(out):
+            what = type(out).__name__ if _stands(out) else out.device
+            raise ValueError(f"out: expected a tensor in the memory of the CPU, got {what}")
         if out.is_conj() or out.is_neg():
             self.lazy = torch.empty(out.shape, dtype=out.dtype)
         return view(out.detach() if self.lazy is None else self.lazy)
@@ -341,7 +349,8 @@ def check_target(x: torch.Tensor, out: Any) -> None:
     lost."""
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"out: expected a torch.Tensor, got {type(out).__name__}")
-    if type(out) not in _BASE or out.layout != torch.strided or out.is_nested:
+    plain = type(out) in _BASE or _stands(out)
+    if not plain or out.layout != torch.strided or out.is_nested:
         raise TypeError(f"out: expected a strided torch.Tensor, got {_cures.type_name(out)}")
     if operations.is_spread(x):
         raise TypeError("out: no tensor of one process takes the values of a DTensor; leave it out")

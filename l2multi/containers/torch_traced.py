@@ -116,6 +116,10 @@ def _validated(x: torch.Tensor, axis: Any, nonfinite: Any) -> tuple[int, ...]:
         raise TypeError(f"x: layout {x.layout} is not supported while torch.compile traces")
     if x.dtype not in operations.NAMES:
         raise TypeError(f"x: dtype {x.dtype} is not supported")
+    for one in axis if isinstance(axis, (tuple, list)) else (axis,):
+        if isinstance(one, int) and not -x.ndim <= one < x.ndim:
+            # In place of NumPy's AxisError, which torch does not trace, and would not tell of.
+            raise IndexError(f"axis {one} is out of bounds for array of dimension {x.ndim}")
     axes = _contract.normalize_axes(axis, x.ndim)
     # An argument of what is compiled may be a symbol, of which torch 2.13 holds `not in` for true.
     return tuple(d for d in range(x.ndim) if any(d == one for one in axes))

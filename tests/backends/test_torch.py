@@ -628,6 +628,8 @@ def test_compiled():
     for function, told in (
         (lambda x: l2.normalize(x, zero="raise"), "zero="),
         (lambda x: l2.normalize(x, backend="numba"), "numba"),
+        (lambda x: l2.norm(x, 2), "axis 2 is out of bounds for array of dimension 2"),
+        (lambda x: l2.norm(x, (0, -3)), "axis -3 is out of bounds"),
     ):
         with pytest.raises((TypeError, RuntimeError), match=told):
             compiled(function)(x)
@@ -653,19 +655,33 @@ def test_backends_named_while_compiling(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("out", [False, True])
 @pytest.mark.parametrize("strict", [False, True])
-def test_exported(strict):
-    """With any number of vectors."""
+def test_exported(strict, out):
+    """With any number of vectors, and where they are written to others' place."""
 
     class Model(torch.nn.Module):
         def forward(self, x):
-            return l2.normalize(x)
+            return l2.normalize(x, out=torch.empty_like(x) if out else None)
 
     torch.compiler.reset()
     shapes = ({0: torch.export.Dim("n")},)
     x = torch.randn(5, 7)
     program = torch.export.export(Model(), (x[:3],), dynamic_shapes=shapes, strict=strict)
     torch.testing.assert_close(program.module()(x), l2.normalize(x))
+
+
+def test_out_without_memory():
+    """A fake tensor is written to for a fake one, if it fits, and for no other."""
+    mode = pytest.importorskip("torch._subclasses.fake_tensor").FakeTensorMode()
+    with mode:
+        x = torch.empty(3, 4)
+        assert l2.normalize(x, out=x) is x
+        for out in (torch.empty(3, 5), torch.empty(3, 4, dtype=torch.float64)):
+            with pytest.raises((TypeError, ValueError), match=r"^out: expected"):
+                l2.normalize(x, out=out)
+    with pytest.raises(ValueError, match="got FakeTensor"):
+        l2.normalize(torch.ones(3, 4), out=x)
 
 
 def test_numpy_by_torch():
