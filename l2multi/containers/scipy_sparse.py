@@ -366,7 +366,7 @@ def _numbers(
         if extent * length >= 2**62:
             numbers, extent = _compact(numbers)
             index, length = _compact(index)
-        numbers = numbers.astype(np.int64) * length + index
+        numbers = numbers.astype(np.int64) * length + index.astype(np.int64)
         extent *= length
     return numbers, extent
 

@@ -181,7 +181,7 @@ class FastPath:
             return None
         if path.normalize(a, axis, eps, zero, nonfinite, place, None, False) is None:
             return None
-        _written(out)
+        _increment_version(out)
         return out
 
     def norm(
@@ -220,7 +220,7 @@ _direct: dict[torch.dtype, Any] = {}
 _level, _stack = _functorch.maybe_current_level, torch._C._len_torch_dispatch_stack
 _tracing, _from_numpy, _empty = torch._C._is_tracing, torch.from_numpy, operations.empty
 _strided, _named = torch.strided, hasattr(torch.Tensor, "names")
-_written = torch.autograd.graph.increment_version
+_increment_version = torch.autograd.graph.increment_version
 
 
 def _watched() -> bool:
@@ -369,7 +369,7 @@ def check_target(x: torch.Tensor, out: Any) -> None:
 def written(out: torch.Tensor) -> None:
     """Tell autograd that a tensor is another now: what saved it for a derivative will refuse."""
     if not out.is_inference():
-        torch.autograd.graph.increment_version(out)
+        _increment_version(out)
 
 
 # Subclasses whose instances stand for tensors while somebody traces.

@@ -46,8 +46,11 @@ class Traced:
         result, norm = _dtypes(x)
         if dtype is not None:
             result = _asked(dtype, x.is_complex())
-        # Norms too, which go if nobody wants them.
-        y, norms = _made().unit(x, axes, eps, zero == "nan", result, norm)
+        how = eps, zero == "nan", result
+        if _exporting():
+            y, norms = operations.unit(x, axes, *how, norm if return_norm else None)
+        else:  # a compiler drops norms that nobody wants
+            y, norms = operators.unit(x, axes, *how, norm)
         y = _written(x, y, out)
         return (y, norms) if return_norm else y
 
@@ -60,20 +63,16 @@ class Traced:
             return _with_values(l2multi.norm, x, axis, nonfinite=nonfinite, **keywords)
         axes = _validated(x, axis, nonfinite)
         asked = _dtypes(x)[1] if dtype is None else _asked(dtype, False)
-        return _written(x, _made().length(x, axes, keepdims, asked), out)
+        length = operations.length if _exporting() else operators.length
+        return _written(x, length(x, axes, keepdims, asked), out)
 
 
 TRACED = Traced()
 
 
-# Before torch 2.7 nobody can tell.
+# An exported program has plain operations, so that it runs where this package is not. Before torch
+# 2.7 nobody can tell, and all programs have.
 _exporting = getattr(torch.compiler, "is_exporting", lambda: True)
-
-
-def _made() -> Any:
-    """What makes unit vectors and norms: in an exported program plain operations, so that it runs
-    where this package is not."""
-    return operations if _exporting() else operators
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

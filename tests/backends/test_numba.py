@@ -400,11 +400,19 @@ def test_short_rows_have_the_bits_of_rows(dtype: str) -> None:
             want, lengths = l2.normalize(x, return_norm=True, backend="numpy", **how)
             assert want.tobytes() == unit.tobytes(), (n, special)
             assert lengths.tobytes() == norms.tobytes(), (n, special)
-        for k, row in enumerate(x[:20]):
-            one, length = l2.normalize(row, return_norm=True, backend="numpy")
-            unit, norms = l2.normalize(x, return_norm=True, backend="numba")
-            assert unit[k].tobytes() == one.tobytes(), (n, k)
-            assert norms[k].tobytes() == length.tobytes(), (n, k)
+            for k, row in enumerate(x[:20]):
+                one, length = l2.normalize(row, return_norm=True, backend="numpy", **how)
+                assert unit[k].tobytes() == one.tobytes(), (n, k)
+                assert norms[k].tobytes() == length.tobytes(), (n, k)
+        if special != "none":
+            with pytest.raises(l2.ZeroVectorError, match="position 3 "):
+                l2.normalize(x, zero="raise", backend="numba")
+        if special == "all" and x.dtype.kind in "fc":
+            with pytest.raises(l2.NonFiniteError, match="position 7 "):
+                l2.normalize(x, nonfinite="raise", backend="numba")
+        else:
+            same = l2.normalize(x, nonfinite="raise", backend="numba")
+            assert same.tobytes() == l2.normalize(x, backend="numpy").tobytes()
 
 
 def _pool() -> Any:
@@ -466,6 +474,19 @@ def test_tangents(dtype: str, how: str) -> None:
             lost = 2.0**-22 if x.dtype.itemsize == 2 else 1e-13  # half types are in float32 at last
             bound = (1.01 * unit * abs(want) + lost * most + 2.0**-25)[finite]
             assert (off <= bound).all(), (m, n, eps)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "bfloat16", "f4"])
+def test_tangents_by_a_tiny_eps(dtype: str) -> None:
+    """Whose inverse is beyond float64: zeros stay zeros."""
+    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+    for m, n in itertools.product((1, 16, 40), (3, 5, 40)):
+        d = np.zeros((m, n), kind)
+        d[:, 0], d[:, 1] = 1, -1
+        got = _tangents(np.zeros_like(d), d, 1e-310).astype("f8")
+        assert (got[:, 0] > 60000).all()
+        assert (got[:, 1] < -60000).all()
+        assert not got[:, 2:].any()
 
 
 @pytest.mark.parametrize("dtype", ["f2", "bfloat16"])

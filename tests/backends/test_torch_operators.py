@@ -65,8 +65,8 @@ def nodes(graphs):
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms(name):
-    """In one graph, with an operator in it: the values of torch.func outside of one. No vmap calls
-    an operator for one vector after another."""
+    """In one graph, with an operator in it (from torch 2.7 on): the values of torch.func outside of
+    one. No vmap calls an operator for one vector after another."""
     graphs = []
 
     def kept(module, arguments):
@@ -82,7 +82,9 @@ def test_transforms(name):
         torch._C._functorch._set_vmap_fallback_enabled(True)
     torch.testing.assert_close(found, function(x))
     assert len(graphs) == 1
-    assert any("l2multi" in node for node in nodes(graphs))
+    assert any("l2multi" in node for node in nodes(graphs)) == hasattr(
+        torch.compiler, "is_exporting"
+    )
 
 
 def test_zero_vectors():
@@ -96,18 +98,19 @@ def test_zero_vectors():
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_programs_have_none(strict):
-    """They run where this package is not, and compute no norms that nobody asked for."""
+    """They run where this package is not, and compute no norms that nobody asked for, which have
+    fewer axes."""
 
     class Model(torch.nn.Module):
         def forward(self, x):
-            return l2.normalize(x), l2.norm(x)
+            return l2.normalize(x)
 
     torch.compiler.reset()
     program = torch.export.export(Model(), (torch.ones(2, 3),), strict=strict)
     called = nodes([program.graph_module])
     assert called
     assert not any("l2multi" in node for node in called)
-    assert sum("sqrt" in node and "rsqrt" not in node for node in called) <= 2
+    assert not any("reshape" in node or "view" in node for node in called)
 
 
 def test_names_tell_the_source():

@@ -163,14 +163,6 @@ def all_above(builder: Any, v: Value, bound: Value, count: Value) -> Value:
     return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, 0))
 
 
-@primitive(types.boolean, lanes)
-def all_finite(builder: Any, v: Value) -> Value:
-    """Whether no lane is inf or NaN."""
-    same = builder.fsub(v, v)
-    bad = builder.fcmp_unordered("une", same, everywhere(DOUBLE, 0.0))
-    return builder.not_(any_lane(builder, bad))
-
-
 @primitive(lanes, types.float64)
 def splat(builder: Any, value: Value) -> Value:
     """The same number in all lanes."""

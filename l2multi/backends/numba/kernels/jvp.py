@@ -58,6 +58,15 @@ KEPT, ALONE, TOGETHER = 64, 128, 2**14
 SHARED, HELD = 6, 256
 
 
+LEAST = 2.0**-1022  # the inverses of some smaller numbers are inf
+
+
+@device
+def inverse_of(eps):
+    """What a tangent is multiplied by where `eps` counts; finite, for zeros stay zeros."""
+    return 1.0 / (eps if eps > LEAST else LEAST) if eps > 0.0 else 0.0
+
+
 @device
 def factors_of(squares, products, eps):
     """What to multiply d and x by; and whether all of both is finite."""
@@ -65,7 +74,7 @@ def factors_of(squares, products, eps):
     length = lanes.root(square)
     finite = square - square == 0.0 and along - along == 0.0
     if length <= eps:
-        return 1.0 / eps if eps > 0.0 else 0.0, 0.0, finite
+        return inverse_of(eps), 0.0, finite
     factor = 1.0 / length
     return factor, -factor * (along / square), finite
 
@@ -380,7 +389,7 @@ def jvp(source: Kind, target: Kind) -> Any:
         x, y = get_int(call, descriptor.X), get_int(call, descriptor.Y)
         d, n = get_int(call, descriptor.TANGENT), get_int(call, descriptor.N)
         eps = get_double(call, descriptor.EPS)
-        inverse_eps = 1.0 / eps if eps > 0.0 else 0.0
+        inverse_eps = inverse_of(eps)
         _, _, stream = memory_habits(call, n, 0, size, size)
         rows, reads = -(-n // LANES), half and n >= 2 * LANES
         if reads:

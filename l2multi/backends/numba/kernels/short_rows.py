@@ -197,8 +197,6 @@ def short_rows_tile(source: Kind, target: Kind) -> Any:
                 get_double(call, descriptor.EPS),
                 get_double(call, descriptor.ZERO_ROOT),
             )
-            if norm != 0 and get_int(call, descriptor.NORM_SIZE) == descriptor.JUDGED:
-                zero_root = common.NAN  # a zero vector is special then
             if few(n, x, y, eps, zero_root, stack, table_x, table_y):
                 put(group, tiles.ROOTS, get(stack, 0))
                 tiles.put_norms(call, group, count, norm, norm_step, get(stack, 0))
